@@ -1,0 +1,107 @@
+"""Pooling: from one vector a token to one vector a sentence.
+
+Each pooling is a choice of layers, which are averaged, and a reduction over the tokens.
+
+========================  ==================================================================
+name                      what it is
+========================  ==================================================================
+``cls``                   the first token of the last layer, before any pooler (SimCSE's test
+                          time for the unsupervised models)
+``pooler``                `tanh(cls W + b)` with the model's own pooler (what SimCSE calls cls)
+``mean``                  the mean of the last layer's tokens, special tokens included (SBERT)
+``max``                   the maximum over time of the last layer (SBERT)
+``last-2``                the mean of the last two layers, then of the tokens
+``first-last``            the mean of the first transformer layer and the last, then of the
+                          tokens: the "first-last avg" of BERT-flow and BERT-whitening
+``embedding-last``        the same with the static embeddings instead of the first layer: the
+                          historical slip behind SimCSE's printed first-last row
+``layer-K``               the mean of the tokens of layer K (0 is the embedding layer)
+========================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simcse_jax.models.bert import Batch, EncoderOutput
+
+_LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
+    "cls": ((-1,), "cls"),
+    "pooler": ((-1,), "cls"),
+    "mean": ((-1,), "mean"),
+    "max": ((-1,), "max"),
+    "last-2": ((-2, -1), "mean"),
+    "first-last": ((1, -1), "mean"),
+    "embedding-last": ((0, -1), "mean"),
+}
+POOLINGS = (*_LAYERS_AND_REDUCTION, "layer-K")
+
+
+def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
+    """The layers that a pooling averages (indices into the hidden states) and its reduction.
+
+    Raises:
+        ValueError: the name is none of :data:`POOLINGS`.
+    """
+    if pooling in _LAYERS_AND_REDUCTION:
+        return _LAYERS_AND_REDUCTION[pooling]
+    prefix, _, number = pooling.partition("-")
+    if prefix == "layer" and number.isdigit():
+        return (int(number),), "mean"
+    raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+
+
+def check_pooling(pooling: str, num_layers: int) -> None:
+    """Raise ValueError where a model of ``num_layers`` layers cannot be pooled so."""
+    layers, _ = layers_and_reduction(pooling)
+    if max(layers) > num_layers:
+        raise ValueError(f"pooling {pooling!r} needs layer {max(layers)} of {num_layers}")
+
+
+def pool(
+    output: EncoderOutput, batch: Batch, pooling: str, num_segments: int | None = None
+) -> Float[Array, "S D"]:
+    """One float32 vector a sentence; for ``pooler`` the head is still to be applied.
+
+    Args:
+        output: the encoder's hidden states, ``[B, L, D]`` each.
+        batch: the batch they came from.
+        pooling: a name of :data:`POOLINGS`.
+        num_segments: for packed batches, the (static) number of sentences S; sentence ``s`` is
+            the one whose ``segment_ids`` are ``s + 1``. Without packing S is B.
+
+    Returns:
+        ``[S, D]``, float32; zero for a segment that is not there.
+
+    Raises:
+        ValueError: an unknown pooling, or a packed batch without ``num_segments``.
+    """
+    layers, reduction = layers_and_reduction(pooling)
+    states = [output.hidden_states[i].astype(jnp.float32) for i in layers]
+    x = sum(states[1:], states[0]) / len(states)  # [B L D]
+    if batch.segment_ids is None:
+        mask = batch.attention_mask[..., None]  # [B L 1]
+        if reduction == "cls":
+            return x[:, 0]
+        if reduction == "max":
+            return jnp.where(mask.any(1), jnp.where(mask, x, -jnp.inf).max(1), 0.0)
+        return jnp.where(mask, x, 0.0).sum(1) / jnp.maximum(mask.sum(1), 1)
+
+    if num_segments is None or batch.position_ids is None:
+        raise ValueError("a packed batch needs position_ids and num_segments to be pooled")
+    flat = x.reshape(-1, x.shape[-1])  # [B·L D]
+    segments = batch.segment_ids.reshape(-1)  # [B·L], 0 at padding
+    members = jnp.arange(1, num_segments + 1)[:, None] == segments  # [S B·L]
+    if reduction == "cls":
+        members = members & (batch.position_ids.reshape(-1) == 0)
+    if reduction == "max":
+        highest = jax.ops.segment_max(flat, segments, num_segments + 1)[1:]  # [S D]
+        return jnp.where(members.any(1)[:, None], highest, 0.0)
+    count = jnp.maximum(members.sum(1), 1)[:, None]
+    # A matmul with zeros and ones rather than a scatter: exact, and quick on every device.
+    total = jnp.einsum(
+        "ST,TD->SD", members.astype(jnp.float32), flat, precision=jax.lax.Precision.HIGHEST
+    )
+    return total / count
