@@ -1,0 +1,1 @@
+"""Readers, tokenised and packed batches."""

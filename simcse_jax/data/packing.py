@@ -1,0 +1,76 @@
+"""Packing: several sentences to a row, so that the device computes on tokens, not on padding.
+
+STS sentences have 14 tokens on average and vary from 5 to 60. Padded to the longest of a sorted
+batch and to a few compiled shapes, about a fifth of the work is padding; packed into rows of 64
+it is 2 to 3 %, with one compiled shape instead of many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from simcse_jax.models.bert import Batch
+
+# A sentence has at least two tokens ([CLS] and [SEP]); the segments of a row are limited so that
+# the pooled output stays small.
+TOKENS_PER_SEGMENT = 4
+
+
+def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Best-fit decreasing bin packing.
+
+    Args:
+        lengths: tokens of each sentence, at most ``row_length``.
+        row_length: tokens a row can hold; it takes ``row_length // 4`` sentences at most.
+
+    Returns:
+        The sentences (their indices) of each row.
+    """
+    rows: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by free tokens
+    most = row_length // TOKENS_PER_SEGMENT
+    for i in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        length = lengths[i]
+        room = next((r for r in range(length, row_length) if by_room[r]), row_length)
+        if room < row_length:
+            row = by_room[room].pop()
+        else:
+            row = len(rows)
+            rows.append([])
+        rows[row].append(i)
+        if len(rows[row]) < most:
+            by_room[room - length].append(row)
+    return rows
+
+
+def packed_batch(
+    ids: Sequence[np.ndarray], rows: Sequence[Sequence[int]], shape: tuple[int, int]
+) -> tuple[Batch, list[int]]:
+    """Lay sentences out as a packed batch.
+
+    Args:
+        ids: token ids of every sentence.
+        rows: the sentences of each row.
+        shape: ``(B, L)`` of the batch; rows that are not there stay empty.
+
+    Returns:
+        The batch (numpy arrays), and the sentences in the order of their segments.
+    """
+    input_ids = np.zeros(shape, np.int32)
+    position_ids = np.zeros(shape, np.int32)
+    segment_ids = np.zeros(shape, np.int32)
+    order: list[int] = []
+    for r, row in enumerate(rows):
+        start = 0
+        for sentence in row:
+            tokens = ids[sentence]
+            end = start + len(tokens)
+            order.append(sentence)
+            input_ids[r, start:end] = tokens
+            position_ids[r, start:end] = np.arange(len(tokens))
+            segment_ids[r, start:end] = len(order)
+            start = end
+    batch = Batch(input_ids, segment_ids > 0, segment_ids=segment_ids, position_ids=position_ids)
+    return batch, order

@@ -1,0 +1,377 @@
+"""SentenceEncoder: what most users need. A model folder in, embeddings out."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+from tqdm.auto import tqdm
+
+from simcse_jax import hub
+from simcse_jax.compilation_cache import enable_compilation_cache
+from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
+from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.models.bert import Batch, BertConfig, BertEncoder
+from simcse_jax.models.heads import Pooler
+from simcse_jax.models.pooling import check_pooling, pool
+
+# Sentences tokenised at a time: memory is bounded by this, not by the corpus.
+CHUNK = 16_384
+ROW_LENGTHS = (64, 128, 256, 512)
+# The device gets room for so many tokens per sentence of a batch.
+_TOKENS_PER_SENTENCE = 16
+
+
+def embed(
+    config: BertConfig,
+    params: hub.Params,
+    batch: Batch,
+    *,
+    pooling: str,
+    dtype: Any = jnp.float32,
+    num_segments: int | None = None,
+    dropout_key: Array | None = None,
+) -> Float[Array, "S D"]:
+    """Encode and pool a batch: the pure function behind :class:`SentenceEncoder`.
+
+    Args:
+        config: the architecture.
+        params: ``{"encoder": …}``, with ``"pooler"`` for that pooling.
+        batch: rows of tokens, packed or not.
+        pooling: a name of :data:`simcse_jax.models.POOLINGS`.
+        dtype: the compute type.
+        num_segments: for packed batches, the static number of sentences.
+        dropout_key: switches dropout on.
+
+    Returns:
+        float32 ``[S, D]``.
+    """
+    output = BertEncoder(config, dtype).apply(
+        {"params": params["encoder"]},
+        batch,
+        deterministic=dropout_key is None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    pooled = pool(output, batch, pooling, num_segments)
+    if pooling == "pooler":
+        pooled = Pooler(config).apply({"params": params["pooler"]}, pooled)
+    return pooled
+
+
+_embed_jit = jax.jit(embed, static_argnames=("config", "pooling", "dtype", "num_segments"))
+
+
+def cosine_similarity(
+    a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "m D"]
+) -> Float[np.ndarray, "n m"]:
+    """Cosine of every row of ``a`` with every row of ``b``; 0 for a zero vector."""
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"embeddings of shapes {a.shape} and {b.shape} cannot be compared")
+    return _unit(a) @ _unit(b).T
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(norm == 0, 1, norm)
+
+
+class SentenceEncoder:
+    """A frozen encoder with its tokenizer and pooling.
+
+    Example:
+        >>> encoder = SentenceEncoder.from_pretrained("minilm")
+        >>> vectors = encoder.encode(["A man plays a flute.", "Someone makes music."])
+        >>> vectors.shape
+        (2, 384)
+
+    Attributes:
+        config: the architecture.
+        params: ``{"encoder": …}`` and, where the folder had them, ``"pooler"`` and ``"mlm"``.
+        settings: pooling, normalisation and maximal length.
+        dtype: the compute type; parameters and results are float32.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        params: hub.Params,
+        tokenizer: Tokenizer,
+        settings: hub.EncoderSettings | None = None,
+        *,
+        dtype: Any = jnp.float32,
+        tokenizer_folder: Path | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Put the parts together; most callers want :meth:`from_pretrained`.
+
+        Args:
+            config: the architecture.
+            params: parameters as :func:`simcse_jax.hub.load_params` returns them.
+            tokenizer: the model's tokenizer.
+            settings: how to pool; default mean pooling.
+            dtype: float32 or bfloat16.
+            tokenizer_folder: where the tokenizer's other files lie, to be copied on saving.
+            devices: the rows of a batch are spread over these; default every GPU or TPU of
+                this process, or one CPU device.
+
+        Raises:
+            ValueError: the model cannot be pooled so.
+        """
+        self.config = config
+        self.tokenizer = tokenizer
+        self.settings = settings or hub.EncoderSettings()
+        self.dtype = jnp.dtype(dtype)
+        if self.dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
+            raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
+        self.tokenizer_folder = tokenizer_folder
+        check_pooling(self.settings.pooling, config.num_hidden_layers)
+        if self.settings.pooling == "pooler" and "pooler" not in params:
+            raise ValueError("pooling 'pooler' needs a pooler, and this model has none; try 'cls'")
+        enable_compilation_cache()
+        if devices is None:
+            local = jax.local_devices()
+            devices = local if local[0].platform != "cpu" else local[:1]
+        mesh = jax.sharding.Mesh(np.asarray(devices), ("data",))
+        self._rows_sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self.params: hub.Params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = "minilm",
+        *,
+        pooling: str | None = None,
+        num_layers: int | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        dtype: Any = jnp.float32,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> SentenceEncoder:
+        """Load a model.
+
+        Args:
+            name: ``"minilm"``, a folder of Hugging Face, sentence-transformers or ourselves,
+                or a hub id.
+            pooling: default what the folder says, else mean.
+            num_layers: keep the first so many layers.
+            normalize: default what the folder says, else False.
+            max_length: cut inputs to so many tokens; default what the folder says, else the
+                whole position table.
+            dtype: the compute type, float32 or bfloat16.
+            devices: see the constructor.
+
+        Raises:
+            FileNotFoundError: no such model, or no safetensors in it.
+            ValueError: a folder that does not fit together; the message names the file.
+        """
+        folder = hub.find_model(name)
+        settings = hub.read_settings(folder)
+        config, params = hub.load_params(folder, hub.read_config(folder), num_layers)
+        changes: dict[str, Any] = {
+            "pooling": pooling,
+            "normalize": normalize,
+            "max_length": max_length,
+        }
+        settings = hub.replace_settings(settings, changes)
+        tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)
+        return cls(
+            config,
+            params,
+            tokenizer,
+            settings,
+            dtype=dtype,
+            tokenizer_folder=folder,
+            devices=devices,
+        )
+
+    @property
+    def max_length(self) -> int:
+        """The longest input in tokens, special tokens included."""
+        return min(self.settings.max_length or self.config.max_length, self.config.max_length)
+
+    @property
+    def dimension(self) -> int:
+        """The length of an embedding."""
+        return self.config.hidden_size
+
+    def encode(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        show_progress: bool | None = None,
+        max_length: int | None = None,
+        on_truncation: str = "warn",
+    ) -> Float[np.ndarray, "n D"]:
+        """Encode sentences, in the order given; equal sentences are computed once.
+
+        Args:
+            sentences: a list of strings; an empty or blank one is encoded as the special
+                tokens alone.
+            batch_size: about how many sentences the device gets at a time (it has room for
+                16 tokens for each); default 64 on a CPU, 2048 on each other device.
+            normalize: scale to length one; default as the model is set.
+            show_progress: a progress bar; default where standard error is a terminal and the
+                work takes more than a second.
+            max_length: cut to so many tokens, without a warning; default as the model is set.
+            on_truncation: ``"warn"`` or ``"error"`` where a sentence is too long for the model.
+
+        Returns:
+            float32 ``[n, D]``; ``[0, D]`` for an empty list.
+
+        Raises:
+            TypeError: not a list of strings.
+            ValueError: a length or size below the possible, or a sentence too long where
+                ``on_truncation`` is ``"error"``.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("encode takes a list of strings; for one sentence give [sentence]")
+        sentences = list(sentences)
+        for i, sentence in enumerate(sentences):
+            if not isinstance(sentence, str):
+                raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
+        if on_truncation not in ("warn", "error"):
+            raise ValueError(f"on_truncation is {on_truncation!r}; it must be 'warn' or 'error'")
+        limit = self.max_length if max_length is None else max_length
+        if not 2 <= limit <= self.config.max_length:
+            raise ValueError(
+                f"max_length is {limit}; this model takes 2 to {self.config.max_length}"
+            )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+
+        distinct = list(dict.fromkeys(sentences))
+        result = np.empty((len(distinct), self.dimension), np.float32)
+        truncated = 0
+        with tqdm(
+            total=len(distinct),
+            desc="encode",
+            unit=" sentences",
+            delay=1,
+            disable=None if show_progress is None else not show_progress,
+        ) as bar:
+            for start, ids, cut in self._tokenised(distinct, limit):
+                if cut and on_truncation == "error":
+                    raise ValueError(f"{cut} sentences are longer than {limit} tokens")
+                truncated += cut
+                for order, vectors in self._embed_chunk(ids, limit, batch_size):
+                    result[[start + i for i in order]] = vectors
+                    bar.update(len(order))
+        if truncated and max_length is None:
+            warnings.warn(
+                f"{truncated} of {len(distinct)} distinct sentences were cut to {limit} tokens",
+                stacklevel=2,
+            )
+        if self.settings.normalize if normalize is None else normalize:
+            result = _unit(result)
+        if len(distinct) == len(sentences):
+            return result
+        index = {sentence: i for i, sentence in enumerate(distinct)}
+        return result[[index[s] for s in sentences]]
+
+    def _tokenised(
+        self, sentences: list[str], limit: int
+    ) -> Iterator[tuple[int, list[np.ndarray], int]]:
+        """Chunks of token ids; the next one is made while the device works on this one."""
+        starts = range(0, len(sentences), CHUNK)
+        with ThreadPoolExecutor(1) as ahead:
+            pending: Future | None = None
+            for start in starts:
+                job = pending or ahead.submit(
+                    self.tokenizer, sentences[start : start + CHUNK], limit
+                )
+                after = sentences[start + CHUNK : start + 2 * CHUNK]
+                ids, cut = job.result()
+                pending = ahead.submit(self.tokenizer, after, limit) if after else None
+                yield start, ids, cut
+
+    def _embed_chunk(
+        self, ids: list[np.ndarray], limit: int, batch_size: int | None
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        mesh = self._rows_sharding.mesh
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        if batch_size is None:
+            batch_size = (64 if on_cpu else 2048) * mesh.size
+
+        def run(packed: tuple[Batch, list[int]]) -> tuple[list[int], np.ndarray]:
+            batch, order = packed
+            rows, length = batch.input_ids.shape
+            vectors = _embed_jit(
+                self.config,
+                self.params,
+                jax.device_put(batch, self._rows_sharding),
+                pooling=self.settings.pooling,
+                dtype=self.dtype,
+                num_segments=rows * length // TOKENS_PER_SEGMENT,
+            )
+            return order, np.asarray(vectors)[: len(order)]
+
+        # Two threads: on a CPU one computes while the other hands over results and small
+        # operations that do not fill the cores; on a GPU the next batch is always waiting.
+        batches = _batches(ids, limit, batch_size * _TOKENS_PER_SENTENCE, mesh.size)
+        with ThreadPoolExecutor(2) as workers:
+            yield from workers.map(run, batches)
+
+    def similarity(
+        self,
+        a: Sequence[str] | Float[np.ndarray, "n D"],
+        b: Sequence[str] | Float[np.ndarray, "m D"],
+    ) -> Float[np.ndarray, "n m"]:
+        """Cosine similarity of every ``a`` with every ``b``: embeddings, or sentences."""
+        first, second = (
+            x if isinstance(x, np.ndarray | jax.Array) else self.encode(x) for x in (a, b)
+        )
+        return cosine_similarity(np.asarray(first), np.asarray(second))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder that this class, transformers and sentence-transformers load.
+
+        Raises:
+            OSError: the folder cannot be written; nothing is left behind.
+        """
+        params = jax.tree.map(np.asarray, self.params)
+        return hub.save_model(
+            folder, self.config, params, self.settings, self.tokenizer, self.tokenizer_folder
+        )
+
+
+def _batches(
+    ids: list[np.ndarray], limit: int, tokens: int, devices: int
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Packed batches of at most a dozen shapes: three numbers of rows for each row length."""
+    lengths = [len(i) for i in ids]
+    edges = [r for r in ROW_LENGTHS if r < limit]
+    edges.append(next((r for r in ROW_LENGTHS if r >= limit), limit))
+    for low, row_length in zip([0, *edges], edges, strict=False):
+        members = [i for i, n in enumerate(lengths) if low < n <= row_length]
+        rows = pack_rows([lengths[i] for i in members], row_length)
+        start = 0
+        for size in _row_counts(len(rows), tokens // row_length, devices):
+            chosen = [[members[i] for i in row] for row in rows[start : start + size]]
+            yield packed_batch(ids, chosen, (size, row_length))
+            start += size
+
+
+@functools.lru_cache
+def _row_counts(rows: int, most: int, devices: int) -> list[int]:
+    """Split a number of rows into batches of ``most``, a quarter, or a sixteenth of it."""
+    sizes = [max(devices, most // d // devices * devices) for d in (1, 4, 16)]
+    counts = []
+    for size in sizes:
+        # A batch may be half empty, but for the smallest, which takes what is left.
+        while rows > (0 if size == sizes[-1] else size // 2):
+            counts.append(size)
+            rows -= size
+    return counts
