@@ -23,3 +23,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which lies beside the repository on CI")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """What torch and sentence-transformers computed, written by `tests/make_golden.py`."""
+    return ROOT / "tests" / "golden"

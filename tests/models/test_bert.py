@@ -1,0 +1,162 @@
+"""The encoder against torch's BertModel and RobertaModel (golden files), and its own promises."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from simcse_jax import hub
+from simcse_jax.models import Batch, BertConfig, BertEncoder, MaskedLMHead, Pooler
+
+MODELS = ("tiny-bert", "tiny-roberta")
+
+
+@pytest.fixture(params=MODELS)
+def tiny(request, golden):
+    folder = golden / request.param
+    config, params = hub.load_params(folder, hub.read_config(folder))
+    torch = load_file(folder / "golden.safetensors")
+    batch = Batch(jnp.asarray(torch["input_ids"]), jnp.asarray(torch["attention_mask"]))
+    return config, params, batch, torch
+
+
+def test_every_hidden_state_equals_torchs(tiny):
+    config, params, batch, torch = tiny
+    output = BertEncoder(config).apply({"params": params["encoder"]}, batch)
+    assert len(output.hidden_states) == config.num_hidden_layers + 1
+    for i, state in enumerate(output.hidden_states):
+        ours = np.where(batch.attention_mask[..., None], state, 0)
+        np.testing.assert_allclose(ours, torch[f"hidden_{i}"], atol=1e-5, rtol=0)
+
+
+def test_heads_equal_torchs(tiny):
+    config, params, batch, torch = tiny
+    last = BertEncoder(config).apply({"params": params["encoder"]}, batch).last
+    pooled = Pooler(config).apply({"params": params["pooler"]}, last[:, 0])
+    np.testing.assert_allclose(pooled, torch["pooler"], atol=1e-5, rtol=0)
+    words = params["encoder"]["embeddings"]["word"]["embedding"]
+    logits = MaskedLMHead(config).apply({"params": params["mlm"]}, last, words)
+    ours = np.where(batch.attention_mask[..., None], logits, 0)
+    np.testing.assert_allclose(ours, torch["mlm"], atol=1e-5, rtol=0)
+
+
+def test_every_gradient_equals_torchs(tiny):
+    config, params, batch, torch = tiny
+
+    def loss(encoder):
+        last = BertEncoder(config).apply({"params": encoder}, batch).last
+        weight = batch.attention_mask[..., None] * jnp.linspace(-1, 1, config.hidden_size)
+        return (jnp.tanh(last) * weight).sum()
+
+    value, gradient = jax.value_and_grad(loss)(params["encoder"])
+    np.testing.assert_allclose(value, torch["loss"], rtol=1e-5)
+    ours = hub.to_torch_names(config, {"encoder": gradient})
+    theirs = {k.removeprefix("grad."): v for k, v in torch.items() if k.startswith("grad.")}
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        difference = np.abs(ours[name] - theirs[name])
+        if name == "embeddings.word_embeddings.weight":
+            difference[config.pad_token_id] = 0  # torch leaves its padding_idx out
+        if name == "embeddings.position_embeddings.weight" and config.model_type == "roberta":
+            difference[config.pad_token_id] = 0
+        assert difference.max() < 1e-4, name
+
+
+def test_padding_changes_nothing(tiny):
+    config, params, batch, _ = tiny
+    row = np.asarray(batch.input_ids)[1:2]
+    encoder = BertEncoder(config)
+    short = Batch(row[:, :4], np.ones((1, 4), bool))
+    alone = encoder.apply({"params": params["encoder"]}, short).last
+    padded = encoder.apply({"params": params["encoder"]}, batch).last[1:2, :4]
+    np.testing.assert_allclose(alone, padded, atol=1e-6)
+
+
+def test_a_packed_row_equals_its_sentences(tiny):
+    config, params, batch, _ = tiny
+    ids = np.asarray(batch.input_ids)
+    packed = Batch(
+        np.concatenate([ids[1, :4], ids[0, :9], [0]])[None].astype(np.int32),
+        np.array([[True] * 13 + [False]]),
+        segment_ids=np.array([[1] * 4 + [2] * 9 + [0]]),
+        position_ids=np.array([[*range(4), *range(9), 0]]),
+    )
+    encoder = BertEncoder(config)
+    ours = encoder.apply({"params": params["encoder"]}, packed).last[0]
+    plain = encoder.apply({"params": params["encoder"]}, batch).last
+    np.testing.assert_allclose(ours[:4], plain[1, :4], atol=1e-6)
+    np.testing.assert_allclose(ours[4:13], plain[0, :9], atol=1e-6)
+
+
+def test_dropout_masks_differ_by_row_and_repeat_with_the_key(tiny):
+    config, params, batch, _ = tiny
+    twice = Batch(
+        jnp.repeat(batch.input_ids[:1], 2, 0), jnp.repeat(batch.attention_mask[:1], 2, 0)
+    )
+
+    def encode(key):
+        return (
+            BertEncoder(config)
+            .apply(
+                {"params": params["encoder"]}, twice, deterministic=False, rngs={"dropout": key}
+            )
+            .last
+        )
+
+    first = encode(jax.random.key(0))
+    assert not np.allclose(first[0], first[1])
+    np.testing.assert_array_equal(first, encode(jax.random.key(0)))
+    assert not np.allclose(first, encode(jax.random.key(1)))
+
+
+def test_dropout_falls_on_all_three_places(tiny):
+    """Each probability alone changes the output: none of the three places is forgotten."""
+    config, params, batch, _ = tiny
+    plain = BertEncoder(config).apply({"params": params["encoder"]}, batch).last
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        only = dataclasses.replace(config, **(off | {name: 0.3}))
+        dropped = BertEncoder(only).apply(
+            {"params": params["encoder"]},
+            batch,
+            deterministic=False,
+            rngs={"dropout": jax.random.key(0)},
+        )
+        assert not np.allclose(dropped.last, plain)
+        embedding_changed = not np.allclose(
+            dropped.hidden_states[0],
+            BertEncoder(config).apply({"params": params["encoder"]}, batch).hidden_states[0],
+        )
+        assert embedding_changed == (name == "hidden_dropout_prob")
+
+
+def test_bfloat16_is_close(tiny):
+    config, params, batch, torch = tiny
+    last = BertEncoder(config, jnp.bfloat16).apply({"params": params["encoder"]}, batch).last
+    assert last.dtype == jnp.bfloat16
+    theirs = torch[f"hidden_{config.num_hidden_layers}"]
+    ours = np.where(batch.attention_mask[..., None], last.astype(jnp.float32), 0)
+    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 2e-2
+
+
+def test_a_row_of_nothing_but_padding_is_finite(tiny):
+    config, params, batch, _ = tiny
+    empty = Batch(batch.input_ids, jnp.zeros_like(batch.attention_mask))
+    last = BertEncoder(config).apply({"params": params["encoder"]}, empty).last
+    assert np.isfinite(last).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "t5"}, "model_type"),
+        ({"num_attention_heads": 5}, "not divisible"),
+        ({"hidden_act": "cube"}, "hidden_act"),
+    ],
+)
+def test_a_config_that_cannot_be(change, message):
+    with pytest.raises(ValueError, match=message):
+        BertConfig(**change)

@@ -1,0 +1,78 @@
+"""Every pooling against a loop over the sentences' real tokens."""
+
+import numpy as np
+import pytest
+
+from simcse_jax.models import Batch, EncoderOutput, pool
+from simcse_jax.models.pooling import check_pooling, layers_and_reduction
+
+RNG = np.random.default_rng(0)
+LENGTHS = [3, 5, 1]
+STATES = [RNG.normal(size=(3, 5, 4)).astype(np.float32) for _ in range(4)]
+MASK = np.arange(5)[None] < np.array(LENGTHS)[:, None]
+BATCH = Batch(np.zeros((3, 5), np.int32), MASK)
+
+BY_HAND = {
+    "cls": lambda h: h[3][0],
+    "pooler": lambda h: h[3][0],
+    "mean": lambda h: h[3].mean(0),
+    "max": lambda h: h[3].max(0),
+    "last-2": lambda h: (h[2].mean(0) + h[3].mean(0)) / 2,
+    "first-last": lambda h: (h[1].mean(0) + h[3].mean(0)) / 2,
+    "embedding-last": lambda h: (h[0].mean(0) + h[3].mean(0)) / 2,
+    "layer-0": lambda h: h[0].mean(0),
+    "layer-2": lambda h: h[2].mean(0),
+}
+
+
+def expected(pooling):
+    per_sentence = [[state[i, :n] for state in STATES] for i, n in enumerate(LENGTHS)]
+    return np.stack([BY_HAND[pooling](h) for h in per_sentence])
+
+
+@pytest.mark.parametrize("pooling", BY_HAND)
+def test_padded(pooling):
+    ours = pool(EncoderOutput(tuple(STATES)), BATCH, pooling)
+    np.testing.assert_allclose(ours, expected(pooling), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", BY_HAND)
+def test_packed(pooling):
+    """Two sentences in the first row, one and some padding in the second."""
+    segments = np.array([[1, 1, 1, 2, 0, 0], [3, 3, 3, 3, 3, 0]])
+    positions = np.array([[0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 4, 0]])
+    states = []
+    for state in STATES:
+        rows = np.full((2, 6, 4), 99.0, np.float32)  # padding must not leak in
+        rows[0, :3], rows[0, 3:4], rows[1, :5] = state[0, :3], state[2, :1], state[1, :5]
+        states.append(rows)
+    batch = Batch(
+        np.zeros((2, 6), np.int32), segments > 0, segment_ids=segments, position_ids=positions
+    )
+    ours = pool(EncoderOutput(tuple(states)), batch, pooling, num_segments=5)
+    np.testing.assert_allclose(ours[:3], expected(pooling)[[0, 2, 1]], atol=1e-6)
+    np.testing.assert_array_equal(ours[3:], 0)
+
+
+def test_an_empty_row_pools_to_zero():
+    nothing = Batch(BATCH.input_ids, np.zeros_like(MASK))
+    for pooling in ("mean", "max"):
+        np.testing.assert_array_equal(pool(EncoderOutput(tuple(STATES)), nothing, pooling), 0)
+
+
+@pytest.mark.parametrize("name", ["avg", "layer-", "layer-x", "Mean", ""])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match="is none of"):
+        layers_and_reduction(name)
+
+
+def test_a_layer_too_high_is_refused():
+    check_pooling("layer-3", 3)
+    with pytest.raises(ValueError, match="needs layer 4 of 3"):
+        check_pooling("layer-4", 3)
+
+
+def test_packed_needs_its_number_of_segments():
+    packed = Batch(BATCH.input_ids, MASK, segment_ids=MASK.astype(np.int32))
+    with pytest.raises(ValueError, match="num_segments"):
+        pool(EncoderOutput(tuple(STATES)), packed, "mean")
