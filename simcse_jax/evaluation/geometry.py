@@ -1,0 +1,173 @@
+"""The geometry of embeddings on the unit sphere: alignment and uniformity.
+
+Wang & Isola, *Understanding Contrastive Representation Learning through Alignment and Uniformity on
+the Hypersphere* (ICML 2020), section 4.1; equations 2 and 3 of SimCSE. Lower is better for both.
+
+SimCSE's figures take the whole of STS-B (train, dev and test): alignment over the pairs with a gold
+score above 4, uniformity over all sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Float64
+from scipy.special import logsumexp
+
+from simcse_jax.data.senteval import Pairs
+from simcse_jax.evaluation.sts import Encode, encode_distinct
+
+
+def alignment(
+    x: Float[np.ndarray, "n D"], y: Float[np.ndarray, "n D"], alpha: float = 2.0
+) -> float:
+    """Mean distance of positive pairs on the sphere, `E ‖x/‖x‖ − y/‖y‖‖^alpha`.
+
+    Wang & Isola's alignment loss (section 4.1.1) and, with alpha 2, SimCSE's equation 2. Computed
+    in float64.
+
+    Args:
+        x: Embeddings of the first sentences; they are L2-normalised here.
+        y: Embeddings of the second sentences, row by row. Which pairs are positive is the caller's
+            choice: SimCSE takes STS-B's pairs with a score above 4.
+        alpha: The power of the distance.
+
+    Returns:
+        The alignment, from 0 (each pair is one point) to 2^alpha.
+
+    Raises:
+        ValueError: x and y are not of one shape [n, D] with n > 0, or a row is zero or not finite.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"x and y should be pairs of embeddings of one shape, got {x.shape} and {y.shape}"
+        )
+    differences = _normalise(x, "x", 1) - _normalise(y, "y", 1)  # [n, D]
+    return float(np.mean(np.linalg.norm(differences, axis=1) ** alpha))
+
+
+def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -> float:
+    """How evenly points cover the sphere, `log mean_{i<j} exp(−t ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)`.
+
+    Wang & Isola's uniformity loss (section 4.1.2), with their t of 2 by default, and SimCSE's
+    equation 3. The mean is over the n (n − 1) / 2 pairs of different rows, as in their code; rows
+    that are equal are not merged.
+
+    The pairs are visited in tiles of block × block, so that the memory is O(n D + block²) and the
+    time O(n² D) on JAX's default device, in float32; the sums over tiles are float64. The error of
+    the result is about 1e-6 t.
+
+    Args:
+        x: Embeddings; they are L2-normalised here.
+        t: The sharpness of the Gaussian potential.
+        block: The side of a tile.
+
+    Returns:
+        The uniformity, from about −2t (spread evenly over a sphere of many dimensions) to 0 (all
+        rows have one direction).
+
+    Raises:
+        ValueError: x is not [n, D] with n > 1, or a row is zero or not finite.
+    """
+    if block < 1:
+        raise ValueError(f"block should be at least 1, got {block}")
+    points = _normalise(x, "x", 2).astype(np.float32)
+    n = len(points)
+    block = min(block, n)
+    tiles = [
+        jnp.asarray(_pad(points[start : start + block], block)) for start in range(0, n, block)
+    ]
+    sums = [
+        _tile_log_sum(tiles[i], tiles[j], i * block, j * block, n, t)
+        for i in range(len(tiles))
+        for j in range(i, len(tiles))
+    ]
+    total = logsumexp(np.asarray(jax.device_get(sums), np.float64))
+    return float(total - np.log(n * (n - 1) / 2))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Alignment and uniformity, and over how many positive pairs and sentences they were taken."""
+
+    alignment: float
+    uniformity: float
+    positive_pairs: int
+    sentences: int
+
+
+def alignment_uniformity(
+    encode: Encode, pairs: Iterable[Pairs], threshold: float = 4.0
+) -> Geometry:
+    """Alignment and uniformity as in SimCSE's figures 2 and 3.
+
+    Args:
+        encode: From n sentences to embeddings [n, D] in the same order. Called once, with each
+            distinct sentence once.
+        pairs: The scored pairs. SimCSE takes all of STS-B:
+            `[read_stsb(folder, split) for split in ("train", "dev", "test")]`.
+        threshold: Alignment is taken over the pairs with a score above it.
+
+    Returns:
+        The alignment of the pairs above the threshold, the uniformity of all distinct sentences.
+
+    Raises:
+        ValueError: No pair has a score above the threshold, or as in `alignment`, `uniformity`.
+    """
+    pairs = list(pairs)
+    sentences1 = [sentence for part in pairs for sentence in part.sentences1]
+    sentences2 = [sentence for part in pairs for sentence in part.sentences2]
+    positive = [bool(score > threshold) for part in pairs for score in part.scores]
+    if not any(positive):
+        raise ValueError(
+            f"none of {len(positive)} pairs has a score above {threshold}: alignment needs one"
+        )
+    rows, embeddings = encode_distinct(encode, (*sentences1, *sentences2))
+    x = embeddings[[rows[s] for s, keep in zip(sentences1, positive, strict=True) if keep]]
+    y = embeddings[[rows[s] for s, keep in zip(sentences2, positive, strict=True) if keep]]
+    return Geometry(alignment(x, y), uniformity(embeddings), len(x), len(embeddings))
+
+
+@jax.jit
+def _tile_log_sum(
+    rows: Float32[Array, "b D"],
+    columns: Float32[Array, "b D"],
+    row_start: int,
+    column_start: int,
+    n: int,
+    t: float,
+) -> Float32[Array, "b"]:
+    """`log sum_j exp(−t ‖x_i − x_j‖²)` for each row i of a tile, over its columns j with i < j < n.
+
+    A row without such a column gives −inf. (With i < j, j < n also keeps padded rows out.)
+    """
+    cosines = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)  # [b, b]
+    squares = jnp.maximum(2.0 - 2.0 * cosines, 0.0)
+    i = row_start + jnp.arange(rows.shape[0])[:, None]
+    j = column_start + jnp.arange(columns.shape[0])[None, :]
+    return jax.nn.logsumexp(jnp.where((i < j) & (j < n), -t * squares, -jnp.inf), axis=1)
+
+
+def _normalise(x: Float[np.ndarray, "n D"], name: str, at_least: int) -> Float64[np.ndarray, "n D"]:
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2 or len(x) < at_least:
+        raise ValueError(
+            f"{name} should be embeddings [n, D] with n of at least {at_least}, got shape {x.shape}"
+        )
+    norms = np.linalg.norm(x, axis=1, keepdims=True)  # [n, 1]
+    good = np.isfinite(norms) & (norms > 0)
+    if not good.all():
+        raise ValueError(
+            f"row {int(np.argmin(good))} of {name} has the norm {norms[np.argmin(good), 0]}: only "
+            "a finite vector other than zero has a place on the sphere"
+        )
+    return x / norms
+
+
+def _pad(x: Float32[np.ndarray, "m D"], rows: int) -> Float32[np.ndarray, "b D"]:
+    return np.pad(x, ((0, rows - len(x)), (0, 0)))
