@@ -248,37 +248,14 @@ _HOLE = "\ue001"
 
 _PARAGRAPH = "\n\n"
 
-_INLINE_TAGS = frozenset(
-    [
-        "abbr",
-        "b",
-        "bdi",
-        "big",
-        "cite",
-        "code",
-        "dfn",
-        "em",
-        "font",
-        "i",
-        "ins",
-        "kbd",
-        "mark",
-        "nowiki",
-        "q",
-        "s",
-        "samp",
-        "small",
-        "span",
-        "strong",
-        "sub",
-        "tt",
-        "u",
-        "var",
-        "onlyinclude",
-        "noinclude",
-    ]
-)
-_BLOCK_TAGS = frozenset(["blockquote", "br", "center", "div", "hr", "ol", "p", "poem", "ul"])
+# fmt: off
+_INLINE_TAGS = frozenset({
+    "abbr", "b", "bdi", "big", "cite", "code", "dfn", "em", "font", "i", "ins", "kbd",
+    "mark", "nowiki", "noinclude", "onlyinclude", "q", "s", "samp", "small", "span",
+    "strong", "sub", "tt", "u", "var",
+})
+# fmt: on
+_BLOCK_TAGS = frozenset({"blockquote", "br", "center", "div", "hr", "ol", "p", "poem", "ul"})
 _LIST_TAGS = frozenset({"dd", "dt", "li"})
 _FORMULA_TAGS = frozenset({"ce", "chem", "hiero", "math"})
 _FORMULA_TEMPLATES = frozenset({"bigmath", "frac", "math", "mvar", "sfrac", "sqrt", "val"})
@@ -290,7 +267,6 @@ _SUPERSCRIPTS = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺
 _WORD_TEMPLATES = {
     "abbr": 0,
     "angbr": 0,
-    "as of": 0,
     "big": 0,
     "blockquote": 0,
     "ipa": 0,
@@ -410,6 +386,8 @@ def _text_of_template(template: Template, site: _Site) -> str:
         return " ".join(values[:end])
     if name == "chem":  # {{chem|H|2|O}}
         return "".join(values)
+    if name == "as of":  # {{as of|2014|5|lc=y}} reads "as of 2014", the month being a number
+        return f"{'as' if template.has('lc', ignore_empty=True) else 'As'} of {values[0]}"
     if name in _WORD_TEMPLATES:
         index = _WORD_TEMPLATES[name]
         return values[index] if index < len(values) else ""
