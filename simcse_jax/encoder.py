@@ -56,13 +56,13 @@ def embed(
     Returns:
         float32 ``[S, D]``.
     """
-    output = BertEncoder(config, dtype).apply(
+    output: Any = BertEncoder(config, dtype).apply(
         {"params": params["encoder"]},
         batch,
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
-    pooled = pool(output, batch, pooling, num_segments)
+    pooled: Any = pool(output, batch, pooling, num_segments)
     if pooling == "pooler":
         pooled = Pooler(config).apply({"params": params["pooler"]}, pooled)
     return pooled

@@ -524,9 +524,10 @@ def save_model(
         )
         write_json(out / SETTINGS_FILE, dataclasses.asdict(settings))
         tokenizer.backend.save(str(out / "tokenizer.json"))
-        for name in TOKENIZER_FILES if tokenizer_folder else ():
-            if (tokenizer_folder / name).exists():
-                shutil.copyfile(tokenizer_folder / name, out / name)
+        if tokenizer_folder is not None:
+            for name in TOKENIZER_FILES:
+                if (tokenizer_folder / name).exists():
+                    shutil.copyfile(tokenizer_folder / name, out / name)
         _write_sentence_transformers(out, config, params, settings)
     return Path(folder)
 

@@ -21,13 +21,36 @@ from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForPreTraining, RobertaConfig, RobertaForMaskedLM
-from transformers import RobertaModel
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+)
 
 from simcse_jax.data.embedded import minilm_folder
 
 GOLDEN = Path(__file__).parent / "golden"
-WORDS = "a an the man woman dog cat plays runs eats flute piano food grass park music loud".split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "man",
+    "woman",
+    "dog",
+    "cat",
+    "plays",
+    "runs",
+    "eats",
+    "flute",
+    "piano",
+    "food",
+    "grass",
+    "park",
+    "music",
+    "loud",
+]
 SENTENCES = [
     "A man plays a flute.",
     "A woman is playing the piano in the park!",
@@ -108,7 +131,9 @@ def write(name, config, state, tokenizer, encoder, mlm) -> None:
     for key, parameter in encoder.named_parameters():
         if parameter.grad is not None:
             golden[f"grad.{key}"] = parameter.grad.numpy()
-    save_file({k: np.ascontiguousarray(v) for k, v in golden.items()}, folder / "golden.safetensors")
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in golden.items()}, folder / "golden.safetensors"
+    )
 
 
 def randomise(module) -> None:

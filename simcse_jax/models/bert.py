@@ -17,7 +17,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+# Batches are made on the host and used on the device.
+AnyArray = Array | np.ndarray
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -90,11 +94,11 @@ class Batch:
         position_ids: the place of each token within its sentence, needed for packed rows.
     """
 
-    input_ids: Int[Array, "B L"]
-    attention_mask: Bool[Array, "B L"]
-    token_type_ids: Int[Array, "B L"] | None = None
-    segment_ids: Int[Array, "B L"] | None = None
-    position_ids: Int[Array, "B L"] | None = None
+    input_ids: Int[AnyArray, "B L"]
+    attention_mask: Bool[AnyArray, "B L"]
+    token_type_ids: Int[AnyArray, "B L"] | None = None
+    segment_ids: Int[AnyArray, "B L"] | None = None
+    position_ids: Int[AnyArray, "B L"] | None = None
 
 
 @flax.struct.dataclass

@@ -93,16 +93,12 @@ def test_a_packed_row_equals_its_sentences(tiny):
 
 def test_dropout_masks_differ_by_row_and_repeat_with_the_key(tiny):
     config, params, batch, _ = tiny
-    twice = Batch(
-        jnp.repeat(batch.input_ids[:1], 2, 0), jnp.repeat(batch.attention_mask[:1], 2, 0)
-    )
+    twice = Batch(jnp.repeat(batch.input_ids[:1], 2, 0), jnp.repeat(batch.attention_mask[:1], 2, 0))
 
     def encode(key):
         return (
             BertEncoder(config)
-            .apply(
-                {"params": params["encoder"]}, twice, deterministic=False, rngs={"dropout": key}
-            )
+            .apply({"params": params["encoder"]}, twice, deterministic=False, rngs={"dropout": key})
             .last
         )
 

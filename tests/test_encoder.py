@@ -1,0 +1,193 @@
+"""SentenceEncoder: the same embeddings as sentence-transformers, whatever the batching."""
+
+import json
+import shutil
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from simcse_jax import SentenceEncoder, cosine_similarity
+from simcse_jax.data.packing import pack_rows
+from simcse_jax.encoder import _row_counts, embed
+from simcse_jax.models import Batch
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return SentenceEncoder.from_pretrained("minilm")
+
+
+@pytest.fixture(params=["tiny-bert", "tiny-roberta"])
+def tiny(request, golden):
+    return SentenceEncoder.from_pretrained(golden / request.param, pooling="mean")
+
+
+TEXTS = ["a man plays a flute", "dog", "", "  ", "a loud cat eats food in the park", "dog"]
+
+
+def unpacked(encoder, sentences):
+    """The plain way: a sentence a row, padded to the longest."""
+    ids = encoder.tokenizer(sentences, encoder.max_length)[0]
+    mask = np.arange(max(map(len, ids)))[None] < np.array([len(i) for i in ids])[:, None]
+    rows = np.zeros(mask.shape, np.int32)
+    rows[mask] = np.concatenate(ids)
+    plain = jax.jit(lambda params, batch: embed(encoder.config, params, batch, pooling=pooling))
+    pooling = encoder.settings.pooling
+    return plain(encoder.params, Batch(rows, mask))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_equals_sentence_transformers(golden, pooling):
+    sentences = json.loads((golden / "minilm_sentences.json").read_text())
+    expected = load_file(golden / "minilm.safetensors")[pooling]
+    encoder = SentenceEncoder.from_pretrained("minilm", pooling=pooling, normalize=False)
+    np.testing.assert_allclose(encoder.encode(sentences), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "pooler", "mean", "max", "first-last", "layer-1"])
+def test_packing_changes_nothing(golden, pooling):
+    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling=pooling)
+    np.testing.assert_allclose(encoder.encode(TEXTS), unpacked(encoder, TEXTS), atol=1e-6)
+
+
+def test_neither_batch_size_nor_chunks_change_anything(tiny, monkeypatch):
+    texts = [" ".join(["cat"] * (i % 17)) + " dog" * (i % 3) for i in range(150)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are cut; that is tested elsewhere
+        expected = unpacked(tiny, texts)
+        for size in (1, 7, 64, 500):
+            np.testing.assert_allclose(tiny.encode(texts, batch_size=size), expected, atol=1e-6)
+        monkeypatch.setattr("simcse_jax.encoder.CHUNK", 16)
+        np.testing.assert_allclose(tiny.encode(texts), expected, atol=1e-6)
+
+
+def test_eight_devices_give_the_same(golden):
+    eight = SentenceEncoder.from_pretrained(golden / "tiny-bert", devices=jax.devices())
+    one = SentenceEncoder.from_pretrained(golden / "tiny-bert")
+    assert len(jax.devices()) == 8
+    np.testing.assert_allclose(eight.encode(TEXTS), one.encode(TEXTS), atol=1e-6)
+
+
+def test_no_more_than_a_dozen_shapes(minilm):
+    from simcse_jax.encoder import _batches
+
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for n in (1, 5, 80, 700, 3000):
+        lengths = np.minimum(rng.geometric(0.03, n) + 1, 512)
+        ids = [np.zeros(i, np.int32) for i in lengths]
+        seen = []
+        for batch, order in _batches(ids, 512, 1024, 1):
+            shapes.add(batch.input_ids.shape)
+            seen += order
+        assert sorted(seen) == list(range(n))
+    assert len(shapes) <= 12
+
+
+def test_rows_are_packed_tightly():
+    lengths = np.random.default_rng(0).integers(5, 40, 1000).tolist()
+    rows = pack_rows(lengths, 64)
+    assert sorted(i for row in rows for i in row) == list(range(1000))
+    assert max(sum(lengths[i] for i in row) for row in rows) <= 64
+    assert sum(lengths) / (64 * len(rows)) > 0.95
+
+
+def test_rows_are_split_into_few_batch_sizes():
+    for rows in range(200):
+        counts = _row_counts(rows, 16, 1)
+        assert sum(counts) >= rows
+        assert sum(counts) < 2 * max(rows, 1)
+        assert set(counts) <= {16, 4, 1}
+        assert all(c % 8 == 0 for c in _row_counts(rows, 32, 8))
+
+
+def test_empty_list_and_blank_strings(tiny):
+    assert tiny.encode([]).shape == (0, 32)
+    vectors = tiny.encode(["", "   "])
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+
+
+def test_what_is_not_a_list_of_strings(tiny):
+    with pytest.raises(TypeError, match=r"give \[sentence\]"):
+        tiny.encode("dog")
+    with pytest.raises(TypeError, match="sentence 1 is a int"):
+        tiny.encode(["dog", 3])
+
+
+def test_too_long_is_cut_with_one_warning_or_refused(tiny):
+    long = ["cat " * 50, "dog " * 60, "cat"]
+    with pytest.warns(UserWarning, match="2 of 3 distinct sentences were cut to 24 tokens"):
+        vectors = tiny.encode(long)
+    assert np.isfinite(vectors).all()
+    with pytest.raises(ValueError, match="2 sentences are longer than 24 tokens"):
+        tiny.encode(long, on_truncation="error")
+    tiny.encode(long, max_length=8)  # asked for, so not warned of (warnings are errors here)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_length": 25}, "takes 2 to 24"),
+        ({"max_length": 1}, "takes 2 to 24"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"on_truncation": "shrug"}, "'warn' or 'error'"),
+    ],
+)
+def test_wrong_arguments(tiny, change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.encode(["dog"], **change)
+
+
+def test_a_model_that_cannot_be_used_so(golden, tmp_path):
+    with pytest.raises(ValueError, match="must be float32 or bfloat16"):
+        SentenceEncoder.from_pretrained(golden / "tiny-bert", dtype="float16")
+    with pytest.raises(ValueError, match="is none of"):
+        SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="avg")
+    with pytest.raises(ValueError, match="needs layer 7 of 3"):
+        SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="layer-7")
+    shutil.copytree(golden / "tiny-bert", tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no tokenizer"):
+        SentenceEncoder.from_pretrained(tmp_path / "m")
+
+
+def test_bfloat16_is_close(golden, minilm):
+    sentences = json.loads((golden / "minilm_sentences.json").read_text())
+    half = SentenceEncoder.from_pretrained("minilm", dtype="bfloat16").encode(sentences)
+    full = minilm.encode(sentences)
+    assert half.dtype == np.float32
+    assert np.linalg.norm(half - full) / np.linalg.norm(full) < 1e-2
+
+
+def test_normalize(golden):
+    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-6)
+    raw = encoder.encode(TEXTS, normalize=False)
+    assert not np.allclose(np.linalg.norm(raw, axis=1), 1)
+
+
+def test_similarity(minilm):
+    first, second = ["a dog"], ["a puppy", "the stock market"]
+    scores = minilm.similarity(first, second)
+    assert scores.shape == (1, 2)
+    assert scores[0, 0] > scores[0, 1]
+    vectors = minilm.encode(first), minilm.encode(second)
+    np.testing.assert_allclose(minilm.similarity(*vectors), scores, atol=1e-6)
+    assert cosine_similarity(np.zeros((1, 2)), np.ones((1, 2))) == 0
+    with pytest.raises(ValueError, match="cannot be compared"):
+        cosine_similarity(np.zeros((1, 2)), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "pooler", "first-last"])
+def test_saved_and_loaded(golden, tmp_path, pooling):
+    encoder = SentenceEncoder.from_pretrained(
+        golden / "tiny-bert", pooling=pooling, num_layers=2, normalize=True, max_length=12
+    )
+    encoder.save_pretrained(tmp_path / "model")
+    again = SentenceEncoder.from_pretrained(tmp_path / "model")
+    assert again.settings == encoder.settings
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
