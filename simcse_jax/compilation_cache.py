@@ -20,7 +20,7 @@ def enable_compilation_cache() -> None:
     ``JAX_COMPILATION_CACHE_DIR`` moves it and ``JAX_ENABLE_COMPILATION_CACHE=0`` switches it off.
     Where the folder cannot be written, nothing is kept and nothing fails.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     folder = cache_folder() / "xla"
     try:
