@@ -1,0 +1,49 @@
+"""Masked-language-model cross entropy, SimCSE's auxiliary loss."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+IGNORED = -100
+"""The label of a position that is not to be predicted."""
+
+
+def masked_lm_loss(
+    logits: Float[Array, "B L V"],
+    labels: Int[Array, "B L"],
+    *,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    r"""Mean cross entropy over the masked positions (SimCSE, section 4, times λ in training).
+
+    .. math:: \ell = -\frac{1}{|M|} \sum_{(b,l) \in M} \log p_{b,l}(\text{label}_{b,l})
+
+    Args:
+      logits: ``[B, L, V]``, any float dtype; the softmax is computed in float32.
+      labels: ``[B, L]``, token ids, -100 where nothing is to be predicted.
+      axis_name: the mapped axis over which the batch is spread; the mean is then over the masked
+        positions of all devices.
+
+    Returns:
+      A float32 scalar, 0 if no position is masked.
+
+    Raises:
+      ValueError: ``labels`` does not have the leading shape of ``logits``.
+
+    Example:
+      >>> print(masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[3, -100]])))  # log 8
+      2.0794415
+    """
+    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"labels {labels.shape} must be [B, L] where logits {logits.shape} are [B, L, V]."
+        )
+    masked = labels != IGNORED
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    picked = jnp.take_along_axis(logits, jnp.where(masked, labels, 0)[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - picked  # [B, L]
+    total, count = jnp.sum(losses, where=masked), jnp.sum(masked)
+    if axis_name is not None:
+        total, count = lax.psum((total, count), axis_name)
+    return total / jnp.maximum(count, 1)
