@@ -1,0 +1,54 @@
+# The README's commands. Each makes the environment it needs; nothing else has to be installed
+# than Python 3.11 or later with pip and venv.
+PYTHON ?= python3
+SHELL := /bin/bash
+
+VENV := .venv
+ORACLE := .venv-oracle
+DATA ?= ../shared/data
+
+.PHONY: demo test test-oracle lint bench clean help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/installed ## encode, score and picture the embedded data (writes demo/)
+	$(VENV)/bin/python -m experiments.demo
+
+test: $(VENV)/installed-test ## the tests, without torch
+	$(VENV)/bin/python -m pytest -m "not oracle"
+
+test-oracle: $(ORACLE)/installed ## compare live with torch and sentence-transformers
+	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle
+
+lint: $(VENV)/installed-test ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
+	$(ORACLE)/bin/python -m experiments.bench_encode --data $(DATA)/senteval
+
+clean: ## remove the environments and what the demo wrote
+	rm -rf $(VENV) $(ORACLE) demo
+
+# A file marks a finished installation, so that one that was cut short is begun again.
+$(VENV)/installed: requirements.txt requirements-embedded.txt setup.cfg
+	$(PYTHON) -c 'import sys; sys.exit("simcse_jax needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-embedded.txt
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(ORACLE)/installed: requirements.txt requirements-embedded.txt requirements-test.txt requirements-oracle.txt setup.cfg
+	test -x $(ORACLE)/bin/python || $(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check -r requirements-oracle.txt
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt -r requirements-test.txt
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-embedded.txt
+	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@

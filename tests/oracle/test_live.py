@@ -1,0 +1,147 @@
+"""Live comparisons with torch, transformers and sentence-transformers (`make test-oracle`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcse_jax import SentenceEncoder, hub
+from simcse_jax.data.embedded import minilm_folder
+from simcse_jax.models import Batch, BertConfig, BertEncoder
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+st = pytest.importorskip("sentence_transformers")
+
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+TEXTS = [
+    "A man plays a flute.",
+    "dog",
+    "",
+    "The quick brown fox jumps over the lazy dog, and then it rests for a good long while.",
+    "Zürich: naïve cafés cost €5!",
+]
+
+
+def torch_model(model_type, seed):
+    torch.manual_seed(seed)
+    shape = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2 + seed,
+        "num_attention_heads": 6,
+        "intermediate_size": 80,
+        "vocab_size": 99,
+        "max_position_embeddings": 40,
+        "hidden_act": ("gelu", "gelu_new", "relu")[seed],
+    }
+    if model_type == "bert":
+        model = transformers.BertModel(transformers.BertConfig(**shape))
+    else:
+        config = transformers.RobertaConfig(
+            **shape, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5
+        )
+        model = transformers.RobertaModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_random_models(model_type, seed, tmp_path):
+    """A folder that transformers wrote: every hidden state to 1e-5, gradients to 1e-4."""
+    model = torch_model(model_type, seed)
+    model.save_pretrained(tmp_path)
+    config, params = hub.load_params(tmp_path, hub.read_config(tmp_path))
+    rng = np.random.default_rng(seed)
+    mask = np.arange(20)[None] < rng.integers(1, 21, 8)[:, None]
+    ids = np.where(mask, rng.integers(2, 99, mask.shape), config.pad_token_id)
+
+    theirs = model(torch.tensor(ids), torch.tensor(mask), output_hidden_states=True)
+    batch = Batch(jnp.asarray(ids), jnp.asarray(mask))
+    ours = BertEncoder(config).apply({"params": params["encoder"]}, batch)
+    for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        difference = np.where(mask[..., None], np.asarray(a) - b.detach().numpy(), 0)
+        assert np.abs(difference).max() < 1e-5
+
+    def mean_of_squares(last, weights, module):
+        return module.tanh((last * weights).sum(1)).sum()
+
+    weights = mask[..., None] / mask.sum(1)[:, None, None]
+    mean_of_squares(theirs.last_hidden_state, torch.tensor(weights), torch).backward()
+    gradient = jax.grad(
+        lambda p: mean_of_squares(
+            BertEncoder(config).apply({"params": p}, batch).last, jnp.asarray(weights), jnp
+        )
+    )(params["encoder"])
+    names = hub.to_torch_names(config, {"encoder": gradient})
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            assert name.startswith("pooler")
+            continue
+        difference = np.abs(names[name] - parameter.grad.numpy())
+        if name == "embeddings.word_embeddings.weight":
+            difference[config.pad_token_id] = 0  # torch holds its padding row fixed
+        assert difference.max() < 1e-4, name
+
+
+def test_minilm_every_hidden_state():
+    model = transformers.BertModel.from_pretrained(minilm_folder()).eval()
+    encoder = SentenceEncoder.from_pretrained("minilm")
+    for text in TEXTS:
+        ids = encoder.tokenizer([text])[0][0][None]
+        with torch.no_grad():
+            theirs = model(torch.tensor(ids), output_hidden_states=True).hidden_states
+        batch = Batch(jnp.asarray(ids), jnp.ones(ids.shape, bool))
+        ours = BertEncoder(encoder.config).apply({"params": encoder.params["encoder"]}, batch)
+        for a, b in zip(ours.hidden_states, theirs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    ["cls", "pooler", "mean", "max", "last-2", "first-last", "embedding-last", "layer-2"],
+)
+def test_a_saved_model_in_sentence_transformers(pooling, tmp_path):
+    """Saved by us, loaded by sentence-transformers: the same embeddings."""
+    ours = SentenceEncoder.from_pretrained("minilm", pooling=pooling, num_layers=4)
+    ours.save_pretrained(tmp_path / "model")
+    theirs = st.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-roberta"])
+def test_a_saved_model_in_transformers(golden, name, tmp_path):
+    ours = SentenceEncoder.from_pretrained(golden / name, pooling="cls")
+    ours.save_pretrained(tmp_path / "model")
+    model, report = transformers.AutoModel.from_pretrained(
+        tmp_path / "model", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    ids = ours.tokenizer(["a dog eats"])[0][0]
+    with torch.no_grad():
+        theirs = model.eval()(torch.tensor(ids[None])).last_hidden_state[0, 0]
+    np.testing.assert_allclose(ours.encode(["a dog eats"])[0], theirs, atol=1e-5)
+
+
+def test_a_folder_that_sentence_transformers_wrote(tmp_path):
+    """The newer layout: `embedding_dimension`, `pooling_mode`, `base.modules` type names."""
+    theirs = st.SentenceTransformer(str(minilm_folder()), device="cpu")
+    theirs.save_pretrained(str(tmp_path))
+    ours = SentenceEncoder.from_pretrained(tmp_path)
+    assert ours.settings.pooling == "mean"
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+
+
+def test_a_random_tiny_model_of_each_size_round_trips(tmp_path):
+    """Torch to us to torch: not a bit is lost."""
+    model = torch_model("bert", 0)
+    model.save_pretrained(tmp_path)
+    config, params = hub.load_params(tmp_path, hub.read_config(tmp_path))
+    assert isinstance(config, BertConfig)
+    back = hub.to_torch_names(config, params)
+    for name, tensor in model.state_dict().items():
+        if "position_ids" not in name and "token_type_ids" not in name:
+            np.testing.assert_array_equal(back[name], tensor.numpy())
