@@ -76,7 +76,8 @@ class ActNorm(Bijection):
         def log_scale(_key: Array) -> Array:
             # The biased variance about the mean just removed, as in the authors' code.
             std = jnp.sqrt(jnp.mean(jnp.square(x + bias), axis=0))
-            return -jnp.log(std + 1e-6) / self.logscale_factor
+            still = std <= 1e-6 * (1 + jnp.abs(bias))
+            return jnp.where(still, 0, -jnp.log(std + 1e-6) / self.logscale_factor)
 
         bias = self.param("bias", lambda _key: -jnp.mean(x, axis=0))  # [D]
         scale = self.param("log_scale", log_scale) * self.logscale_factor  # [D]
@@ -132,9 +133,7 @@ class InvertibleLinear(Bijection):
         sign = self.variable("constants", "sign", lambda: jnp.sign(jnp.diagonal(factors[2]))).value
         lower = self.param("lower", lambda _key: jnp.tril(factors[1], -1))
         upper = self.param("upper", lambda _key: jnp.triu(factors[2], 1))
-        log_scale = self.param(
-            "log_scale", lambda _key: jnp.log(jnp.abs(jnp.diagonal(factors[2])))
-        )
+        log_scale = self.param("log_scale", lambda _key: jnp.log(jnp.abs(jnp.diagonal(factors[2]))))
 
         # P[i, order[i]] = 1, so x P is x with its dimensions scattered: (x P)[order[i]] = x[i].
         low = jnp.tril(lower, -1) + jnp.eye(dim, dtype=x.dtype)
@@ -143,9 +142,7 @@ class InvertibleLinear(Bijection):
         if inverse:
             # z = y L U is (L U)^T y^T = z^T: undo U^T, then L^T.
             y = jax.scipy.linalg.solve_triangular(up, x.T, trans="T", lower=False)
-            y = jax.scipy.linalg.solve_triangular(
-                low, y, trans="T", lower=True, unit_diagonal=True
-            )
+            y = jax.scipy.linalg.solve_triangular(low, y, trans="T", lower=True, unit_diagonal=True)
             return y.T[:, order], -logdet
         y = x[:, jnp.argsort(order)]
         return jnp.dot(jnp.dot(y, low, precision=_EXACT), up, precision=_EXACT), logdet

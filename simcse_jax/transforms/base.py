@@ -1,0 +1,230 @@
+"""What the transforms share: their contract, checked input, and the two files they are saved in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+SETTINGS = "transform.json"
+TENSORS = "transform.safetensors"
+FORMAT = 1
+
+
+class Transform(ABC):
+    """A fitted map of embeddings, ``[n, D] -> [n, K]`` float32; frozen, saved in a folder.
+
+    Attributes:
+        kind: the name by which ``load_transform`` knows the class.
+        affine: whether the map is ``x W + b``, so that it can be exported as a Dense module.
+    """
+
+    kind: ClassVar[str]
+    affine: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
+        """Transform embeddings, one row each, to float32 on the host."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the settings (JSON) and the tensors from which ``from_state`` rebuilds it."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:
+        """Rebuild the transform that ``state`` described."""
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``transform.json`` and ``transform.safetensors`` into ``folder``."""
+        settings, tensors = self.state()
+        save_state(folder, {"kind": self.kind, **settings}, tensors)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the folder holds another kind of transform, or damaged files.
+        """
+        settings, tensors = load_state(folder)
+        kind = settings.pop("kind", None)
+        if kind != cls.kind:
+            raise ValueError(f"{Path(folder) / SETTINGS} describes a {kind!r}, not a {cls.kind!r}")
+        return cls.from_state(settings, tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Transform):
+    """``y = (x - mean) W``, then the L2 norm if ``normalize``; whitening and the calibrations.
+
+    Attributes:
+        mean: ``[D]`` float64.
+        matrix: ``W [D, K]`` float64.
+        normalize: divide every row by its L2 norm afterwards. Cosines do not change.
+    """
+
+    kind: ClassVar[str] = "affine"
+    affine: ClassVar[bool] = True
+
+    mean: Float[np.ndarray, " D"]
+    matrix: Float[np.ndarray, "D K"]
+    normalize: bool = False
+
+    def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
+        """Apply the map.
+
+        Raises:
+            ValueError: the embeddings are not ``[n, D]``, or not finite.
+        """
+        x = check_embeddings(embeddings, dim=self.mean.shape[0])
+        # Centred before the product: embeddings that lie in a narrow cone are nearly their mean,
+        # and x W - mean W would lose what is left of them.
+        y = (x - self.mean.astype(np.float32)) @ self.matrix.astype(np.float32)
+        return unit_rows(y) if self.normalize else y
+
+    def dense(self) -> tuple[Float[np.ndarray, "D K"], Float[np.ndarray, " K"]]:
+        """Return ``(W, b)`` float32 with ``y = x W + b``: the map as a Dense layer.
+
+        The L2 norm is not in it. ``b = -mean W`` is computed in float64.
+        """
+        bias = -(self.mean @ self.matrix)
+        return self.matrix.astype(np.float32), bias.astype(np.float32)
+
+    def then(self, after: Affine) -> Affine:
+        """Return ``after(self(x))`` as one affine map.
+
+        Raises:
+            ValueError: this map normalises, so the two are not affine, or the sizes do not meet.
+        """
+        if self.normalize:
+            raise ValueError("a map that normalises is not affine: set normalize on the last one")
+        if self.matrix.shape[1] != after.mean.shape[0]:
+            raise ValueError(
+                f"the first map gives {self.matrix.shape[1]} dimensions, the second takes "
+                f"{after.mean.shape[0]}"
+            )
+        # ((x - m) W - m') W' needs a centre c with (c - m) W = m'; the least-squares one is exact
+        # whenever m' lies in the range of W, and otherwise no x - c form exists.
+        shift, *_ = np.linalg.lstsq(self.matrix.T, after.mean, rcond=None)
+        if not np.allclose(shift @ self.matrix, after.mean, rtol=1e-9, atol=1e-12):
+            raise ValueError("the second map's mean is not in the range of the first map")
+        return Affine(self.mean + shift, self.matrix @ after.matrix, after.normalize)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """See ``Transform.state``."""
+        return {"normalize": self.normalize}, {"mean": self.mean, "matrix": self.matrix}
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:
+        """See ``Transform.from_state``."""
+        fields: dict[str, Any] = {**settings, **tensors}
+        return cls(**fields)
+
+
+def unit_rows(x: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K"]:
+    """Divide every row by its L2 norm; a row of zeros stays zero."""
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.maximum(norm, np.finfo(x.dtype).tiny)
+
+
+def check_embeddings(
+    embeddings: Float[np.ndarray, "n D"], *, dim: int | None = None, least: int = 0
+) -> Float[np.ndarray, "n D"]:
+    """Return the embeddings as a float32 array on the host.
+
+    Args:
+        embeddings: anything that numpy or jax can see as ``[n, D]``.
+        dim: the D they must have.
+        least: the number of rows they must at least have.
+
+    Raises:
+        ValueError: they are not a matrix, not of ``dim`` columns, too few, or not finite; the
+            message names the first rows that are not.
+    """
+    x = np.asarray(jax.device_get(embeddings))
+    if x.ndim != 2:
+        raise ValueError(f"embeddings must be a matrix [n, D], got shape {x.shape}")
+    if dim is not None and x.shape[1] != dim:
+        raise ValueError(f"embeddings have {x.shape[1]} dimensions, the transform takes {dim}")
+    if x.shape[0] < least:
+        raise ValueError(f"at least {least} embeddings are needed, got {x.shape[0]}")
+    if x.dtype.kind not in "fiu" and x.dtype.name != "bfloat16":
+        raise ValueError(f"embeddings must be real numbers, got {x.dtype}")
+    # One pass that does not copy: the sum is finite unless a value is not, or it overflows.
+    x = x.astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):
+        suspect = not np.isfinite(x.sum())
+    if suspect:
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if bad.size:
+            names = ", ".join(str(i) for i in bad[:5]) + (", …" if bad.size > 5 else "")
+            raise ValueError(f"{bad.size} of {x.shape[0]} embeddings are not finite: row {names}")
+    return x
+
+
+def save_state(
+    folder: str | os.PathLike[str], settings: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> None:
+    """Write settings as JSON and tensors as safetensors, each beside its place, then renamed.
+
+    The JSON comes last and holds the tensors' SHA-256, so that a pair torn by an interruption is
+    noticed when it is read.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    payload = save_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+    record = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), **settings}
+    _replace(place / TENSORS, payload)
+    _replace(place / SETTINGS, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def load_state(
+    folder: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what ``save_state`` wrote.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the JSON is not ours, or the tensors do not belong to it.
+    """
+    place = Path(folder)
+    for name in (SETTINGS, TENSORS):
+        if not (place / name).is_file():
+            raise FileNotFoundError(f"{place} holds no {name}: not a folder of a saved transform")
+    try:
+        settings = json.loads((place / SETTINGS).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place / SETTINGS} is not JSON: {error}") from error
+    if not isinstance(settings, dict) or settings.pop("format", None) != FORMAT:
+        raise ValueError(f"{place / SETTINGS} is not a transform of format {FORMAT}")
+    payload = (place / TENSORS).read_bytes()
+    if hashlib.sha256(payload).hexdigest() != settings.pop("sha256", None):
+        raise ValueError(f"{place / TENSORS} does not match {SETTINGS}: an interrupted save?")
+    return settings, load_tensors(payload)
+
+
+def _replace(path: Path, payload: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+        # mkstemp's 0600 would keep a shared model folder from being read.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
