@@ -102,7 +102,7 @@ def test_equation(implementation, name, count):
 
 @pytest.mark.parametrize("count", [2, 3], ids=["pairs", "triplets"])
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("block_size", [None, 1, 4, 5, 16, 100])
+@pytest.mark.parametrize("block_size", [5, 16])
 def test_blockwise_gradients(name, count, block_size):
     arrays = embeddings(count)
     dense = value_and_grad(*arrays, implementation="dense", **OPTIONS[name])
@@ -284,11 +284,11 @@ def sharded(devices, options, check_vma=True):
 
 
 @pytest.mark.parametrize("implementation", ["dense", "blockwise", "ring"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("name", ["plain", "all"])
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_gradient_outside_of_shard_map(implementation, devices, name, check_vma):
-    arrays = embeddings(3)
+@pytest.mark.parametrize(
+    ("devices", "check_vma"), [(1, True), (2, True), (4, True), (8, True), (8, False)]
+)
+def test_gradient_outside_of_shard_map(implementation, devices, check_vma):
+    arrays, name = embeddings(3), "all"
     expected = value_and_grad(*arrays, implementation="dense", **OPTIONS[name])
     call = sharded(
         devices,
@@ -348,8 +348,7 @@ def encoder_setting():
 
 
 @pytest.mark.parametrize("implementation", ["dense", "blockwise", "ring"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize(("devices", "check_vma"), [(2, True), (8, True), (8, False)])
 def test_gradient_inside_of_shard_map(implementation, devices, check_vma):
     """Checked: summed already. Unchecked: the mean over devices is the gradient."""
     parameters, sentences, expected = encoder_setting()
