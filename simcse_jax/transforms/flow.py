@@ -189,12 +189,12 @@ def train_step(
 
     def loss(params: Any) -> tuple[Array, Array]:
         variables = {"params": params, "constants": state.constants}
-        log_prob = model.apply(variables, batch, method="log_prob")  # [B]
+        log_prob = jnp.asarray(model.apply(variables, batch, method="log_prob"))  # [B]
         mean = jnp.sum(log_prob * weight) / jnp.sum(weight)
         return config.towers * bits_per_dimension(mean, batch.shape[1]), mean
 
     (_, mean), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    norm = jnp.sqrt(jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(g**2), grads)))
+    norm = jnp.linalg.norm(jnp.stack([jnp.linalg.norm(g) for g in jax.tree.leaves(grads)]))
     grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, config.clip / (norm + 1e-30)), grads)
 
     step = state.step + 1
@@ -226,8 +226,8 @@ _train_step = jax.jit(train_step, static_argnames=("config", "total_steps"), don
 def _apply(
     variables: dict[str, Any], x: Array, *, config: FlowConfig, method: str
 ) -> tuple[Array, Array]:
-    y, logdet = config.model().apply(variables, x, method=method)
-    return y, logdet
+    out: Any = config.model().apply(variables, x, method=method)
+    return out
 
 
 @dataclass(frozen=True, eq=False)

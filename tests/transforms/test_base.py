@@ -1,0 +1,73 @@
+"""The two files of a saved transform, whole or damaged; the checks that every input passes."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcse_jax.transforms import Affine, Standardization, load_transform, save
+from simcse_jax.transforms.base import check_embeddings
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save(Affine(np.zeros(3), np.eye(3)), tmp_path)
+    return tmp_path
+
+
+def test_missing_file(saved):
+    (saved / "transform.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no transform\.safetensors"):
+        load_transform(saved)
+
+
+def test_files_of_two_saves(saved, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    save(Affine(np.ones(3), np.eye(3)), other)
+    (saved / "transform.safetensors").write_bytes((other / "transform.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="does not match"):
+        load_transform(saved)
+
+
+def test_other_kind(saved):
+    with pytest.raises(ValueError, match="'affine', not a 'standardization'"):
+        Standardization.load(saved)
+    record = json.loads((saved / "transform.json").read_text())
+    (saved / "transform.json").write_text(json.dumps({**record, "kind": "sphere"}))
+    with pytest.raises(ValueError, match="'sphere'; known are affine"):
+        load_transform(saved)
+    (saved / "transform.json").write_text(json.dumps({**record, "format": 99}))
+    with pytest.raises(ValueError, match="format 1"):
+        load_transform(saved)
+    (saved / "transform.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        load_transform(saved)
+
+
+def test_a_failed_save_leaves_the_old_one(saved, monkeypatch):
+    def fail(*_args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("simcse_jax.transforms.base.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(Affine(np.ones(3), np.eye(3)), saved)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(load_transform(saved)(np.ones((1, 3))), np.ones((1, 3)))
+    assert len(list(saved.iterdir())) == 2
+
+
+def test_saving_again_replaces(saved):
+    save(Affine(np.ones(3), np.eye(3)), saved)
+    np.testing.assert_array_equal(load_transform(saved)(np.ones((1, 3))), np.zeros((1, 3)))
+
+
+def test_check_embeddings():
+    assert check_embeddings(jnp.ones((2, 3), jnp.bfloat16)).dtype == np.float32
+    assert check_embeddings(np.full((2, 3), 3e38, np.float32)).shape == (2, 3)
+    x = np.zeros((9, 2))
+    x[[1, 2, 4, 5, 6, 8], 0] = np.inf
+    with pytest.raises(ValueError, match="6 of 9 embeddings are not finite: row 1, 2, 4, 5, 6, …"):
+        check_embeddings(x)
+    with pytest.raises(ValueError, match="real numbers"):
+        check_embeddings(np.array([["a"]]))
