@@ -32,8 +32,8 @@ def masked_lm_loss(
       ValueError: ``labels`` does not have the leading shape of ``logits``.
 
     Example:
-      >>> print(masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[3, -100]])))  # log 8
-      2.0794415
+      >>> print(f"{masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[3, -100]])):.4f}")  # log 8
+      2.0794
     """
     if logits.ndim != 3 or labels.shape != logits.shape[:2]:
         raise ValueError(

@@ -113,7 +113,7 @@ def test_blockwise_gradients(name, count, block_size):
     close(blocks, dense, rtol=1e-5 if name != "cold" else 1e-3, atol=2e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 7, 33])
+@pytest.mark.parametrize("batch", [1, 3, 33])
 @pytest.mark.parametrize("count", [2, 3], ids=["pairs", "triplets"])
 def test_any_batch_size(batch, count):
     arrays = embeddings(count, batch=batch)
@@ -136,6 +136,7 @@ def test_finite_differences(implementation, name):
         arrays = embeddings(3, batch=16, dim=3, dtype=jnp.float64)
         options = {k: v for k, v in OPTIONS[name].items() if k != "temperature"}
 
+        @jax.jit
         def loss(temperature, *arrays):
             return info_nce_loss(
                 *arrays,
@@ -147,7 +148,7 @@ def test_finite_differences(implementation, name):
 
         point = (jnp.asarray(0.5), *arrays)
         assert loss(*point).dtype == jnp.float64
-        gradients = jax.grad(loss, range(4))(*point)
+        gradients = jax.jit(jax.grad(loss, range(4)))(*point)
         rng = np.random.default_rng(1)
         for _ in range(3):
             step = [jnp.asarray(rng.normal(size=x.shape)) for x in point]
@@ -227,11 +228,10 @@ def test_cosine_ignores_length():
 
 def test_vmap_and_upstream_gradient():
     arrays = tuple(x.reshape(2, 8, 6) for x in embeddings(3))
-    for implementation in ("dense", "blockwise"):
-        loss = functools.partial(info_nce_loss, implementation=implementation, block_size=3)
-        total = jax.grad(lambda a, p, h, f=loss: (2.5 * jax.vmap(f)(a, p, h)).sum())(*arrays)
-        each = [2.5 * jax.grad(loss)(*(x[i] for x in arrays)) for i in range(2)]
-        close(total, jnp.stack(each))
+    loss = functools.partial(info_nce_loss, implementation="blockwise", block_size=3)
+    total = jax.jit(jax.grad(lambda *x: (2.5 * jax.vmap(loss)(*x)).sum()))(*arrays)
+    dense = jax.jit(jax.grad(functools.partial(info_nce_loss, implementation="dense")))
+    close(total, jnp.stack([2.5 * dense(*(x[i] for x in arrays)) for i in range(2)]))
 
 
 def test_blockwise_memory_is_linear():
