@@ -135,13 +135,8 @@ def written_file(path: Path | None):
 
 def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
-    command = tyro.cli(
-        tyro.conf.OmitSubcommandPrefixes[
-            Annotated[Encode, tyro.conf.subcommand("encode")]
-            | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        ],
-        prog="simcse-jax",
-        args=args,
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"encode": Encode, "evaluate": Evaluate}, prog="simcse-jax", args=args
     )
     run_or_explain(command.run)
 

@@ -1,0 +1,1 @@
+"""STS in every protocol, triplets, alignment and uniformity: arrays in, numbers out."""

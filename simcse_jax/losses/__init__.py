@@ -1,0 +1,1 @@
+"""Pure functions of arrays: the objectives, equation by equation."""
