@@ -184,7 +184,8 @@ def save_state(
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    payload = save_tensors({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+    # safetensors wants C order; np.ascontiguousarray would give a scalar a dimension.
+    payload = save_tensors({k: np.asarray(v, order="C") for k, v in tensors.items()})
     record = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), **settings}
     _replace(place / TENSORS, payload)
     _replace(place / SETTINGS, (json.dumps(record, indent=2) + "\n").encode())

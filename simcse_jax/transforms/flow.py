@@ -114,8 +114,10 @@ CONFIGS: dict[str, FlowConfig] = {
     "code": FlowConfig(),
     # Appendix B of the paper: two levels, a random permutation.
     "paper": FlowConfig(levels=2, permutation="random"),
+    # Ours: starts from the whitened embeddings rather than the standardised ones, where the
+    # likelihood is already higher than the other two reach; textbook Adam.
     "modern": FlowConfig(
-        permutation="random", whiten=1e-3, schedule="cosine", bias_correction=True
+        permutation="random", whiten=1e-4, schedule="cosine", bias_correction=True
     ),
 }
 
@@ -180,7 +182,7 @@ def train_step(
         batch: the global batch ``[B, D]``; over how many devices it lies changes nothing.
         weight: ``[B]``, 1 for an embedding and 0 for a row that only fills the batch.
         config: the flow's and the optimiser's settings.
-        total_steps: of the whole fit, for the schedule.
+        total_steps: of the whole fit, for the cosine schedule; a constant rate ignores it.
 
     Returns:
         The next state, and ``nats`` (mean -log p), ``bits`` (per dimension) and ``grad_norm``.
@@ -320,6 +322,8 @@ class Flow(Transform):
             # A cosine is drawn over the whole fit; a constant rate lets a run be lengthened.
             "total_steps": total if config.schedule == "cosine" else None,
         }
+        # Static in the jitted step: a constant rate must not compile anew for another length.
+        horizon = total if config.schedule == "cosine" else 0
         key = jax.random.key(seed)
         init_key, order_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
@@ -357,7 +361,7 @@ class Flow(Transform):
                     batch[: rows_now.size] = _based(base, x[rows_now])
                     weight = (np.arange(rows) < rows_now.size).astype(np.float32)
                     state, device_metrics = _train_step(
-                        state, spread(batch), spread(weight), config=config, total_steps=total
+                        state, spread(batch), spread(weight), config=config, total_steps=horizon
                     )
                     metrics = {k: float(v) for k, v in device_metrics.items()}
                     step = epoch * per_epoch + i + 1

@@ -1,0 +1,212 @@
+"""Fitting a flow: what it learns, that it is reproducible, resumable and data-parallel."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from simcse_jax.transforms import CONFIGS, Flow, FlowConfig, load_transform
+from simcse_jax.transforms.flow import init_state, train_step
+
+SMALL = FlowConfig(levels=2, depth=1, width=4, permutation="random")
+
+
+def data(n: int = 300, dim: int = 8) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, dim)) @ rng.normal(size=(dim, dim)) + 3 * rng.normal(size=dim)
+    return x.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def flow() -> Flow:
+    return Flow.fit(data(), SMALL, epochs=2)
+
+
+def leaves(flow: Flow) -> list[np.ndarray]:
+    return jax.tree.leaves(flow.variables)
+
+
+def same(a: Flow, b: Flow) -> bool:
+    return all(np.array_equal(p, q) for p, q in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_the_published_configurations():
+    code, paper = CONFIGS["code"], CONFIGS["paper"]
+    assert (code.levels, code.depth, code.width) == (3, 3, 32)
+    assert (code.coupling, code.permutation) == ("additive", "reverse")
+    assert (paper.levels, paper.permutation) == (2, "random")
+    for config in (code, paper):
+        assert (config.learning_rate, config.weight_decay, config.eps) == (1e-3, 0.01, 1e-6)
+        assert (config.clip, config.bias_correction, config.schedule) == (1.0, False, "constant")
+
+
+def test_round_trip_and_likelihood(flow):
+    x = data()
+    z, logdet = flow.forward(x)
+    y, back = flow.inverse(z)
+    assert z.dtype == y.dtype == np.float32
+    np.testing.assert_allclose(y, x, atol=1e-4)
+    np.testing.assert_allclose(back, -logdet, atol=1e-4)
+    np.testing.assert_array_equal(flow(x), z)
+    nats = flow.log_prob(x)
+    assert nats.shape == (300,)
+    assert flow.bits_per_dimension(x) == pytest.approx(-nats.mean() / (8 * np.log(2)))
+
+
+def test_fitting_raises_the_likelihood(flow):
+    x = data()
+    seen = []
+    start = Flow.fit(x, SMALL, epochs=0)
+    Flow.fit(x, SMALL, epochs=2, on_step=lambda _step, m: seen.append(m["bits"]))
+    assert len(seen) == flow.steps == 10
+    assert start.steps == 0
+    assert flow.bits_per_dimension(x) < start.bits_per_dimension(x)
+    assert np.mean(seen[5:]) < np.mean(seen[:5])
+
+
+def test_samples_have_the_data_s_moments():
+    x = data(2000)
+    config = dataclasses.replace(SMALL, whiten=1e-6)
+    sample = Flow.fit(x, config, epochs=1).sample(4000, seed=1)
+    scale = np.sqrt(np.outer(x.var(0), x.var(0)))
+    assert np.abs((sample.mean(0) - x.mean(0)) / x.std(0)).max() < 0.1
+    assert np.abs((np.cov(sample.T) - np.cov(x.T)) / scale).max() < 0.15
+
+
+def test_whitened_base_is_part_of_the_density(tmp_path):
+    x = data()
+    flow = Flow.fit(x, dataclasses.replace(SMALL, whiten=1e-6), epochs=1)
+    z, logdet = flow.forward(x)
+    y, back = flow.inverse(z)
+    np.testing.assert_allclose(y, x, atol=1e-3)
+    np.testing.assert_allclose(back, -logdet, atol=1e-4)
+    # The base is linear: its log-determinant is the difference to the density of the whitened rows.
+    inner = dataclasses.replace(flow, base=None)
+    rows = (x - flow.base.mean) @ flow.base.matrix
+    expected = inner.log_prob(rows) + np.linalg.slogdet(flow.base.matrix)[1]
+    np.testing.assert_allclose(flow.log_prob(x), expected, atol=1e-3)
+    flow.save(tmp_path)
+    np.testing.assert_array_equal(load_transform(tmp_path)(x), flow(x))
+
+
+def test_save_and_load(flow, tmp_path):
+    flow.save(tmp_path)
+    loaded = load_transform(tmp_path)
+    assert isinstance(loaded, Flow)
+    assert (loaded.config, loaded.dim, loaded.steps) == (flow.config, 8, 10)
+    np.testing.assert_array_equal(loaded(data()), flow(data()))
+    assert not flow.affine
+
+
+def test_the_seed_decides(flow):
+    assert same(flow, Flow.fit(data(), SMALL, epochs=2))
+    assert not same(flow, Flow.fit(data(), SMALL, epochs=2, seed=1))
+
+
+class Stop(Exception):
+    pass
+
+
+def test_resuming_gives_the_same_bits(flow, tmp_path):
+    def interrupt(step, _metrics):
+        if step == 7:
+            raise Stop
+
+    keep = {"epochs": 2, "state_folder": tmp_path, "save_every": 3}
+    with pytest.raises(Stop):
+        Flow.fit(data(), SMALL, on_step=interrupt, **keep)
+    steps = []
+    resumed = Flow.fit(data(), SMALL, on_step=lambda step, _metrics: steps.append(step), **keep)
+    assert steps == [7, 8, 9, 10]  # the last save was after step 6
+    assert same(flow, resumed)
+    with pytest.raises(ValueError, match="seed 0 there, 5 here"):
+        Flow.fit(data(), SMALL, seed=5, **keep)
+
+
+def test_a_run_is_lengthened(flow, tmp_path):
+    Flow.fit(data(), SMALL, epochs=1, state_folder=tmp_path)
+    assert same(flow, Flow.fit(data(), SMALL, epochs=2, state_folder=tmp_path))
+
+
+def test_eight_devices_as_one(flow):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    # 300 rows: the last batch of every epoch holds 44, which eight devices do not divide.
+    parallel = Flow.fit(data(), SMALL, epochs=2, mesh=mesh)
+    np.testing.assert_allclose(parallel(data()), flow(data()), atol=2e-3)
+
+
+def test_embeddings_drawn_anew_each_epoch(flow):
+    asked = []
+
+    def draw(epoch):
+        asked.append(epoch)
+        return data()
+
+    assert same(flow, Flow.fit(draw, SMALL, epochs=2))
+    assert asked == [0, 1]
+
+
+def test_one_step_is_the_authors_adam():
+    x = data(32)
+    state = jax.jit(init_state, static_argnums=0)(SMALL, jax.random.key(0), x)
+    step = jax.jit(train_step, static_argnames=("config", "total_steps"))
+    config = dataclasses.replace(SMALL, clip=1e9)
+    after, metrics = step(state, x, np.ones(32, np.float32), config=config, total_steps=1)
+    assert int(after.step) == 1
+    assert float(metrics["bits"]) == pytest.approx(
+        float(metrics["nats"]) / (8 * np.log(2)), rel=1e-5
+    )
+    for p, q, m, v in zip(
+        *(jax.tree.leaves(t) for t in (state.params, after.params, after.mu, after.nu)), strict=True
+    ):
+        # m = 0.1 g and v = 0.001 g²; no bias correction, decoupled weight decay.
+        np.testing.assert_allclose(v, 0.001 * np.square(m / 0.1), rtol=1e-3, atol=1e-12)
+        expected = p - 1e-3 * (m / (np.sqrt(v) + 1e-6) + 0.01 * p)
+        np.testing.assert_allclose(q, expected, atol=1e-6)
+
+
+def test_a_constant_dimension_does_not_stop_the_training():
+    x = data()
+    x[:, 3] = 0.25
+    start, end = Flow.fit(x, SMALL, epochs=0), Flow.fit(x, SMALL, epochs=2)
+    assert end.bits_per_dimension(x) < start.bits_per_dimension(x)
+
+
+def test_nan_stops(tmp_path):
+    config = dataclasses.replace(SMALL, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"step \d+ \(epoch 0\).*lower the learning rate"):
+        Flow.fit(data(), config, state_folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda x: Flow.fit(np.where(np.arange(300)[:, None] == 7, np.nan, x), SMALL),
+            "not finite: row",
+        ),
+        (lambda x: Flow.fit(x[:, :6], SMALL), "6 dimensions do not split into 2 levels"),
+        (lambda x: Flow.fit(x[:, :7], SMALL), "7 dimensions do not split"),
+        (lambda x: Flow.fit(x[:1], SMALL), "at least 2 embeddings"),
+        (lambda x: Flow.fit(x, SMALL, batch_size=1), "larger batch"),
+        (lambda x: Flow.fit(x, SMALL, epochs=-1), "epochs=-1"),
+        (lambda x: Flow.fit(x, "huge"), "one of code, paper, modern"),
+        (lambda x: FlowConfig(coupling="cubic"), "additive, affine"),  # type: ignore[arg-type]
+        (lambda x: FlowConfig(depth=0), "depth must be positive"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(data())
+
+
+def test_wrong_dimension(flow):
+    with pytest.raises(ValueError, match="4 dimensions, the transform takes 8"):
+        flow(data()[:, :4])
+
+
+def test_cosine_ends_at_zero():
+    config = dataclasses.replace(SMALL, schedule="cosine", bias_correction=True)
+    assert Flow.fit(data(), config, epochs=1).steps == 5
