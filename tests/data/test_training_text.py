@@ -104,7 +104,7 @@ def test_the_fingerprint_tells_texts_apart():
         (
             "x.csv",
             "sentence\nOne, two.\n",
-            r"x\.csv, line 2: too many columns, 2 for .*quote its cells",
+            r"x\.csv, line 2: too many columns, .*quote its",
         ),
         ("x.csv", 'a,b\n1,2\n"3,4\n5,6\n', r"x\.csv, line 3: not a row .*mend its quotes"),
         ("x.csv", "A man plays.,A man.\n", r"the first row should name the columns"),
@@ -119,7 +119,7 @@ def test_the_fingerprint_tells_texts_apart():
         (
             "x.jsonl",
             '{"a": "b", "c": "d"}\n{"a": "b"}',
-            r"line 2: 'c' is missing, for the first .* a, c;",
+            r"line 2: 'c' is missing, .* a, c;",
         ),
         ("x.jsonl", '{"a": "b"}\n{"a": "b", "c": 1}', r"line 2: 'c' is new, for the"),
         ("x.jsonl", '{"a": "b"}\n{"a": 1}', r"line 2: 'a' is 1, not a text; put it in quotes"),
