@@ -1,0 +1,223 @@
+"""Checkpoints of a run: everything that resuming needs to give the same bits.
+
+The only file that knows orbax. A checkpoint is a folder ``<step>`` that orbax writes under another
+name and renames once it is whole, so that a kill at any moment leaves the older ones as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+from orbax.checkpoint import v1 as ocp
+
+FORMAT = "simcse_jax run 1"
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+        step: the number of updates done.
+        state: the training state, on the devices of the template's.
+        key: the run's key.
+        extra: the JSON that was saved with it.
+    """
+
+    step: int
+    state: Any
+    key: Key[Array, ""]
+    extra: dict[str, Any]
+
+
+class RunCheckpoints:
+    """The checkpoints in a run's folder.
+
+    Every process of a run makes one and calls the same methods. Use it as a context manager, or
+    call `close`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        keep: int = 2,
+    ):
+        """Open a folder; what a killed run had half written is removed.
+
+        Args:
+            folder: made if need be.
+            settings: JSON that must not change when the run is resumed.
+            keep: so many checkpoints are kept, the newest.
+
+        Raises:
+            ValueError: ``keep`` is below 1, or the settings are not JSON.
+            OSError: the folder cannot be made.
+        """
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
+        self.folder = Path(folder).absolute()
+        # Through JSON, so that tuples and lists compare equal.
+        self.settings = json.loads(json.dumps(dict(settings or {})))
+        training = ocp.training
+        try:
+            self._checkpointer = training.Checkpointer(
+                self.folder,
+                save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=training.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise type(error)(f"cannot keep checkpoints in {self.folder}: {error}") from error
+
+    def __enter__(self) -> RunCheckpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, oldest first."""
+        return sorted(c.step for c in self._checkpointer.checkpoints)
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
+        return max(self.steps, default=None)
+
+    def save(
+        self, step: int, state: Any, key: Key[Array, ""], extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a checkpoint and return when it is whole; older ones beyond ``keep`` are deleted.
+
+        Args:
+            step: the number of updates done; nothing is written where it is there already.
+            state: a tree of replicated arrays.
+            key: the run's key.
+            extra: JSON to go with it: the state of the data's iterator, the best score so far.
+
+        Raises:
+            OSError: the disk is full or broken; the older checkpoints are still there.
+        """
+        if step in self.steps:
+            return
+        # Not in the background: the next step is given the state's memory to write over.
+        tree = _tree(state, key)
+        info = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "extra": dict(extra or {}),
+            "key_impl": str(jax.random.key_impl(key)),
+            "checksum": _checksum(tree),
+        }
+        older = self.latest
+        try:
+            self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
+        except Exception as error:  # orbax hands on whatever tensorstore and the system raise
+            if jax.process_index() == 0:
+                for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(partial, ignore_errors=True)
+            kept = "there is no older one" if older is None else f"that of step {older} is kept"
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder} "
+                f"({kept}): {_first_line(error)}"
+            ) from error
+
+    def restore(self, state: Any, key: Key[Array, ""], step: int | None = None) -> Restored:
+        """Read a checkpoint.
+
+        Args:
+            state: a state of the same run, for its structure, shapes and devices.
+            key: a key, for its kind and devices.
+            step: which checkpoint; the newest by default.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or not of such a run, or a setting has changed; the message
+                names the setting. The folder is left as it is.
+        """
+        step = self.latest if step is None else step
+        if step is None or step not in self.steps:
+            what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise FileNotFoundError(f"{self.folder} holds {what}")
+        path = self.folder / str(step)
+        info = self._info(step, path)
+        self._check_settings(info["settings"])
+        impl = str(jax.random.key_impl(key))
+        if info["key_impl"] != impl:
+            raise ValueError(f"{path} has a {info['key_impl']} key; this run has a {impl} key")
+        template = jax.tree.map(_abstract, _tree(state, key))
+        try:
+            loaded = self._checkpointer.load_checkpointables(step, {"run": template})["run"]
+        except Exception as error:  # whatever orbax and tensorstore make of broken bytes
+            raise ValueError(self._damaged(step, path, _first_line(error))) from error
+        if _checksum(loaded) != info["checksum"]:
+            raise ValueError(self._damaged(step, path, "its checksum differs"))
+        restored_key = jax.random.wrap_key_data(loaded["key"], impl=jax.random.key_impl(key))
+        return Restored(step, loaded["state"], restored_key, info["extra"])
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        # After a failed save orbax raises the same error again here; it has been reported.
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+
+    def _info(self, step: int, path: Path) -> dict[str, Any]:
+        try:
+            info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        except Exception as error:  # as above
+            raise ValueError(self._damaged(step, path, _first_line(error))) from error
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give "
+                "the run another folder"
+            )
+        return info
+
+    def _check_settings(self, saved: Mapping[str, Any]) -> None:
+        names = sorted(saved.keys() | self.settings.keys())
+        changed = [n for n in names if saved.get(n) != self.settings.get(n)]
+        if changed:
+            parts = [f"{n} was {saved.get(n)!r} and is {self.settings.get(n)!r}" for n in changed]
+            raise ValueError(
+                f"the run in {self.folder} cannot be resumed with other settings: "
+                f"{'; '.join(parts)}"
+            )
+
+    def _damaged(self, step: int, path: Path, reason: str) -> str:
+        older = [s for s in self.steps if s < step]
+        advice = f"; delete it to resume from step {older[-1]}" if older else ""
+        return f"the checkpoint {path} is damaged or of another model ({reason}){advice}"
+
+
+def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:
+    return {"state": state, "key": jax.random.key_data(key)}
+
+
+def _abstract(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _checksum(tree: Any) -> int:
+    """CRC-32 over all leaves, because the storage does not notice a flipped bit in its values."""
+    value = 0
+    for leaf in jax.tree.leaves(tree):
+        value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,312 @@
+"""The training loop: any step function, its batches, evaluation, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Key
+from tqdm import tqdm
+
+from simcse_jax.training.checkpoint import RunCheckpoints
+from simcse_jax.training.sharding import CompiledStep
+
+
+class Batches(Protocol):
+    """The data, by step: the same number always begins the same sequence of batches."""
+
+    def __call__(self, start_step: int, /) -> Iterator[Any]:
+        """The batches of steps ``start_step``, ``start_step + 1``, …, as host arrays."""
+        ...
+
+
+class Evaluation(NamedTuple):
+    """What `fit` should measure on the way.
+
+    Attributes:
+        every: so many steps; the last step is evaluated too.
+        function: from the parameters to metrics. Every process calls it.
+        best_metric: the name of the metric by which the best model is kept; higher is better.
+        save_best: called by the first process with the parameters, the step and the metrics, when
+            the best so far was found.
+    """
+
+    every: int
+    function: Callable[[Any], Mapping[str, float]]
+    best_metric: str | None = None
+    save_best: Callable[[Any, int, Mapping[str, float]], None] | None = None
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        state: after the last update.
+        step: the number of updates done.
+        interrupted: whether SIGTERM ended the run before its last step.
+        best: ``{"step", "value", "metrics"}`` of the best evaluation, or None.
+    """
+
+    state: Any
+    step: int
+    interrupted: bool
+    best: dict[str, Any] | None
+
+
+def fit(
+    step: CompiledStep,
+    state: Any,
+    batches: Batches,
+    key: Key[Array, ""],
+    total_steps: int,
+    *,
+    checkpoints: RunCheckpoints | None = None,
+    checkpoint_every: int = 125,
+    resume: bool = False,
+    evaluation: Evaluation | None = None,
+    metrics_file: str | os.PathLike[str] | None = None,
+    log_every: int = 25,
+    on_record: Callable[[Mapping[str, Any]], None] | None = None,
+    progress: bool | None = None,
+    description: str = "train",
+) -> FitResult:
+    """Train to ``total_steps``.
+
+    Metrics stay on the device and are fetched every ``log_every`` steps, and before every
+    evaluation and checkpoint, so that no checkpoint holds what came after a NaN.
+
+    Args:
+        step: a compiled step, see `simcse_jax.training.compile_step`. Its metrics need a
+            ``"loss"``; every metric must be finite in the loss and, if there, ``gradient_norm``.
+        state: has ``.params``; replicated (`simcse_jax.training.replicate`) and consumed.
+        batches: see `Batches`.
+        key: the run's key, replicated; the same for all steps.
+        total_steps: the number of updates of the whole run.
+        checkpoints: where the run is saved, every ``checkpoint_every`` steps and at the end.
+        checkpoint_every: in steps.
+        resume: continue from the newest checkpoint, if there is one. State and key then only give
+            shapes and devices.
+        evaluation: what to measure on the way.
+        metrics_file: JSON lines, one a step (``{"step", "loss", …}``) and one an evaluation
+            (``{"step", "eval": {…}}``); written by the first process. On resuming, lines after the
+            checkpoint are dropped. Steps are counted from 1: the number of updates done.
+        log_every: in steps.
+        on_record: also given every such record (TensorBoard and the like).
+        progress: a progress bar; default where standard error is a terminal.
+        description: the bar's.
+
+    Returns:
+        See `FitResult`. On SIGTERM the step under way is finished and a checkpoint written.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is not finite; the message names the step.
+        FileExistsError: the folder holds a run and ``resume`` is False.
+        ValueError: a checkpoint that does not fit, too few batches, a best metric that is missing,
+            or an interval below 1.
+        OSError: a checkpoint could not be written.
+    """
+    for name, value in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    if evaluation is not None and evaluation.every < 1:
+        raise ValueError(f"evaluation.every is {evaluation.every}; it must be at least 1")
+    start, best = 0, None
+    if checkpoints is not None and checkpoints.latest is not None:
+        if not resume:
+            raise FileExistsError(
+                f"{checkpoints.folder} holds a run at step {checkpoints.latest}; resume it or "
+                "choose another folder"
+            )
+        start, state, key, extra = checkpoints.restore(state, key)
+        best = extra.get("best")
+        if start > total_steps:
+            raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
+
+    first_process = jax.process_index() == 0
+    if progress is None and not first_process:
+        progress = False
+    log = _MetricsLog(metrics_file if first_process else None, start, on_record)
+    pending: list[tuple[int, Any, int]] = []
+    clock = time.perf_counter()
+    done = start
+    source: Iterator[Any] = iter(())
+
+    def flush() -> None:
+        """Fetch, check and log the metrics of the steps since the last time."""
+        nonlocal clock
+        if not pending:
+            return
+        fetched = jax.device_get([metrics for _, metrics, _ in pending])
+        now = time.perf_counter()
+        speed = sum(count for _, _, count in pending) / (now - clock)
+        clock = now
+        for (number, _, _), metrics in zip(pending, fetched, strict=True):
+            values = {name: float(value) for name, value in metrics.items()}
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(values.get(name, 0.0)):
+                    saved = checkpoints.latest if checkpoints is not None else None
+                    kept = "" if saved is None else f"; the checkpoint of step {saved} is good"
+                    raise FloatingPointError(f"{name} is {values[name]} at step {number}{kept}")
+            log.write({"step": number, **values, "sentences_per_second": round(speed, 1)})
+        pending.clear()
+        log.flush()
+        bar.set_postfix(loss=f"{values['loss']:.4f}", speed=f"{speed:.0f}/s", refresh=False)
+
+    def evaluate() -> None:
+        nonlocal best, clock
+        assert evaluation is not None
+        began = time.perf_counter()
+        values = {name: float(v) for name, v in evaluation.function(state.params).items()}
+        log.write({"step": done, "eval": values})
+        log.flush()
+        name = evaluation.best_metric
+        if name is not None:
+            if name not in values:
+                raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
+            if best is None or values[name] > best["value"]:
+                best = {"step": done, "value": values[name], "metrics": values}
+                if evaluation.save_best is not None and first_process:
+                    evaluation.save_best(state.params, done, values)
+        clock += time.perf_counter() - began
+
+    def save() -> None:
+        if checkpoints is not None:
+            # The data's iterator is a function of the step, so the step is its whole state.
+            checkpoints.save(done, state, key, {"next_batch": done, "best": best})
+
+    with (
+        log,
+        _Sigterm() as sigterm,
+        tqdm(
+            total=total_steps,
+            initial=start,
+            desc=description,
+            unit="step",
+            disable=None if progress is None else not progress,
+        ) as bar,
+    ):
+        try:
+            stop = False
+            if done < total_steps:
+                source = batches(done)
+            while done < total_steps and not stop:
+                batch = next(source, None)
+                if batch is None:
+                    raise ValueError(f"the batches end after step {done} of {total_steps}")
+                state, metrics = step(state, batch, key)
+                done += 1
+                pending.append((done, metrics, _sentences(batch) * jax.process_count()))
+                bar.update()
+                last = done == total_steps
+                due = evaluation is not None and (last or done % evaluation.every == 0)
+                regular = last or done % checkpoint_every == 0
+                logged = done % log_every == 0 or due or regular
+                # Several processes must leave at the same step; asking them all costs a little.
+                stop = sigterm.everywhere() if logged else sigterm.here()
+                if logged or stop:
+                    flush()
+                if due:
+                    evaluate()
+                if regular or stop:
+                    save()
+        finally:
+            if close := getattr(source, "close", None):
+                close()
+    return FitResult(state, done, done < total_steps, best)
+
+
+def _sentences(batch: Any) -> int:
+    """The rows of tokens in a batch: the first array's size without its last axis."""
+    return math.prod(np.shape(jax.tree.leaves(batch)[0])[:-1])
+
+
+class _MetricsLog:
+    """JSON lines, appended to; lines past the step of a resumed run are dropped."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        start: int,
+        on_record: Callable[[Mapping[str, Any]], None] | None,
+    ):
+        self._on_record = on_record
+        self._file = None
+        if path is None:
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if start and path.exists():
+            kept = [line for line in path.read_text("utf-8").splitlines() if _before(line, start)]
+        beside = path.with_name(path.name + ".part")
+        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        beside.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> _MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+        if self._on_record is not None:
+            self._on_record(record)
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+
+def _before(line: str, start: int) -> bool:
+    """Whether a line is whole and belongs to the first ``start`` updates."""
+    try:
+        return json.loads(line)["step"] <= start
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False  # the kill came in the middle of the line
+
+
+class _Sigterm:
+    """Notes SIGTERM while it is entered; the loop asks at the end of each step."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before: Any = None
+        # Python lets the main thread alone set handlers.
+        self._can = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> _Sigterm:
+        if self._can:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._can:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+
+    def here(self) -> bool:
+        """Whether it came; one process of several cannot leave alone and says False."""
+        return self._came and jax.process_count() == 1
+
+    def everywhere(self) -> bool:
+        """Whether it came to any process."""
+        if jax.process_count() == 1:
+            return self._came
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))

@@ -1,0 +1,211 @@
+"""The settings of a SimCSE run, its state, and its optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+from simcse_jax.losses.info_nce import Implementation, Similarity
+from simcse_jax.models.bert import BertConfig
+from simcse_jax.models.heads import MaskedLMHead, Pooler
+from simcse_jax.models.pooling import check_pooling
+
+Params = dict[str, Any]
+Head = Literal["train_and_test", "train_only", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How SimCSE trains; the defaults are those of the unsupervised BERT-base run.
+
+    Whether training is unsupervised is not said here: the batch's columns decide. One column is
+    two views of the same sentence, two are pairs, three are triplets with a hard negative.
+
+    Attributes:
+        pooling: of the encoder's output, before the head; any but ``"pooler"``.
+        head: the MLP (dense and tanh) between pooling and loss. ``"train_only"``: dropped at test
+            time, as the unsupervised models do; ``"train_and_test"``: kept, as the supervised ones
+            do (with ``cls`` pooling only, because model folders know no other pooler).
+        temperature: τ.
+        hard_negative_weight: log α, on the own hard negative.
+        similarity: ``"cosine"``, or ``"dot"`` as in the ablation.
+        symmetric: rank in both directions.
+        implementation: of the loss, see `simcse_jax.losses.info_nce.info_nce`.
+        mask_duplicates: leave the positives of equal sentences out of the denominator; otherwise
+            they are only counted. Equal is by the tokens of the first column.
+        shared_dropout: the views of a sentence share their dropout mask, which is the paper's
+            "fixed 0.1" ablation and collapses unsupervised training.
+        mlm_weight: λ of the auxiliary masked-LM loss; 0 is without.
+        mlm_probability: the share of tokens to predict.
+        accumulate: into how many chunks the batch is cut for the encoder. The loss is over the
+            whole batch and the gradient is the same; memory is that of a chunk.
+        dtype: compute type, ``"float32"`` or ``"bfloat16"``; parameters are float32.
+        learning_rate: the highest.
+        warmup_steps: the learning rate grows linearly over so many steps.
+        weight_decay: decoupled; biases and layer norms are spared.
+        clip_norm: the longest gradient.
+        beta1: Adam's β₁.
+        beta2: Adam's β₂.
+        eps: Adam's ε.
+        epochs: over the data, unless ``max_steps`` is given.
+        max_steps: the number of updates, or None.
+    """
+
+    pooling: str = "cls"
+    head: Head = "train_only"
+    temperature: float = 0.05
+    hard_negative_weight: float = 0.0
+    similarity: Similarity = "cosine"
+    symmetric: bool = False
+    implementation: Implementation = "auto"
+    mask_duplicates: bool = False
+    shared_dropout: bool = False
+    mlm_weight: float = 0.0
+    mlm_probability: float = 0.15
+    accumulate: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    learning_rate: float = 3e-5
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    epochs: float = 1.0
+    max_steps: int | None = None
+
+    def __post_init__(self):
+        def check(fine: bool, name: str, wanted: str) -> None:
+            if not fine:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+        for name, choices in (
+            ("head", Head),
+            ("similarity", Similarity),
+            ("implementation", Implementation),
+        ):
+            known = get_args(choices)
+            check(getattr(self, name) in known, name, f"one of {', '.join(known)}")
+        check(self.dtype in ("float32", "bfloat16"), "dtype", "float32 or bfloat16")
+        check(self.pooling != "pooler", "pooling", "'cls' with a head, which is the pooler")
+        if self.head == "train_and_test":
+            check(self.pooling == "cls", "pooling", "'cls' where the head is kept at test time")
+        for name in ("temperature", "learning_rate", "clip_norm", "epochs"):
+            check(getattr(self, name) > 0, name, "positive")
+        for name in ("mlm_weight", "weight_decay", "warmup_steps", "eps"):
+            check(getattr(self, name) >= 0, name, "at least 0")
+        check(0 < self.mlm_probability <= 1, "mlm_probability", "above 0 and at most 1")
+        check(self.accumulate >= 1, "accumulate", "at least 1")
+        check(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1")
+
+    @property
+    def test_pooling(self) -> str:
+        """The pooling to evaluate with: ``"pooler"`` where the head is kept."""
+        return "pooler" if self.head == "train_and_test" else self.pooling
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The number of updates: ``max_steps``, or ``epochs`` times the batches of an epoch."""
+        return self.max_steps or max(1, round(self.epochs * steps_per_epoch))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What an update changes.
+
+    Attributes:
+        step: the number of updates done.
+        params: ``{"encoder": …}``, with ``"head"`` and ``"mlm"`` where they are trained.
+        opt_state: the optimizer's.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+
+
+def make_optimizer(settings: TrainSettings, total_steps: int) -> optax.GradientTransformation:
+    """Clip by the global norm, AdamW, linear decay to zero, as in the authors' trainer.
+
+    The update number k (from 0) has the learning rate `lr · (T − k) / (T − W)` after W warm-up
+    steps of `lr · k / W`.
+    """
+    warmup = settings.warmup_steps
+    if warmup >= total_steps:
+        raise ValueError(f"warmup_steps is {warmup}; the run has {total_steps} steps only")
+    schedule = optax.linear_schedule(settings.learning_rate, 0.0, total_steps - warmup)
+    if warmup:
+        rise = optax.linear_schedule(0.0, settings.learning_rate, warmup)
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+
+    def decayed(params: Params) -> Params:
+        # Kernels and embedding tables are matrices; biases and layer norms are vectors.
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            schedule,
+            b1=settings.beta1,
+            b2=settings.beta2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            mask=decayed,
+        ),
+    )
+
+
+def create_state(
+    config: BertConfig,
+    settings: TrainSettings,
+    params: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    key: Key[Array, ""],
+) -> TrainState:
+    """The state before the first update.
+
+    Args:
+        config: the architecture.
+        settings: of the run.
+        params: ``{"encoder": …}`` as `simcse_jax.hub.load_params` gives it. A ``"head"`` is
+            continued; without one the head is fresh, as in the paper: a ``"pooler"`` is not its
+            start. ``"mlm"`` is used with ``mlm_weight``, and fresh where absent.
+        optimizer: see `make_optimizer`.
+        key: for the fresh parameters.
+
+    Raises:
+        ValueError: the model is too shallow for the pooling.
+    """
+    check_pooling(settings.pooling, config.num_hidden_layers)
+    head_key, mlm_key = jax.random.split(key)
+    hidden = jnp.zeros((1, config.hidden_size))
+    # Copies: the compiled step donates its state, and the caller keeps its parameters.
+    chosen: Params = {"encoder": params["encoder"]}
+    if settings.head != "none":
+        chosen["head"] = params.get("head") or Pooler(config).init(head_key, hidden)["params"]
+    if settings.mlm_weight > 0:
+        if "mlm" in params:
+            chosen["mlm"] = params["mlm"]
+        else:
+            words = jnp.zeros((config.vocab_size, config.hidden_size))
+            chosen["mlm"] = MaskedLMHead(config).init(mlm_key, hidden, words)["params"]
+    chosen = jax.tree.map(lambda p: jnp.array(p, jnp.float32), chosen)
+    return TrainState(jnp.zeros((), jnp.int32), chosen, optimizer.init(chosen))
+
+
+def model_params(params: Params, settings: TrainSettings) -> Params:
+    """The parameters of the trained model as model folders hold them.
+
+    The head becomes the ``"pooler"`` where it is kept and is dropped elsewhere; the masked-LM
+    head stays. The pooling that goes with them is ``settings.test_pooling``.
+    """
+    kept: Params = {name: params[name] for name in ("encoder", "mlm") if name in params}
+    if settings.head == "train_and_test":
+        kept["pooler"] = params["head"]
+    return kept

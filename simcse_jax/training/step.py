@@ -1,0 +1,466 @@
+"""SimCSE's update as a pure function (Gao et al. 2021), and the parts it is made of.
+
+Every row of tokens (a view of a sentence) has its own dropout key, the run's key folded with the
+stream's name, the step and the row's place in the global batch. So the masks of two views are
+independent, and the update does not depend on how many devices or chunks the rows are spread over.
+
+Letters: B sentences of the batch, C columns (views), R = B·C rows, L length, D hidden, V words.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from simcse_jax.losses.info_nce import info_nce
+from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
+from simcse_jax.models.bert import Batch, BertConfig, BertEncoder, EncoderOutput
+from simcse_jax.models.heads import MaskedLMHead, Pooler
+from simcse_jax.models.pooling import pool
+from simcse_jax.training.state import Params, TrainSettings, TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
+AXIS = "data"
+
+
+class MaskingTokens(NamedTuple):
+    """What masking needs to know of the tokenizer.
+
+    Attributes:
+        mask_id: the id of ``[MASK]`` or ``<mask>``.
+        special_ids: ids that are never predicted: ``[CLS]``, ``[SEP]``, ``[PAD]`` and the like.
+    """
+
+    mask_id: int
+    special_ids: tuple[int, ...]
+
+
+# ---------------------------------------------------------------------------------------------
+# Randomness
+# ---------------------------------------------------------------------------------------------
+
+
+def stream(key: Key[Array, ""], name: str, step: Int[Array, ""] | int) -> Key[Array, ""]:
+    """The key of a named stream at a step."""
+    return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
+
+
+def row_keys(key: Key[Array, ""], rows: Int[Array, "R"]) -> Key[Array, "R"]:
+    """A key for each row of the global batch, by its number."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def row_keys_of(keys: Key[Array, "R"], number: int) -> Key[Array, "R"]:
+    """Another key for each row."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+# ---------------------------------------------------------------------------------------------
+# The parts of the forward pass
+# ---------------------------------------------------------------------------------------------
+
+
+def encode_rows(
+    config: BertConfig,
+    params: Params,
+    batch: Batch,
+    keys: Key[Array, "R"] | None,
+    dtype: Any = jnp.float32,
+) -> EncoderOutput:
+    """Encode rows ``[R, L]`` in one forward pass, each with the dropout masks of its own key.
+
+    Args:
+        config: the architecture.
+        params: ``{"encoder": …}``.
+        batch: ids and mask; token types are passed on, packed rows are not.
+        keys: a key a row; None is without dropout.
+        dtype: the compute type.
+    """
+    encoder = BertEncoder(config, dtype)
+    if keys is None:
+        return encoder.apply({"params": params["encoder"]}, batch)  # type: ignore[return-value]
+
+    def one(row: Batch, key: Key[Array, ""]) -> EncoderOutput:
+        row = jax.tree.map(lambda x: x[None], row)
+        output: Any = encoder.apply(
+            {"params": params["encoder"]}, row, deterministic=False, rngs={"dropout": key}
+        )
+        return jax.tree.map(lambda x: x[0], output)
+
+    # vmap turns the rows back into one batch; only the masks are drawn row by row.
+    return jax.vmap(one)(batch, keys)
+
+
+def embed_rows(
+    config: BertConfig,
+    params: Params,
+    batch: Batch,
+    keys: Key[Array, "R"] | None,
+    *,
+    pooling: str,
+    dtype: Any = jnp.float32,
+) -> Float[Array, "R D"]:
+    """Encode, pool, and project through the MLP head if ``params`` has a ``"head"``; float32."""
+    pooled: Any = pool(encode_rows(config, params, batch, keys, dtype), batch, pooling)
+    if "head" in params:
+        pooled = Pooler(config, dtype).apply({"params": params["head"]}, pooled)
+    return pooled.astype(jnp.float32)
+
+
+def mask_tokens(
+    input_ids: Int[Array, "R L"],
+    attention_mask: Bool[Array, "R L"],
+    keys: Key[Array, "R"],
+    tokens: MaskingTokens,
+    vocab_size: int,
+    probability: float = 0.15,
+) -> tuple[Int[Array, "R L"], Int[Array, "R L"]]:
+    """Mask tokens as BERT does (Devlin et al. 2019, section 3.1).
+
+    Each token but the special ones is chosen with ``probability``; a chosen one becomes the mask
+    (80 %), any word of the vocabulary (10 %), or stays (10 %).
+
+    Returns:
+        The masked ids, and labels: the true id where chosen, -100 elsewhere.
+    """
+    length = input_ids.shape[1]
+
+    def one(key: Key[Array, ""]) -> tuple[Array, Array, Array]:
+        choose, change, word = jax.random.split(key, 3)
+        return (
+            jax.random.uniform(choose, (length,)),
+            jax.random.uniform(change, (length,)),
+            jax.random.randint(word, (length,), 0, vocab_size, input_ids.dtype),
+        )
+
+    chosen, changed, words = jax.vmap(one)(keys)  # [R L] each
+    special = jnp.isin(input_ids, jnp.asarray(tokens.special_ids, input_ids.dtype))
+    picked = (chosen < probability) & attention_mask.astype(bool) & ~special
+    masked = jnp.where(changed < 0.8, tokens.mask_id, jnp.where(changed < 0.9, words, input_ids))
+    return jnp.where(picked, masked, input_ids), jnp.where(picked, input_ids, IGNORED)
+
+
+# ---------------------------------------------------------------------------------------------
+# Measurements
+# ---------------------------------------------------------------------------------------------
+
+
+def group_ids(
+    input_ids: Int[Array, "B L"],
+    attention_mask: Bool[Array, "B L"],
+    axis_name: str | None = None,
+) -> tuple[Int[Array, "B"], Int[Array, ""]]:
+    """A number for each distinct sentence, and how many rows repeat an earlier one.
+
+    Sentences are compared by a 64-bit hash of their tokens, so that no ``[B, B]`` array is made.
+
+    Args:
+        input_ids: ``[B, L]``.
+        attention_mask: padding does not count.
+        axis_name: the mapped axis over which the batch is spread.
+
+    Returns:
+        ``[B]``, equal where the sentences are; and the global batch's number of duplicates.
+    """
+    ids = jnp.where(attention_mask.astype(bool), input_ids + 1, 0).astype(jnp.uint32)
+
+    def scramble(x: Array) -> Array:  # MurmurHash3's finalizer
+        x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+        return x ^ (x >> 16)
+
+    place = jnp.arange(ids.shape[1], dtype=jnp.uint32)
+    # Padding adds nothing, so that the hash does not depend on the length of the batch.
+    hashes = [
+        jnp.where(ids > 0, scramble(scramble(ids * odd) + scramble(place + odd)), 0).sum(1)
+        for odd in (jnp.uint32(0x9E3779B1), jnp.uint32(0x7FEB352D))
+    ]  # [B] each
+    rows = ids.shape[0]
+    if axis_name is not None:
+        hashes = [lax.all_gather(h, axis_name, tiled=True) for h in hashes]
+    order = jnp.lexsort(tuple(hashes))
+    low, high = (h[order] for h in hashes)
+    new = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    number = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(new, dtype=jnp.int32)])
+    groups = jnp.zeros_like(number).at[order].set(number)
+    duplicates = len(groups) - 1 - number[-1]
+    if axis_name is not None:
+        groups = lax.dynamic_slice_in_dim(groups, lax.axis_index(axis_name) * rows, rows)
+    return groups, duplicates
+
+
+def alignment(
+    x: Float[Array, "B D"], y: Float[Array, "B D"], axis_name: str | None = None
+) -> Float[Array, ""]:
+    """`E ‖x/‖x‖ − y/‖y‖‖²` over the positive pairs (Wang & Isola 2020; SimCSE, equation 2)."""
+    distance = jnp.square(_unit(x) - _unit(y)).sum(1).mean()
+    return distance if axis_name is None else lax.pmean(distance, axis_name)
+
+
+def uniformity(x: Float[Array, "B D"], axis_name: str | None = None) -> Float[Array, ""]:
+    """`log mean_{i<j} exp(−2 ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)` (Wang & Isola 2020; SimCSE, equation 3).
+
+    Blocks of rows keep the memory linear in B. A batch of one has no pair and gives −inf.
+    """
+    rows = _unit(x)
+    points = rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)
+    offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(rows)
+    others = jnp.arange(len(points))
+
+    def row_sum(row: tuple[Array, Array]) -> Array:
+        point, own = row
+        cosines = jnp.matmul(points, point, precision=lax.Precision.HIGHEST)
+        potential = jnp.exp(-2.0 * jnp.maximum(2.0 - 2.0 * cosines, 0.0))
+        return jnp.sum(potential, where=others != own)
+
+    numbers = offset + jnp.arange(len(rows))
+    total = lax.map(row_sum, (rows, numbers), batch_size=min(len(rows), 1024)).sum()
+    if axis_name is not None:
+        total = lax.psum(total, axis_name)
+    return jnp.log(total) - np.log(max(1, len(points) * (len(points) - 1)))
+
+
+def _unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
+
+
+# ---------------------------------------------------------------------------------------------
+# The step
+# ---------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """The rows of the encoder, [B, C, …], and what is drawn for them."""
+
+    batch: Batch
+    keys: Key[Array, "B C"]
+    masked: tuple[Array, Array, Array] | None
+
+
+def simcse_step(
+    config: BertConfig,
+    settings: TrainSettings,
+    optimizer: optax.GradientTransformation,
+    *,
+    masking: MaskingTokens | None = None,
+    mesh: Mesh | None = None,
+    axis_name: str | None = None,
+) -> Step:
+    r"""SimCSE's update (equations 1, 4 and 5; section 5.3's masked-LM loss), un-jitted.
+
+    .. math:: \ell = \ell_{InfoNCE} + \lambda\, \ell_{MLM}
+
+    All columns are rows of one forward pass. With ``settings.accumulate`` the encoder sees a chunk
+    at a time (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
+    setup", GradCache): embeddings of all chunks without gradient, the loss and its gradient with
+    respect to them over the whole batch, then each chunk again, with the same masks, to carry that
+    gradient on to the parameters.
+
+    Args:
+        config: the architecture; its dropout rates are SimCSE's augmentation.
+        settings: of the run.
+        optimizer: see `simcse_jax.training.make_optimizer`.
+        masking: the tokenizer's ids, needed with ``settings.mlm_weight``.
+        mesh: of several devices, with one axis ``data``: the loss is then computed with each
+            device's rows where they lie and the candidates gathered (or sent round, with
+            ``implementation="ring"``). The step is written for the global batch all the same.
+        axis_name: instead of ``mesh``, for the per-device step under
+            ``jax.pmap(axis_name=…)``: batches are a device's rows, gradients and metrics are those
+            of the global batch.
+
+    Returns:
+        ``step(state, batch, key) -> (state, metrics)``. The batch has ``input_ids`` and
+        ``attention_mask`` of shape ``[B, C, L]``; the key is the run's, the same at every step.
+        Metrics are float32 scalars: ``loss``, ``contrastive_loss``, ``accuracy``,
+        ``gradient_norm`` (before clipping), ``alignment``, ``uniformity`` (of the anchors),
+        ``duplicates``, and ``mlm_loss`` with ``settings.mlm_weight``.
+
+    Raises:
+        ValueError: ``mlm_weight`` without ``masking``, both ``mesh`` and ``axis_name``; and, when
+            the step is traced, a batch that is not ``[B, C, L]`` with one to three columns, or
+            not divisible by ``accumulate``.
+    """
+    if settings.mlm_weight > 0 and masking is None:
+        raise ValueError("mlm_weight is above 0, which needs masking, the tokenizer's mask token")
+    if mesh is not None and axis_name is not None:
+        raise ValueError("give mesh for the global step or axis_name for the per-device one")
+    if settings.implementation == "ring" and mesh is None and axis_name is None:
+        raise ValueError("implementation is 'ring', which needs the mesh of its devices")
+    dtype = jnp.dtype(settings.dtype)
+    embed = functools.partial(embed_rows, config, pooling=settings.pooling, dtype=dtype)
+
+    def contrastive(z: Float[Array, "B C D"], groups: Int[Array, "B"]) -> tuple[Array, Metrics]:
+        columns = [z[:, c] for c in range(z.shape[1])]  # [B D] each
+        loss = functools.partial(
+            info_nce,
+            temperature=settings.temperature,
+            hard_negative_weight=settings.hard_negative_weight,
+            similarity=settings.similarity,
+            symmetric=settings.symmetric,
+            implementation=settings.implementation,
+        )
+
+        def own(columns: list[Array], groups: Array | None, axis: str | None) -> tuple:
+            return tuple(loss(*columns, group_ids=groups, axis_name=axis))
+
+        ids = groups if settings.mask_duplicates else None
+        if mesh is not None and (mesh.size > 1 or settings.implementation == "ring"):
+            spec = PartitionSpec(AXIS)
+            spread = jax.shard_map(
+                lambda columns, ids: own(columns, ids, AXIS),
+                mesh=mesh,
+                in_specs=(spec, spec),
+                out_specs=PartitionSpec(),
+            )
+            value, accuracy = spread(columns, ids)
+        else:
+            value, accuracy = own(columns, ids, axis_name)
+        fixed = [lax.stop_gradient(c) for c in columns]
+        return value, {
+            "contrastive_loss": value,
+            "accuracy": accuracy,
+            "alignment": alignment(fixed[0], fixed[1], axis_name),
+            "uniformity": uniformity(fixed[0], axis_name),
+        }
+
+    def represent(params: Params, rows: Rows) -> Float[Array, "B C D"]:
+        size, columns, length = rows.batch.input_ids.shape
+        batch = jax.tree.map(lambda x: x.reshape(size * columns, length), rows.batch)
+        z = embed(params, batch, rows.keys.reshape(-1))  # [R D]
+        return z.reshape(size, columns, -1)
+
+    def mlm_share(params: Params, rows: Rows) -> Float[Array, ""]:
+        """This chunk's share of the mean over all masked positions."""
+        if rows.masked is None:
+            return jnp.zeros(())
+        length = rows.batch.input_ids.shape[-1]
+        masked, labels, weight = rows.masked
+        batch = Batch(masked, rows.batch.attention_mask)
+        batch = jax.tree.map(lambda x: x.reshape(-1, length), batch)
+        labels = labels.reshape(-1, length)
+        keys = row_keys_of(rows.keys.reshape(-1), 1)
+        hidden = encode_rows(config, params, batch, keys, dtype).last
+        words = params["encoder"]["embeddings"]["word"]["embedding"]
+        logits: Any = MaskedLMHead(config, dtype).apply({"params": params["mlm"]}, hidden, words)
+        count = jnp.maximum(jnp.sum(labels != IGNORED), 1)
+        share = masked_lm_loss(logits, labels) * (count * weight.reshape(-1)[0])
+        return share if axis_name is None else lax.psum(share, axis_name)
+
+    def direct(params: Params, rows: Rows, groups: Array) -> tuple[Params, Metrics]:
+        def objective(params: Params) -> tuple[Array, Metrics]:
+            loss, metrics = contrastive(represent(params, rows), groups)
+            mlm = mlm_share(params, rows)
+            return loss + settings.mlm_weight * mlm, {**metrics, "mlm_loss": mlm}
+
+        return jax.grad(objective, has_aux=True)(params)
+
+    def cached(params: Params, rows: Rows, groups: Array) -> tuple[Params, Metrics]:
+        chunks = jax.tree.map(lambda x: _split(x, settings.accumulate), rows)
+        z = lax.map(functools.partial(represent, params), chunks)  # [A B/A C D]
+        d_z, metrics = jax.grad(contrastive, has_aux=True)(_join(z), groups)
+
+        def body(carry: tuple, chunk: tuple[Rows, Array]) -> tuple[tuple, None]:
+            rows, d_z = chunk
+
+            def surrogate(params: Params) -> tuple[Array, Array]:
+                mlm = mlm_share(params, rows)
+                pulled = jnp.vdot(represent(params, rows), d_z, precision=lax.Precision.HIGHEST)
+                return pulled + settings.mlm_weight * mlm, mlm
+
+            gradient, mlm = jax.grad(surrogate, has_aux=True)(params)
+            return jax.tree.map(jnp.add, carry, (gradient, mlm)), None
+
+        start = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
+        d_chunks = _split(d_z, settings.accumulate)
+        (gradient, mlm), _ = lax.scan(body, start, (chunks, d_chunks))
+        return gradient, {**metrics, "mlm_loss": mlm}
+
+    def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
+        batch = _views(batch, settings.accumulate)
+        size, columns, length = batch.input_ids.shape
+        first = 0 if axis_name is None else lax.axis_index(axis_name) * size
+        groups, duplicates = group_ids(
+            jnp.asarray(batch.input_ids[:, 0]), jnp.asarray(batch.attention_mask[:, 0]), axis_name
+        )
+
+        def keys_of(name: str, shared: bool = False) -> Key[Array, "B C"]:
+            sentence = first + jnp.arange(size)[:, None]
+            view = jnp.zeros(columns, int) if shared else jnp.arange(columns)
+            numbers = sentence * columns + view  # [B C]
+            keys = row_keys(stream(key, name, state.step), numbers.reshape(-1))
+            return keys.reshape(size, columns)
+
+        masked = None
+        if settings.mlm_weight > 0:
+            assert masking is not None
+            flat = jax.tree.map(lambda x: x.reshape(-1, length), batch)
+            ids, labels = mask_tokens(
+                flat.input_ids,
+                flat.attention_mask,
+                keys_of("masking").reshape(-1),
+                masking,
+                config.vocab_size,
+                settings.mlm_probability,
+            )
+            count = jnp.sum(labels != IGNORED)
+            if axis_name is not None:
+                count = lax.psum(count, axis_name)
+            weight = jnp.full((size,), 1.0 / jnp.maximum(count, 1))
+            masked = (ids.reshape(size, columns, -1), labels.reshape(size, columns, -1), weight)
+
+        rows = Rows(batch, keys_of("dropout", settings.shared_dropout), masked)
+        update = cached if settings.accumulate > 1 else direct
+        gradient, metrics = update(state.params, rows, groups)
+        if axis_name is not None:
+            gradient = lax.pmean(gradient, axis_name)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        mlm = metrics.pop("mlm_loss")
+        if settings.mlm_weight > 0:
+            metrics["mlm_loss"] = mlm
+        metrics = {
+            "loss": metrics["contrastive_loss"] + settings.mlm_weight * mlm,
+            **metrics,
+            "gradient_norm": optax.tree.norm(gradient),
+            "duplicates": duplicates.astype(jnp.float32),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return step
+
+
+def _views(batch: Batch, accumulate: int) -> Batch:
+    """The batch with one column doubled, or a ValueError that says what is wrong with it."""
+    shape = batch.input_ids.shape
+    if len(shape) != 3 or not 1 <= shape[1] <= 3 or batch.attention_mask.shape != shape:
+        raise ValueError(
+            f"input_ids {shape} and attention_mask {batch.attention_mask.shape} must both be "
+            "[B, C, L] with one, two or three columns C"
+        )
+    if shape[0] % accumulate:
+        raise ValueError(f"a batch of {shape[0]} cannot be cut into {accumulate} equal chunks")
+    batch = Batch(jnp.asarray(batch.input_ids), jnp.asarray(batch.attention_mask).astype(bool))
+    if shape[1] == 1:
+        batch = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=1), batch)
+    return batch
+
+
+def _split(x: Array, chunks: int) -> Array:
+    """[B …] to [A B/A …], every A-th row in a chunk, so that each device has rows of each chunk."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // chunks, chunks, *x.shape[1:]), 0, 1)
+
+
+def _join(x: Array) -> Array:
+    """The inverse of `_split`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
