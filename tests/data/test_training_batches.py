@@ -13,24 +13,7 @@ from simcse_jax.data.training_batches import (
 )
 from simcse_jax.data.training_text import TrainingText
 
-WORDS = [
-    "a",
-    "man",
-    "is",
-    "playing",
-    "the",
-    "guitar",
-    "and",
-    "two",
-    "dogs",
-    "run",
-    "over",
-    "green",
-    "grass",
-    "in",
-    "the",
-    "park",
-]
+WORDS = ("a", "man", "is", "playing", "the", "guitar", "and", "two", "dogs", "run", "in", "green")
 
 
 @pytest.fixture(scope="module")
