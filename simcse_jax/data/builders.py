@@ -311,8 +311,11 @@ def _only_prepared(name: str, data_dir: str | None) -> str:
 
 
 def _wikipedia_text() -> TrainingText:
+    found = tuple(wikipedia.sentences(wikipedia.embedded_wikipedia()))
     return TrainingText(
-        (tuple(wikipedia.sentences(wikipedia.embedded_wikipedia())),), "embedded Wikipedia"
+        (found,),
+        f"gensim's Wikipedia excerpt: {len(found):,} sentences, each is its own positive "
+        "(unsupervised)",
     )
 
 
