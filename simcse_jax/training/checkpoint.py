@@ -71,6 +71,7 @@ class RunCheckpoints:
         self.settings = json.loads(json.dumps(dict(settings or {})))
         training = ocp.training
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer = training.Checkpointer(
                 self.folder,
                 save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),

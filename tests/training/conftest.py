@@ -1,51 +1,9 @@
-"""A tiny encoder with dropout, and batches made of the step's number alone."""
+"""The tiny encoder as a fixture."""
 
-from typing import NamedTuple
-
-import jax
-import numpy as np
 import pytest
-
-from simcse_jax import hub
-from simcse_jax.models import Batch, BertConfig
-from simcse_jax.training import (
-    MaskingTokens,
-    TrainSettings,
-    TrainState,
-    create_state,
-    make_optimizer,
-)
-
-MASKING = MaskingTokens(mask_id=4, special_ids=(0, 1, 2, 3, 4))
-
-
-class Tiny(NamedTuple):
-    config: BertConfig
-    params: dict
-
-    def state(self, settings: TrainSettings, total_steps: int = 10) -> TrainState:
-        optimizer = make_optimizer(settings, total_steps)
-        return create_state(self.config, settings, self.params, optimizer, jax.random.key(7))
+from training_support import Tiny, load_tiny
 
 
 @pytest.fixture(scope="session")
 def tiny(golden) -> Tiny:
-    return Tiny(*hub.load_params(golden / "tiny-bert", hub.read_config(golden / "tiny-bert")))
-
-
-def make_batch(step: int = 0, size: int = 16, columns: int = 1, length: int = 8) -> Batch:
-    random = np.random.default_rng(step)
-    ids = random.integers(5, 64, (size, columns, length), dtype=np.int32)
-    mask = np.arange(length) < random.integers(4, length + 1, (size, columns, 1))
-    ids[..., 0] = 2
-    return Batch(np.where(mask, ids, 0).astype(np.int32), mask)
-
-
-def make_batches(size: int = 16, columns: int = 1):
-    def batches(start: int):
-        step = start
-        while True:
-            yield make_batch(step, size, columns)
-            step += 1
-
-    return batches
+    return load_tiny(golden / "tiny-bert")

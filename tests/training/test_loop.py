@@ -1,0 +1,218 @@
+"""The loop: resuming, evaluation, metrics, signals, and what stops it."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training_support import make_batches
+
+from simcse_jax.training import (
+    Evaluation,
+    RunCheckpoints,
+    TrainSettings,
+    TrainState,
+    compile_step,
+    fit,
+    make_mesh,
+    make_optimizer,
+    replicate,
+    simcse_step,
+)
+
+SETTINGS = TrainSettings(learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def run_simcse(tiny, mesh):
+    """`fit` on the tiny model: one compilation for all tests here."""
+    step = simcse_step(tiny.config, SETTINGS, make_optimizer(SETTINGS, 6))
+    compiled = compile_step(step, mesh)
+
+    def run(batches=None, total=6, **options):
+        state = replicate(tiny.state(SETTINGS, 6), mesh)
+        key = replicate(jax.random.key(0), mesh)
+        return fit(
+            compiled, state, batches or make_batches(8), key, total, progress=False, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_line(mesh):
+    """`fit` with another step: a line through points, one parameter. Nothing here is SimCSE's."""
+    optimizer = optax.sgd(0.1)
+
+    def step(state, batch, key):
+        def objective(params):
+            return jnp.mean((params["w"] * batch["x"] - batch["y"]) ** 2)
+
+        loss, gradient = jax.value_and_grad(objective)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), {"loss": loss}
+
+    compiled = compile_step(step, mesh)
+
+    def run(batches=None, total=10, **options):
+        params = {"w": np.float32(0)}
+        state = replicate(TrainState(np.int32(0), params, optimizer.init(params)), mesh)
+        key = replicate(jax.random.key(0), mesh)
+        return fit(compiled, state, batches or line, key, total, progress=False, **options)
+
+    return run
+
+
+def line(start):
+    for step in range(start, 1000):
+        x = np.random.default_rng(step).normal(size=(4, 1)).astype(np.float32)
+        yield {"x": x, "y": 2 * x}
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def records(path):
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    for record in lines:
+        record.pop("sentences_per_second", None)
+    return lines
+
+
+def test_resuming_gives_the_same_bits(run_simcse, tmp_path):
+    whole = run_simcse(metrics_file=tmp_path / "whole.jsonl")
+    assert whole.step == 6
+    assert not whole.interrupted
+
+    file = tmp_path / "parts.jsonl"
+    for total in (2, 5, 6):
+        with RunCheckpoints(tmp_path / "run") as checkpoints:
+            part = run_simcse(
+                total=total, checkpoints=checkpoints, resume=True, metrics_file=file, log_every=2
+            )
+        with file.open("a") as log:
+            log.write('{"step": 6, "loss": 1}\n{"step": 7, "lo')  # what a kill may leave
+    assert bits(part.state) == bits(whole.state)
+    file.write_text("\n".join(file.read_text().splitlines()[:-2]) + "\n")
+    assert records(file) == records(tmp_path / "whole.jsonl")
+    assert [r["step"] for r in records(file)] == [1, 2, 3, 4, 5, 6]
+
+    with RunCheckpoints(tmp_path / "run") as checkpoints:
+        again = run_simcse(checkpoints=checkpoints, resume=True)  # there is nothing left to do
+        assert bits(again.state) == bits(whole.state)
+        with pytest.raises(FileExistsError, match="holds a run at step 6; resume it or"):
+            run_simcse(checkpoints=checkpoints)
+        with pytest.raises(ValueError, match="is at step 6, past the 3 wanted"):
+            run_simcse(total=3, checkpoints=checkpoints, resume=True)
+
+
+def test_simcse_learns_and_reports_its_metrics(run_simcse, tmp_path):
+    seen = []
+    run_simcse(on_record=seen.append, log_every=4)
+    assert [r["step"] for r in seen] == [1, 2, 3, 4, 5, 6]
+    expected = {"step", "loss", "contrastive_loss", "accuracy", "gradient_norm", "alignment"}
+    assert expected | {"uniformity", "duplicates", "sentences_per_second"} == seen[0].keys()
+
+
+def test_the_best_evaluation_is_kept_across_a_resume(run_line, tmp_path):
+    scores = {2: 0.1, 4: 0.9, 6: 0.5, 8: 0.8, 10: 0.9}
+    saved, steps = [], iter([2, 4, 6, 8, 10])
+
+    def evaluation():
+        return Evaluation(
+            every=2,
+            function=lambda params: {"score": scores[next(steps)]},
+            best_metric="score",
+            save_best=lambda params, step, metrics: saved.append((step, float(params["w"]))),
+        )
+
+    file = tmp_path / "metrics.jsonl"
+    for total in (6, 10):
+        with RunCheckpoints(tmp_path / "run") as checkpoints:
+            result = run_line(
+                total=total,
+                checkpoints=checkpoints,
+                resume=True,
+                evaluation=evaluation(),
+                metrics_file=file,
+            )
+    assert [step for step, _ in saved] == [2, 4]  # the first of two equal ones
+    assert result.best == {"step": 4, "value": 0.9, "metrics": {"score": 0.9}}
+    evaluated = [r for r in records(file) if "eval" in r]
+    assert [(r["step"], r["eval"]["score"]) for r in evaluated] == list(scores.items())
+    assert abs(float(result.state.params["w"]) - 2) < 0.5
+
+    missing = Evaluation(5, lambda params: {"score": 1.0}, "spearman")
+    with pytest.raises(ValueError, match="best_metric is 'spearman'; the evaluation gave"):
+        run_line(evaluation=missing)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(run_line, tmp_path):
+    def poisoned(start):
+        for step, batch in zip(range(start, 1000), line(start), strict=False):
+            if step == 6:
+                batch["x"][1] = np.nan
+            yield batch
+
+    file = tmp_path / "metrics.jsonl"
+    with (
+        RunCheckpoints(tmp_path / "run") as checkpoints,
+        pytest.raises(FloatingPointError, match="loss is nan at step 7; the checkpoint of step 6"),
+    ):
+        run_line(poisoned, checkpoints=checkpoints, checkpoint_every=3, metrics_file=file)
+    assert [r["step"] for r in records(file)] == [1, 2, 3, 4, 5, 6]
+    with RunCheckpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.latest == 6
+        resumed = run_line(checkpoints=checkpoints, resume=True)
+    assert np.isfinite(resumed.state.params["w"])
+
+
+def test_sigterm_saves_and_leaves(run_line, tmp_path):
+    def ended(start):
+        for step, batch in zip(range(start, 1000), line(start), strict=False):
+            if step == 4 and start == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    before = signal.getsignal(signal.SIGTERM)
+    whole = run_line()
+    with RunCheckpoints(tmp_path) as checkpoints:
+        part = run_line(ended, checkpoints=checkpoints)
+        assert part.interrupted
+        assert part.step == checkpoints.latest == 5
+    assert signal.getsignal(signal.SIGTERM) is before
+    with RunCheckpoints(tmp_path) as checkpoints:
+        rest = run_line(ended, checkpoints=checkpoints, resume=True)
+    assert not rest.interrupted
+    assert bits(rest.state) == bits(whole.state)
+
+
+def test_a_failed_save_is_reported(run_line, tmp_path, monkeypatch):
+    with RunCheckpoints(tmp_path) as checkpoints:
+
+        def full(*args, **options):
+            raise ValueError("No space left on device\nand a long story")
+
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
+        with pytest.raises(OSError, match=r"step 10 could not .*No space left on device$"):
+            run_line(checkpoints=checkpoints)
+
+
+def test_what_cannot_be_run(run_line):
+    with pytest.raises(ValueError, match="the batches end after step 3 of 10"):
+        run_line(lambda start: (b for _, b in zip(range(3), line(0), strict=False)))
+    with pytest.raises(ValueError, match="log_every is 0"):
+        run_line(log_every=0)
+    with pytest.raises(ValueError, match=r"evaluation\.every is 0"):
+        run_line(evaluation=Evaluation(0, lambda params: {}))

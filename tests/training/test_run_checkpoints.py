@@ -1,0 +1,146 @@
+"""What a run's checkpoints hold, and what they refuse."""
+
+import json
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcse_jax.training import RunCheckpoints, make_mesh, replicate
+
+
+@pytest.fixture
+def state():
+    mesh = make_mesh(jax.devices()[:1])
+    tree = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "n": np.int32(4), "none": None}
+    return replicate(tree, mesh), replicate(jax.random.key(5), mesh)
+
+
+def same(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def damage(path, change):
+    """Change the largest file of a checkpoint: its values."""
+    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file.write_bytes(change(file.read_bytes()))
+
+
+def test_everything_comes_back_and_the_newest_are_kept(tmp_path, state):
+    tree, key = state
+    with RunCheckpoints(tmp_path, {"size": (1, 2)}, keep=2) as run:
+        assert run.latest is None
+        for step in (1, 2, 3):
+            run.save(step, jax.tree.map(lambda x, s=step: x + s, tree), key, {"next": step})
+        run.save(3, tree, key)  # it is there already
+        assert run.steps == [2, 3]
+    with RunCheckpoints(tmp_path, {"size": [1, 2]}) as run:
+        step, found, found_key, extra = run.restore(tree, jax.random.key(0))
+        assert (step, extra) == (3, {"next": 3})
+        assert same(found, jax.tree.map(lambda x: x + 3, tree))
+        assert (jax.random.key_data(found_key) == jax.random.key_data(key)).all()
+        assert found["w"].sharding == tree["w"].sharding
+        assert run.restore(tree, key, 2).extra == {"next": 2}
+        with pytest.raises(FileNotFoundError, match="holds no checkpoint of step 1"):
+            run.restore(tree, key, 1)
+
+
+def test_a_half_written_checkpoint_is_not_there(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, *state)
+    half = tmp_path / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "state").write_text("half")
+    with RunCheckpoints(tmp_path) as run:
+        assert run.steps == [1]
+        assert run.restore(*state).step == 1
+        run.save(2, *state)
+        assert run.steps == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b[:9000] + bytes([b[9000] ^ 1]) + b[9001:],
+        lambda b: b"",
+    ],
+    ids=["truncated", "one bit", "empty"],
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, state, change):
+    # Values that do not compress, so that they fill the largest file.
+    tree = {**state[0], "w": jax.random.normal(jax.random.key(0), (64, 64))}
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, tree, state[1])
+        run.save(2, tree, state[1])
+    damage(tmp_path / "2", change)
+    with RunCheckpoints(tmp_path) as run:
+        with pytest.raises(ValueError, match=r"2 is damaged .*; delete it to resume from step 1$"):
+            run.restore(tree, state[1])
+        assert run.restore(tree, state[1], 1).step == 1
+        assert run.steps == [1, 2]
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, *state)
+        file = tmp_path / "1" / "_CHECKPOINT_METADATA"
+        raw = json.loads(file.read_text())
+        for custom in ({"format": "another"}, None):
+            file.write_text(json.dumps({**raw, "custom_metadata": custom}))
+            with pytest.raises(ValueError, match="1 is not a checkpoint of such a run"):
+                run.restore(*state)
+        file.write_text("{")
+        with pytest.raises(ValueError, match="damaged or of another model|not a checkpoint"):
+            run.restore(*state)
+
+
+def test_another_model_is_refused(tmp_path, state):
+    tree, key = state
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, tree, key)
+        for other in ({**tree, "w": jnp.zeros((3, 3))}, {"w": tree["w"]}, {**tree, "x": tree["w"]}):
+            with pytest.raises(ValueError, match="1 is damaged or of another model"):
+                run.restore(other, key)
+        with pytest.raises(ValueError, match="has a threefry2x32 key; this run has a rbg key"):
+            run.restore(tree, jax.random.key(0, impl="rbg"))
+
+
+def test_a_changed_setting_is_named(tmp_path, state):
+    with RunCheckpoints(tmp_path, {"learning_rate": 3e-5, "pooling": "cls"}) as run:
+        run.save(1, *state)
+    with (
+        RunCheckpoints(tmp_path, {"learning_rate": 1e-5, "pooling": "cls"}) as run,
+        pytest.raises(ValueError, match="settings: learning_rate was 3e-05 and is 1e-05$"),
+    ):
+        run.restore(*state)
+    with RunCheckpoints(tmp_path, {"learning_rate": 3e-5, "pooling": "cls"}) as run:
+        assert run.restore(*state).step == 1
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, state):
+    tree, key = state
+    big = {**tree, "w": jax.random.normal(jax.random.key(0), (64, 64))}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, big, key)
+        # No file may be longer than this: the system's refusal in the middle of a write.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            with pytest.raises(OSError, match=r"step 2 could not be written .*step 1 is kept"):
+                run.save(2, big, key)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    with RunCheckpoints(tmp_path) as run:
+        assert same(run.restore(big, key).state, big)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot keep checkpoints in .*file"):
+        RunCheckpoints(tmp_path / "file")
+    with pytest.raises(ValueError, match="keep is 0"):
+        RunCheckpoints(tmp_path, keep=0)
