@@ -1,7 +1,8 @@
 """A training run in a process of its own, to be killed or to be one of several.
 
-``python training_worker.py MODEL FOLDER [ADDRESS PROCESS PROCESSES]``: six steps of the tiny model, resumed
-from ``FOLDER/checkpoints`` if there is one; the final parameters go to ``FOLDER/final.npz``.
+``python training_worker.py MODEL FOLDER [ADDRESS PROCESS PROCESSES]``: six steps of a tiny model,
+resumed from ``FOLDER/checkpoints`` if there is one; the last parameters go to
+``FOLDER/final.npz``.
 """
 
 import sys
