@@ -15,8 +15,9 @@ help:
 demo: $(VENV)/installed ## encode, score and picture the embedded data (writes demo/)
 	$(VENV)/bin/python -m experiments.demo
 
+# Tests compile a thousand tiny programs: LLVM's optimiser would take most of the time.
 test: $(VENV)/installed-test ## the tests, without torch
-	$(VENV)/bin/python -m pytest -m "not oracle"
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python -m pytest -m "not oracle" -n 2
 
 test-oracle: $(ORACLE)/installed ## compare live with torch and sentence-transformers
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle
