@@ -17,8 +17,9 @@ from jaxtyping import Float
 
 from simcse_jax.transforms.base import Affine, check_embeddings, load_state, save_state
 
-# Rows that are turned to float64 at a time: bounds the memory of a fit on one huge array.
-_BLOCK = 16384
+# Rows that are turned to float64 at a time: bounds the memory of a fit on one huge array, and is
+# no slower than all at once: a block may still be in the cache when it is multiplied.
+_BLOCK = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Moments:
         total: Moments | None = None
         for batch in batches:
             if total is None:
-                batch = check_embeddings(batch)
+                batch = check_embeddings(batch, finite=False)
                 total = cls.zero(batch.shape[1])
             total = total.update(batch)
         if total is None:
@@ -71,11 +72,13 @@ class Moments:
         Raises:
             ValueError: the batch has another D, or a row that is not finite.
         """
-        rows = check_embeddings(batch, dim=self.mean.shape[0])
+        rows = check_embeddings(batch, dim=self.mean.shape[0], finite=False)
         total = self
         for start in range(0, rows.shape[0], _BLOCK):
             x = rows[start : start + _BLOCK].astype(np.float64)
             mean = x.mean(axis=0)
+            if not np.isfinite(mean).all():
+                check_embeddings(rows)  # raises, and names the rows
             x -= mean
             # numpy sees that both factors are one array and computes half of the product.
             total = total.merge(Moments(x.shape[0], mean, x.T @ x))

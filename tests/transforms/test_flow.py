@@ -208,5 +208,18 @@ def test_wrong_dimension(flow):
 
 
 def test_cosine_ends_at_zero():
+    x = data(32)
     config = dataclasses.replace(SMALL, schedule="cosine", bias_correction=True)
-    assert Flow.fit(data(), config, epochs=1).steps == 5
+    state = jax.jit(init_state, static_argnums=0)(SMALL, jax.random.key(0), x)
+    step = jax.jit(train_step, static_argnames=("config", "total_steps"))
+    weight = np.ones(32, np.float32)
+    for done, moves in ((0, True), (4, False)):
+        state = state._replace(step=jax.numpy.int32(done))
+        after, _ = step(state, x, weight, config=config, total_steps=4)
+        changed = [
+            np.abs(p - q).max()
+            for p, q in zip(
+                jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True
+            )
+        ]
+        assert (max(changed) > 1e-4) == moves
