@@ -24,6 +24,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models.bert import Batch, BertConfig, BertEncoder
 from simcse_jax.models.heads import Pooler
 from simcse_jax.models.pooling import check_pooling, pool
+from simcse_jax.transforms import Transform
 
 # Sentences tokenised at a time: memory is bounded by this, not by the corpus.
 CHUNK = 16_384
@@ -87,7 +88,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 class SentenceEncoder:
-    """A frozen encoder with its tokenizer and pooling.
+    """A frozen encoder with its tokenizer and pooling, and a transform of its embeddings or none.
 
     Example:
         >>> encoder = SentenceEncoder.from_pretrained("minilm")
@@ -99,6 +100,7 @@ class SentenceEncoder:
         config: the architecture.
         params: ``{"encoder": …}`` and, where the folder had them, ``"pooler"`` and ``"mlm"``.
         settings: pooling, normalisation and maximal length.
+        transform: whitening, a flow, or another map fitted to the pooled embeddings; None for none.
         dtype: the compute type; parameters and results are float32.
     """
 
@@ -109,6 +111,7 @@ class SentenceEncoder:
         tokenizer: Tokenizer,
         settings: hub.EncoderSettings | None = None,
         *,
+        transform: Transform | None = None,
         dtype: Any = jnp.float32,
         tokenizer_folder: Path | None = None,
         devices: Sequence[jax.Device] | None = None,
@@ -120,13 +123,14 @@ class SentenceEncoder:
             params: parameters as :func:`simcse_jax.hub.load_params` returns them.
             tokenizer: the model's tokenizer.
             settings: how to pool; default mean pooling.
+            transform: applied to the pooled embeddings, before they are scaled to length one.
             dtype: float32 or bfloat16.
             tokenizer_folder: where the tokenizer's other files lie, to be copied on saving.
             devices: the rows of a batch are spread over these; default every GPU or TPU of
                 this process, or one CPU device.
 
         Raises:
-            ValueError: the model cannot be pooled so.
+            ValueError: the model cannot be pooled so, or the transform takes other dimensions.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -138,6 +142,12 @@ class SentenceEncoder:
         check_pooling(self.settings.pooling, config.num_hidden_layers)
         if self.settings.pooling == "pooler" and "pooler" not in params:
             raise ValueError("pooling 'pooler' needs a pooler, and this model has none; try 'cls'")
+        if transform is not None and transform.input_dim != config.hidden_size:
+            raise ValueError(
+                f"the transform takes {transform.input_dim} dimensions, the encoder gives "
+                f"{config.hidden_size}"
+            )
+        self.transform = transform
         enable_compilation_cache()
         if devices is None:
             local = jax.local_devices()
@@ -173,11 +183,22 @@ class SentenceEncoder:
 
         Raises:
             FileNotFoundError: no such model, or no safetensors in it.
-            ValueError: a folder that does not fit together; the message names the file.
+            ValueError: a folder that does not fit together; the message names the file. Or
+                another pooling or number of layers than the folder's transform was fitted to.
         """
         folder = hub.find_model(name)
         settings = hub.read_settings(folder)
-        config, params = hub.load_params(folder, hub.read_config(folder), num_layers)
+        transform = hub.read_transform(folder)
+        whole = hub.read_config(folder)
+        if transform is not None:
+            own = {"pooling": settings.pooling, "num_layers": whole.num_hidden_layers}
+            for what, asked in (("pooling", pooling), ("num_layers", num_layers)):
+                if asked not in (None, own[what]):
+                    raise ValueError(
+                        f"{folder} ends with a {transform.kind} that was fitted with {what} "
+                        f"{own[what]}; {what} {asked} needs a fit of its own"
+                    )
+        config, params = hub.load_params(folder, whole, num_layers)
         changes: dict[str, Any] = {
             "pooling": pooling,
             "normalize": normalize,
@@ -190,9 +211,29 @@ class SentenceEncoder:
             params,
             tokenizer,
             settings,
+            transform=transform,
             dtype=dtype,
             tokenizer_folder=folder,
             devices=devices,
+        )
+
+    def with_transform(self, transform: Transform | None) -> SentenceEncoder:
+        """The same encoder with this transform in place of its own, or with none.
+
+        A transform is fitted to ``encoder.with_transform(None).encode(text, normalize=False)``.
+
+        Raises:
+            ValueError: the transform takes other dimensions than the encoder gives.
+        """
+        return SentenceEncoder(
+            self.config,
+            self.params,
+            self.tokenizer,
+            self.settings,
+            transform=transform,
+            dtype=self.dtype,
+            tokenizer_folder=self.tokenizer_folder,
+            devices=list(self._rows_sharding.mesh.devices.flat),
         )
 
     @property
@@ -203,7 +244,8 @@ class SentenceEncoder:
     @property
     def dimension(self) -> int:
         """The length of an embedding."""
-        return self.config.hidden_size
+        own = self.config.hidden_size
+        return own if self.transform is None else self.transform.output_dim
 
     def encode(
         self,
@@ -214,6 +256,7 @@ class SentenceEncoder:
         show_progress: bool | None = None,
         max_length: int | None = None,
         on_truncation: str = "warn",
+        dropout_seed: int | None = None,
     ) -> Float[np.ndarray, "n D"]:
         """Encode sentences, in the order given; equal sentences are computed once.
 
@@ -227,6 +270,9 @@ class SentenceEncoder:
                 work takes more than a second.
             max_length: cut to so many tokens, without a warning; default as the model is set.
             on_truncation: ``"warn"`` or ``"error"`` where a sentence is too long for the model.
+            dropout_seed: switch the encoder's dropout on, with masks drawn from this seed; every
+                sentence, also one that is repeated, then has masks of its own. The masks depend
+                on the order and on ``batch_size`` too.
 
         Returns:
             float32 ``[n, D]``; ``[0, D]`` for an empty list.
@@ -252,7 +298,8 @@ class SentenceEncoder:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 
-        distinct = list(dict.fromkeys(sentences))
+        distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
+        key = None if dropout_seed is None else jax.random.key(dropout_seed)
         result = np.empty((len(distinct), self.dimension), np.float32)
         truncated = 0
         with tqdm(
@@ -266,9 +313,13 @@ class SentenceEncoder:
                 if cut and on_truncation == "error":
                     raise ValueError(f"{cut} sentences are longer than {limit} tokens")
                 truncated += cut
-                for order, vectors in self._embed_chunk(ids, limit, batch_size):
-                    result[[start + i for i in order]] = vectors
+                pooled = np.empty((len(ids), self.config.hidden_size), np.float32)
+                own_key = None if key is None else jax.random.fold_in(key, start)
+                for order, vectors in self._embed_chunk(ids, limit, batch_size, own_key):
+                    pooled[order] = vectors
                     bar.update(len(order))
+                changed = pooled if self.transform is None else self.transform(pooled)
+                result[start : start + len(ids)] = changed
         if truncated and max_length is None:
             warnings.warn(
                 f"{truncated} of {len(distinct)} distinct sentences were cut to {limit} tokens",
@@ -276,7 +327,7 @@ class SentenceEncoder:
             )
         if self.settings.normalize if normalize is None else normalize:
             result = _unit(result)
-        if len(distinct) == len(sentences):
+        if len(distinct) == len(sentences):  # with dropout they always are
             return result
         index = {sentence: i for i, sentence in enumerate(distinct)}
         return result[[index[s] for s in sentences]]
@@ -298,15 +349,15 @@ class SentenceEncoder:
                 yield start, ids, cut
 
     def _embed_chunk(
-        self, ids: list[np.ndarray], limit: int, batch_size: int | None
+        self, ids: list[np.ndarray], limit: int, batch_size: int | None, key: Array | None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         mesh = self._rows_sharding.mesh
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         if batch_size is None:
             batch_size = (64 if on_cpu else 2048) * mesh.size
 
-        def run(packed: tuple[Batch, list[int]]) -> tuple[list[int], np.ndarray]:
-            batch, order = packed
+        def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
+            number, (batch, order) = numbered
             rows, length = batch.input_ids.shape
             vectors = _embed_jit(
                 self.config,
@@ -315,6 +366,7 @@ class SentenceEncoder:
                 pooling=self.settings.pooling,
                 dtype=self.dtype,
                 num_segments=rows * length // TOKENS_PER_SEGMENT,
+                dropout_key=None if key is None else jax.random.fold_in(key, number),
             )
             return order, np.asarray(vectors)[: len(order)]
 
@@ -322,7 +374,7 @@ class SentenceEncoder:
         # operations that do not fill the cores; on a GPU the next batch is always waiting.
         batches = _batches(ids, limit, batch_size * _TOKENS_PER_SENTENCE, mesh.size)
         with ThreadPoolExecutor(2) as workers:
-            yield from workers.map(run, batches)
+            yield from workers.map(run, enumerate(batches))
 
     def similarity(
         self,
@@ -338,12 +390,21 @@ class SentenceEncoder:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that this class, transformers and sentence-transformers load.
 
+        A linear transform (whitening, the calibrations) becomes a Dense module there. A flow has no
+        counterpart: sentence-transformers refuses the folder rather than leave it out.
+
         Raises:
             OSError: the folder cannot be written; nothing is left behind.
         """
         params = jax.tree.map(np.asarray, self.params)
         return hub.save_model(
-            folder, self.config, params, self.settings, self.tokenizer, self.tokenizer_folder
+            folder,
+            self.config,
+            params,
+            self.settings,
+            self.tokenizer,
+            self.tokenizer_folder,
+            self.transform,
         )
 
 

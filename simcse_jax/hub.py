@@ -32,11 +32,14 @@ from simcse_jax.data.embedded import minilm_folder
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models.bert import BertConfig
 from simcse_jax.models.pooling import check_pooling, layers_and_reduction
+from simcse_jax.transforms import Affine, Transform, load_transform
 
 log = logging.getLogger(__name__)
 
 Params = dict[str, Any]
 SETTINGS_FILE = "simcse_jax.json"
+TRANSFORM_FOLDER = "transform"
+IDENTITY = "torch.nn.modules.linear.Identity"
 TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -393,12 +396,47 @@ def read_settings(folder: Path) -> EncoderSettings:
             settings["pooling"] = _read_pooling(folder / module["path"] / "config.json")
         elif kind == "Normalize":
             settings["normalize"] = True
+        elif kind == "Dense" and "pooling" in settings and "normalize" not in settings:
+            pass  # a transform
         else:
             raise ValueError(
                 f"{folder / 'modules.json'}: module {kind} has no counterpart here; "
-                "Transformer, Pooling and Normalize are read"
+                "Transformer, Pooling, Dense and Normalize are read, in this order"
             )
     return EncoderSettings(**settings)
+
+
+def read_transform(folder: Path) -> Transform | None:
+    """The transform of a folder's embeddings, ours or linear Dense modules; None without one.
+
+    Raises:
+        ValueError: a damaged transform, or a Dense module that is not linear.
+    """
+    if (folder / TRANSFORM_FOLDER).is_dir():
+        return load_transform(folder / TRANSFORM_FOLDER)
+    if (folder / SETTINGS_FILE).exists() or not (folder / "modules.json").exists():
+        return None
+    transform: Affine | None = None
+    for module in read_json(folder / "modules.json"):
+        if module["type"].rsplit(".", 1)[-1] == "Dense":
+            dense = _read_dense(folder / module["path"])
+            transform = dense if transform is None else transform.then(dense)
+    return transform
+
+
+def _read_dense(folder: Path) -> Affine:
+    raw = read_json(folder / "config.json")
+    activation = raw.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if not activation.endswith(".Identity") or raw.get("use_residual"):
+        raise ValueError(
+            f"{folder / 'config.json'}: only Dense modules with the activation Identity and no "
+            f"residual are read, this one has {activation.rsplit('.', 1)[-1]}"
+        )
+    tensors = _read_tensors(folder)
+    matrix = tensors["linear.weight"].T.astype(np.float64)
+    bias = tensors.get("linear.bias")
+    bias = None if bias is None else bias.astype(np.float64)
+    return Affine(np.zeros(len(matrix)), matrix, bias=bias)
 
 
 def replace_settings(settings: EncoderSettings, changes: Mapping[str, Any]) -> EncoderSettings:
@@ -486,6 +524,7 @@ def save_model(
     settings: EncoderSettings,
     tokenizer: Tokenizer,
     tokenizer_folder: Path | None = None,
+    transform: Transform | None = None,
 ) -> Path:
     """Write a folder that we, ``transformers.AutoModel`` and sentence-transformers load.
 
@@ -497,6 +536,8 @@ def save_model(
             modules, for sentence-transformers.
         tokenizer: written as ``tokenizer.json``.
         tokenizer_folder: a folder whose other tokenizer files are copied.
+        transform: of the pooled embeddings; a linear one is also written as a Dense module, any
+            other makes sentence-transformers refuse the folder, and a warning says so.
 
     Returns:
         The folder.
@@ -528,12 +569,25 @@ def save_model(
             for name in TOKENIZER_FILES:
                 if (tokenizer_folder / name).exists():
                     shutil.copyfile(tokenizer_folder / name, out / name)
-        _write_sentence_transformers(out, config, params, settings)
+        if transform is not None:
+            transform.save(out / TRANSFORM_FOLDER)
+        _write_sentence_transformers(out, config, params, settings, transform)
+    if transform is not None and not isinstance(transform, Affine):
+        log.warning(
+            "%s ends with a %s, for which sentence-transformers has no module: it will refuse the "
+            "folder; load it with simcse_jax",
+            folder,
+            transform.kind,
+        )
     return Path(folder)
 
 
 def _write_sentence_transformers(
-    out: Path, config: BertConfig, params: Params, settings: EncoderSettings
+    out: Path,
+    config: BertConfig,
+    params: Params,
+    settings: EncoderSettings,
+    transform: Transform | None,
 ) -> None:
     modules: list[dict[str, Any]] = []
 
@@ -584,23 +638,35 @@ def _write_sentence_transformers(
             "pooling_mode_mean_sqrt_len_tokens": False,
         },
     )
-    if settings.pooling == "pooler":
-        dense = params["pooler"]["dense"]
-        kernel = np.asarray(dense["kernel"], np.float32)
+
+    def add_dense(kernel: np.ndarray, bias: np.ndarray, activation: str) -> None:
         add(
             "Dense",
             {
-                "in_features": d,
-                "out_features": d,
+                "in_features": kernel.shape[0],
+                "out_features": kernel.shape[1],
                 "bias": True,
-                "activation_function": "torch.nn.modules.activation.Tanh",
+                "activation_function": activation,
             },
             {
-                "linear.weight": np.ascontiguousarray(kernel.T),
-                "linear.bias": np.asarray(dense["bias"], np.float32),
+                "linear.weight": np.ascontiguousarray(kernel.T, np.float32),
+                "linear.bias": np.asarray(bias, np.float32),
             },
         )
-    if settings.normalize:
+
+    if settings.pooling == "pooler":
+        dense = params["pooler"]["dense"]
+        tanh = "torch.nn.modules.activation.Tanh"
+        add_dense(np.asarray(dense["kernel"]), np.asarray(dense["bias"]), tanh)
+    normalize = settings.normalize
+    if isinstance(transform, Affine):
+        add_dense(*transform.dense(), IDENTITY)
+        normalize |= transform.normalize
+    elif transform is not None:
+        # A type that it cannot load: better than embeddings without the transform.
+        refused = {"path": TRANSFORM_FOLDER, "type": "simcse_jax.transforms.Flow"}
+        modules.append({"idx": len(modules), "name": str(len(modules)), **refused})
+    if normalize:
         add("Normalize", None)
     write_json(out / "modules.json", modules)
     write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})

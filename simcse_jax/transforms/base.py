@@ -27,11 +27,21 @@ class Transform(ABC):
 
     Attributes:
         kind: the name by which ``load_transform`` knows the class.
-        affine: whether the map is ``x W + b``, so that it can be exported as a Dense module.
+        input_dim: D.
+        output_dim: K.
     """
 
     kind: ClassVar[str]
-    affine: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def input_dim(self) -> int:
+        """The length D of the embeddings it takes."""
+
+    @property
+    def output_dim(self) -> int:
+        """The length K of the embeddings it gives; D unless it says otherwise."""
+        return self.input_dim
 
     @abstractmethod
     def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
@@ -67,20 +77,34 @@ class Transform(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Affine(Transform):
-    """``y = (x - mean) W``, then the L2 norm if ``normalize``; whitening and the calibrations.
+    """``y = (x - mean) W + bias``, then the L2 norm if ``normalize``.
+
+    Whitening and the calibrations are such maps without a bias, and so is a linear Dense module of
+    sentence-transformers, with one.
 
     Attributes:
         mean: ``[D]`` float64.
         matrix: ``W [D, K]`` float64.
         normalize: divide every row by its L2 norm afterwards. Cosines do not change.
+        bias: ``[K]`` float64; None for zeros.
     """
 
     kind: ClassVar[str] = "affine"
-    affine: ClassVar[bool] = True
 
     mean: Float[np.ndarray, " D"]
     matrix: Float[np.ndarray, "D K"]
     normalize: bool = False
+    bias: Float[np.ndarray, " K"] | None = None
+
+    @property
+    def input_dim(self) -> int:
+        """See ``Transform.input_dim``."""
+        return self.matrix.shape[0]
+
+    @property
+    def output_dim(self) -> int:
+        """See ``Transform.output_dim``."""
+        return self.matrix.shape[1]
 
     def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
         """Apply the map.
@@ -92,15 +116,16 @@ class Affine(Transform):
         # Centred before the product: embeddings that lie in a narrow cone are nearly their mean,
         # and x W - mean W would lose what is left of them.
         y = (x - self.mean.astype(np.float32)) @ self.matrix.astype(np.float32)
+        if self.bias is not None:
+            y += self.bias.astype(np.float32)
         return unit_rows(y) if self.normalize else y
 
     def dense(self) -> tuple[Float[np.ndarray, "D K"], Float[np.ndarray, " K"]]:
         """Return ``(W, b)`` float32 with ``y = x W + b``: the map as a Dense layer.
 
-        The L2 norm is not in it. ``b = -mean W`` is computed in float64.
+        The L2 norm is not in it. ``b = bias - mean W`` is computed in float64.
         """
-        bias = -(self.mean @ self.matrix)
-        return self.matrix.astype(np.float32), bias.astype(np.float32)
+        return self.matrix.astype(np.float32), self._offset().astype(np.float32)
 
     def then(self, after: Affine) -> Affine:
         """Return ``after(self(x))`` as one affine map.
@@ -110,21 +135,27 @@ class Affine(Transform):
         """
         if self.normalize:
             raise ValueError("a map that normalises is not affine: set normalize on the last one")
-        if self.matrix.shape[1] != after.mean.shape[0]:
+        if self.output_dim != after.input_dim:
             raise ValueError(
-                f"the first map gives {self.matrix.shape[1]} dimensions, the second takes "
-                f"{after.mean.shape[0]}"
+                f"the first map gives {self.output_dim} dimensions, the second takes "
+                f"{after.input_dim}"
             )
-        # ((x - m) W - m') W' needs a centre c with (c - m) W = m'; the least-squares one is exact
-        # whenever m' lies in the range of W, and otherwise no x - c form exists.
-        shift, *_ = np.linalg.lstsq(self.matrix.T, after.mean, rcond=None)
-        if not np.allclose(shift @ self.matrix, after.mean, rtol=1e-9, atol=1e-12):
-            raise ValueError("the second map's mean is not in the range of the first map")
-        return Affine(self.mean + shift, self.matrix @ after.matrix, after.normalize)
+        # Centred as the first map is, so that embeddings in a narrow cone keep their digits.
+        bias = np.zeros(self.output_dim) if self.bias is None else self.bias
+        bias = bias @ after.matrix + after._offset()
+        return Affine(self.mean, self.matrix @ after.matrix, after.normalize, bias)
+
+    def _offset(self) -> Float[np.ndarray, " K"]:
+        """What the map gives for a zero vector."""
+        offset = -(self.mean @ self.matrix)
+        return offset if self.bias is None else offset + self.bias
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See ``Transform.state``."""
-        return {"normalize": self.normalize}, {"mean": self.mean, "matrix": self.matrix}
+        tensors = {"mean": self.mean, "matrix": self.matrix}
+        if self.bias is not None:
+            tensors["bias"] = self.bias
+        return {"normalize": self.normalize}, tensors
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:

@@ -254,6 +254,11 @@ class Flow(Transform):
     base: Base | None = None
     steps: int = 0
 
+    @property
+    def input_dim(self) -> int:
+        """See ``Transform.input_dim``."""
+        return self.dim
+
     @classmethod
     def fit(
         cls,

@@ -266,7 +266,14 @@ class Whitening(Affine):
             )
         k = rank if k is None else k
         matrix = vectors[:, :k] / np.sqrt(values[:k])
-        return cls(moments.mean, matrix, normalize, values[:k], moments.count, ddof)
+        return cls(
+            moments.mean,
+            matrix,
+            normalize,
+            eigenvalues=values[:k],
+            count=moments.count,
+            ddof=ddof,
+        )
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See ``Transform.state``."""

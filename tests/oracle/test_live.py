@@ -1,5 +1,7 @@
 """Live comparisons with torch, transformers and sentence-transformers (`make test-oracle`)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.data.embedded import minilm_folder
 from simcse_jax.models import Batch, BertConfig, BertEncoder
+from simcse_jax.transforms import Flow, FlowConfig, Whitening
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -110,6 +113,30 @@ def test_a_saved_model_in_sentence_transformers(pooling, tmp_path):
     ours.save_pretrained(tmp_path / "model")
     theirs = st.SentenceTransformer(str(tmp_path / "model"), device="cpu")
     np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("k", [None, 64])
+def test_a_whitened_model_in_sentence_transformers(k, normalize, tmp_path):
+    """Whitening becomes a Dense module there, and the same embeddings."""
+    sentences = [" ".join(TEXTS[i % len(TEXTS)].split()[: 1 + i % 7]) + f" {i}" for i in range(500)]
+    raw = SentenceEncoder.from_pretrained("minilm", num_layers=4, normalize=False)
+    fitted = Whitening.fit(raw.encode(sentences), k, floor=None if k else 1e-4)
+    ours = raw.with_transform(dataclasses.replace(fitted, normalize=normalize))
+    ours.save_pretrained(tmp_path / "model")
+    theirs = st.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-4, rtol=0)
+    theirs.save_pretrained(str(tmp_path / "again"))  # without our own files
+    back = SentenceEncoder.from_pretrained(tmp_path / "again")
+    np.testing.assert_allclose(ours.encode(TEXTS), back.encode(TEXTS), atol=1e-4, rtol=0)
+
+
+def test_a_flow_is_refused_by_sentence_transformers(tmp_path):
+    raw = SentenceEncoder.from_pretrained("minilm", num_layers=2, normalize=False)
+    flow = Flow.fit(raw.encode(TEXTS), FlowConfig(levels=1, depth=1), epochs=0)
+    raw.with_transform(flow).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="simcse_jax.transforms.Flow"):
+        st.SentenceTransformer(str(tmp_path / "model"), device="cpu")
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-roberta"])

@@ -45,9 +45,10 @@ def test_one_after_the_other_is_one_affine_map(tmp_path):
         both.then(first)
     with pytest.raises(ValueError, match="10 dimensions, the second takes 4"):
         first.then(Standardization.fit(x[:, :4]))
-    away = Affine(np.full(10, 3.0), np.eye(10))
-    with pytest.raises(ValueError, match="range"):
-        first.then(away)
+    biased = Affine(np.full(10, 3.0), np.eye(10), bias=np.arange(10.0))
+    np.testing.assert_allclose(first.then(biased)(x), biased(first(x)), atol=1e-5)
+    kernel, bias = biased.then(first).dense()
+    np.testing.assert_allclose(x @ kernel + bias, first(biased(x)), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Standardization, RemoveDirections])
