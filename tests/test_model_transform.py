@@ -78,7 +78,12 @@ def add_dense(folder, config, *, last=True):
     dim = json.loads((folder / "config.json").read_text())["hidden_size"]
     save_file({"linear.weight": np.eye(dim, dtype=np.float32)}, path / "model.safetensors")
     modules = json.loads((folder / "modules.json").read_text())
-    module = {"idx": 9, "name": "9", "path": path.name, "type": "sentence_transformers.models.Dense"}
+    module = {
+        "idx": 9,
+        "name": "9",
+        "path": path.name,
+        "type": "sentence_transformers.models.Dense",
+    }
     modules.insert(len(modules) if last else 1, module)
     (folder / "modules.json").write_text(json.dumps(modules))
 

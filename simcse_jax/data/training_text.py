@@ -218,3 +218,27 @@ def _triplets_of(files: Sequence[NliFile], names: str, seed: int) -> TrainingTex
     if unlabelled:
         description += f", {unlabelled:,} more without a label left out"
     return TrainingText(columns, description)
+
+
+def read_sentences(path: str | Path | Sequence[str | Path]) -> list[str]:
+    """Every sentence of one or several files, whatever its label: what a transform is fitted to.
+
+    Args:
+        path: as for `read_training_file`, kinds mixed as one likes.
+
+    Returns:
+        The sentences file by file, row by row, repeated ones as often as they stand there. NLI
+        pairs without a label are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read; the message names file, line and mend.
+    """
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    sentences: list[str] = []
+    for part in map(_read, paths):
+        if isinstance(part, NliFile):
+            sentences += [s for e in part.examples for s in (e.premise, e.hypothesis)]
+        else:
+            sentences += [s for row in zip(*part.columns, strict=True) for s in row]
+    return sentences
