@@ -75,6 +75,16 @@ class Settings:
     """Gets results.json and the transforms: model/ (--fit FILE), or transforms/TASK (target)."""
 
 
+def plain_encoder(model: str, pooling: str | None, num_layers: int | None) -> SentenceEncoder:
+    """The encoder without a transform of its own, and without truncation."""
+    return SentenceEncoder.from_pretrained(
+        model,
+        pooling=pooling,
+        num_layers=num_layers,
+        max_length=hub.read_config(hub.find_model(model)).max_length,
+    ).with_transform(None)
+
+
 def fit_transform(
     method: Method,
     embeddings: Float[np.ndarray, "n D"] | Callable[[int], Float[np.ndarray, "n D"]],
@@ -175,12 +185,7 @@ def main(settings: Settings) -> dict[str, Any]:
     seeds = settings.seeds if settings.method == "flow" else settings.seeds[:1]
 
     with hub.written_folder(settings.output_dir) as out:
-        encoder = SentenceEncoder.from_pretrained(
-            settings.model,
-            pooling=settings.pooling,
-            num_layers=settings.num_layers,
-            max_length=hub.read_config(hub.find_model(settings.model)).max_length,
-        ).with_transform(None)
+        encoder = plain_encoder(settings.model, settings.pooling, settings.num_layers)
         cached = Cached(encoder, [*sentences_of(tasks), *text])
 
         def fit(sentences: list[str], seed: int) -> Transform:
