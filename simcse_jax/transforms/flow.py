@@ -110,7 +110,7 @@ class FlowConfig:
 
 
 CONFIGS: dict[str, FlowConfig] = {
-    # `config_l3_d3_w32` of the authors' code and its optimiser (PAPERS 1.5).
+    # `config_l3_d3_w32` of the authors' code and its optimiser (`optimization_bert_flow.py`).
     "code": FlowConfig(),
     # Appendix B of the paper: two levels, a random permutation.
     "paper": FlowConfig(levels=2, permutation="random"),
@@ -287,7 +287,9 @@ class Flow(Transform):
             config: a name in ``CONFIGS`` or settings of one's own.
             epochs: passes over the embeddings; 0 leaves the flow where its initialisation put it.
             seed: of the run.
-            batch_size: embeddings of a step, over all devices.
+            batch_size: embeddings of a step, over all devices. What does not fill a last batch is
+                left out, other rows in every epoch: as every gradient is clipped to one length, a
+                batch of a few rows would move the flow as far as a full one.
             shuffle: draw a new order in every epoch.
             mesh: a mesh with one axis, ``data``: every batch is spread over its devices. The
                 result does not depend on it, up to the rounding of sums. None: one device.
@@ -314,7 +316,7 @@ class Flow(Transform):
         check_dim(dim, config.levels)
         base = None if config.whiten is None else Base.whitening(x, config.whiten)
 
-        per_epoch = -(-n // batch_size)
+        per_epoch = max(1, n // batch_size)
         total = epochs * per_epoch
         run = {
             "kind": "flow_state",
@@ -339,7 +341,7 @@ class Flow(Transform):
 
         place = functools.partial(jax.device_put, device=_sharding(mesh, PartitionSpec()))
         spread = functools.partial(jax.device_put, device=_sharding(mesh, PartitionSpec("data")))
-        # Rows of zero weight fill the last batch, so that all of them have one shape.
+        # Rows of zero weight fill a batch that the devices do not divide.
         devices = 1 if mesh is None else mesh.size
         rows = -(-min(batch_size, n) // devices) * devices
 

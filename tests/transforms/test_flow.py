@@ -67,10 +67,10 @@ def test_fitting_raises_the_likelihood(flow):
     seen = []
     start = Flow.fit(x, SMALL, epochs=0)
     Flow.fit(x, SMALL, epochs=2, on_step=lambda _step, m: seen.append(m["bits"]))
-    assert len(seen) == flow.steps == 10
+    assert len(seen) == flow.steps == 8
     assert start.steps == 0
     assert flow.bits_per_dimension(x) < start.bits_per_dimension(x)
-    assert np.mean(seen[5:]) < np.mean(seen[:5])
+    assert np.mean(seen[4:]) < np.mean(seen[:4])
 
 
 def test_samples_have_the_data_s_moments():
@@ -102,9 +102,8 @@ def test_save_and_load(flow, tmp_path):
     flow.save(tmp_path)
     loaded = load_transform(tmp_path)
     assert isinstance(loaded, Flow)
-    assert (loaded.config, loaded.dim, loaded.steps) == (flow.config, 8, 10)
+    assert (loaded.config, loaded.dim, loaded.steps) == (flow.config, 8, 8)
     np.testing.assert_array_equal(loaded(data()), flow(data()))
-    assert not flow.affine
 
 
 def test_the_seed_decides(flow):
@@ -126,7 +125,7 @@ def test_resuming_gives_the_same_bits(flow, tmp_path):
         Flow.fit(data(), SMALL, on_step=interrupt, **keep)
     steps = []
     resumed = Flow.fit(data(), SMALL, on_step=lambda step, _metrics: steps.append(step), **keep)
-    assert steps == [7, 8, 9, 10]  # the last save was after step 6
+    assert steps == [7, 8]  # the last save was after step 6
     assert same(flow, resumed)
     with pytest.raises(ValueError, match="seed 0 there, 5 here"):
         Flow.fit(data(), SMALL, seed=5, **keep)
@@ -139,9 +138,14 @@ def test_a_run_is_lengthened(flow, tmp_path):
 
 def test_eight_devices_as_one(flow):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    # 300 rows: the last batch of every epoch holds 44, which eight devices do not divide.
     parallel = Flow.fit(data(), SMALL, epochs=2, mesh=mesh)
     np.testing.assert_allclose(parallel(data()), flow(data()), atol=2e-3)
+    # Eight devices do not divide a batch of 60; and 300 rows are fewer than a batch of 1,000.
+    for batch_size, steps in ((60, 5), (1000, 1)):
+        one = Flow.fit(data(), SMALL, batch_size=batch_size)
+        parallel = Flow.fit(data(), SMALL, batch_size=batch_size, mesh=mesh)
+        assert one.steps == parallel.steps == steps
+        np.testing.assert_allclose(parallel(data()), one(data()), atol=2e-3)
 
 
 def test_embeddings_drawn_anew_each_epoch(flow):
