@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from simcse_jax.data.training_text import TrainingText, read_training_file
+from simcse_jax.data.training_text import TrainingText, read_sentences, read_training_file
 
 
 def write(path, content):
@@ -155,3 +155,21 @@ def test_training_text_needs_equal_columns():
     with pytest.raises(ValueError, match=r"not 4"):
         TrainingText((("a",),) * 4)
     assert TrainingText((("a",),)).description.startswith("training text: 1 sentence from 1 column")
+
+
+def test_every_sentence_of_files_of_all_kinds(tmp_path):
+    nli = write(
+        tmp_path / "nli.jsonl",
+        '{"premise": "p", "hypothesis": "h", "label": "neutral"}\n'
+        '{"premise": "p", "hypothesis": "i", "label": "contradiction"}\n'
+        '{"premise": "q", "hypothesis": "j", "label": "-"}\n',
+    )
+    pairs = write(tmp_path / "pairs.tsv", "sent0\tsent1\na\tb\nc\td\n")
+    text = write(tmp_path / "t.txt", "x\ny\nx\n")
+    # Row by row, repeated ones kept, whatever the label; pairs without one left out.
+    assert read_sentences(nli) == ["p", "h", "p", "i"]
+    assert read_sentences([pairs, text]) == ["a", "b", "c", "d", "x", "y", "x"]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_sentences(tmp_path / "nowhere.txt")
+    with pytest.raises(ValueError, match="empty.txt"):
+        read_sentences(write(tmp_path / "empty.txt", ""))
