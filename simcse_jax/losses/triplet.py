@@ -1,0 +1,104 @@
+"""Sentence-BERT's triplet objective: the positive is nearer than the negative by a margin."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from simcse_jax.losses.cosine_regression import pair_cosine
+
+Distance = Literal["euclidean", "cosine", "manhattan"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+
+
+class Triplet(NamedTuple):
+    """What `triplet_loss` returns: two scalars over the global batch.
+
+    Attributes:
+      loss: mean hinge.
+      accuracy: share of anchors that are nearer to the positive than to the negative (a tie is
+        wrong); it has no gradient.
+    """
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+def pair_distance(
+    x: Float[Array, "B D"], y: Float[Array, "B D"], distance: Distance = "euclidean"
+) -> Float[Array, "B"]:
+    """Distance of each row of x to the same row of y, in float32 at least.
+
+    Its gradient is finite everywhere, and 0 where the rows are equal.
+
+    Args:
+      x: ``[B, D]``.
+      y: ``[B, D]``.
+      distance: ``"euclidean"``, ``"cosine"`` (1 - cosine) or ``"manhattan"``.
+
+    Raises:
+      ValueError: the shapes differ, or an unknown name.
+    """
+    if distance not in DISTANCES:
+        raise ValueError(f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}")
+    if distance == "cosine":
+        return 1 - pair_cosine(x, y)
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ValueError(f"{x.shape} and {y.shape} must be of one shape [B, D].")
+    accum = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
+    difference = x.astype(accum) - y.astype(accum)
+    if distance == "manhattan":
+        return jnp.abs(difference).sum(1)
+    square = jnp.square(difference).sum(1)
+    # The root's slope at 0 is infinite, and infinity times 0 is not a number: so no root there.
+    apart = square > 0
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+
+
+def triplet_loss(
+    anchors: Float[Array, "B D"],
+    positives: Float[Array, "B D"],
+    negatives: Float[Array, "B D"],
+    *,
+    margin: float = 1.0,
+    distance: Distance = "euclidean",
+    axis_name: str | None = None,
+) -> Triplet:
+    r"""The triplet hinge (Reimers & Gurevych 2019, section 3).
+
+    .. math:: \ell = \frac{1}{B} \sum_i \max(d(a_i, p_i) - d(a_i, n_i) + \epsilon, 0)
+
+    Args:
+      anchors: a, ``[B, D]``.
+      positives: p, ``[B, D]``.
+      negatives: n, ``[B, D]``.
+      margin: ε; the paper's 1. sentence-transformers has 5 as its default.
+      distance: d: ``"euclidean"`` as in the paper, ``"cosine"`` or ``"manhattan"``.
+      axis_name: the mapped axis over which the batch is spread, in equal shares.
+
+    Returns:
+      ``Triplet(loss, accuracy)``, float32 scalars (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that differ, an empty batch, an unknown name, or a negative margin.
+
+    Example:
+      >>> a, p, n = jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]), jnp.array([[1.5, 0.0]])
+      >>> loss, accuracy = triplet_loss(a, p, n)
+      >>> print(f"{loss:.1f} {accuracy:.0f}")  # 1 - 1.5 + 1
+      0.5 1
+    """
+    if margin < 0:
+        raise ValueError(f"margin is {margin}; it must be at least 0")
+    if not len(anchors):
+        raise ValueError(f"anchors {anchors.shape} must be [B, D] with B > 0.")
+    near = pair_distance(anchors, positives, distance)
+    far = pair_distance(anchors, negatives, distance)
+    loss = jnp.mean(jnp.maximum(near - far + margin, 0.0))
+    accuracy = lax.stop_gradient(jnp.mean(near < far, dtype=loss.dtype))
+    if axis_name is not None:
+        loss, accuracy = lax.pmean((loss, accuracy), axis_name)
+    return Triplet(loss, accuracy)
