@@ -47,7 +47,7 @@ def alignment(
         raise ValueError(
             f"x and y should be pairs of embeddings of one shape, got {x.shape} and {y.shape}"
         )
-    differences = _normalise(x, "x", 1) - _normalise(y, "y", 1)  # [n, D]
+    differences = unit_rows(x, "x", 1) - unit_rows(y, "y", 1)  # [n, D]
     return float(np.mean(np.linalg.norm(differences, axis=1) ** alpha))
 
 
@@ -76,7 +76,7 @@ def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -
     """
     if block < 1:
         raise ValueError(f"block should be at least 1, got {block}")
-    points = _normalise(x, "x", 2).astype(np.float32)
+    points = unit_rows(x, "x", 2).astype(np.float32)
     n = len(points)
     block = min(block, n)
     tiles = [
@@ -153,7 +153,19 @@ def _tile_log_sum(
     return jax.nn.logsumexp(jnp.where((i < j) & (j < n), -t * squares, -jnp.inf), axis=1)
 
 
-def _normalise(x: Float[np.ndarray, "n D"], name: str, at_least: int) -> Float64[np.ndarray, "n D"]:
+def unit_rows(
+    x: Float[np.ndarray, "n D"], name: str = "x", at_least: int = 1
+) -> Float64[np.ndarray, "n D"]:
+    """Embeddings put on the unit sphere, in float64.
+
+    Args:
+        x: Embeddings.
+        name: What the error should call them.
+        at_least: How many rows there must be.
+
+    Raises:
+        ValueError: x is not [n, D] with enough rows, or a row is zero or not finite.
+    """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < at_least:
         raise ValueError(
