@@ -1,33 +1,18 @@
 """Whitening, flow and calibrations from the command: scores, seeds, saved models, bad input."""
 
-import itertools
+import dataclasses
 import json
 import logging
 
 import numpy as np
 import pytest
+from experiments_support import SENTENCES, write_stsb
 
 from experiments import postprocess, postprocess_table
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.senteval import read_sts
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, spearman
 from simcse_jax.transforms import Flow, Whitening
-
-WORDS = ("man", "woman", "dog", "cat")
-VERBS = ("plays", "runs", "eats")
-THINGS = ("flute", "piano", "food", "grass", "park")
-SENTENCES = [f"the {' '.join(s)}" for s in itertools.product(WORDS, VERBS, THINGS)]  # 60
-
-
-def write_stsb(folder):
-    rng = np.random.default_rng(0)
-    path = folder / "STS" / "STSBenchmark" / "sts-test.csv"
-    path.parent.mkdir(parents=True)
-    rows = [
-        ("g", "f", "y", str(i), f"{rng.uniform(0, 5):.2f}", SENTENCES[i], SENTENCES[-1 - i // 2])
-        for i in range(40)
-    ]
-    path.write_text("".join("\t".join(row) + "\n" for row in rows))
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +98,6 @@ def test_bad_settings_write_nothing(settings, tmp_path, options, says):
 
 
 def test_unknown_task_and_missing_file(settings, tmp_path):
-    import dataclasses
-
     with pytest.raises(ValueError, match="no STS task is called 'STS17'"):
         postprocess.main(dataclasses.replace(settings(), tasks=("STS17",)))
     with pytest.raises(FileNotFoundError, match="nowhere.txt"):

@@ -1,0 +1,99 @@
+"""The table of all methods: finished runs are used, rows kept, papers' numbers beside ours."""
+
+import json
+
+import pytest
+from experiments_support import write_stsb
+
+from experiments import sts_table
+from experiments.sts_table import Settings, latex, lines, main, paper_rows, rows
+from simcse_jax import SentenceEncoder
+from simcse_jax.data.senteval import read_sts
+from simcse_jax.evaluation.sts import evaluate_sts
+
+
+@pytest.fixture
+def only_stsb(monkeypatch):
+    monkeypatch.setattr(sts_table, "TASKS", ("STS-B",))
+    monkeypatch.setattr(sts_table, "read_sts", lambda folder: read_sts(folder, ["STS-B"]))
+
+
+@pytest.fixture
+def finished(golden, tmp_path):
+    """A run of two seeds, whose models differ in their pooling."""
+    for seed, pooling in ((0, "cls"), (1, "max")):
+        folder = tmp_path / "unsup" / f"seed-{seed}"
+        encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling=pooling)
+        encoder.save_pretrained(folder / "best")
+        (folder / "results.json").write_text(json.dumps({"settings": {"seed": seed}}))
+    return tmp_path / "unsup"
+
+
+def test_every_row_of_the_papers_is_found():
+    for protocol, least in (("all", 8), ("wmean", 11)):
+        printed = paper_rows(protocol)
+        used = [name for row in rows("first-last") for name in row.paper if name in printed]
+        assert len(set(used)) == len(used) >= least
+        assert all(len(line) == 8 for line in printed.values())
+    known = {name for protocol in ("all", "wmean") for name in paper_rows(protocol)}
+    assert all(set(row.paper) <= known | {""} for row in rows("first-last") if row.fit != "target")
+    assert paper_rows("mean") == {}
+
+
+def test_what_is_there_is_measured_and_the_rest_marked(
+    only_stsb, finished, golden, tmp_path, monkeypatch, capsys
+):
+    write_stsb(tmp_path / "data")
+    settings = Settings(
+        tmp_path / "data",
+        model=str(golden / "tiny-bert"),
+        pooling="cls",
+        unsup=finished,
+        output_dir=tmp_path / "out",
+        seeds=(0,),
+    )
+    wanted = ("cls", "cls + whitening (target)", "SimCSE, unsupervised", "SimCSE, supervised")
+    chosen = [row for row in rows("cls") if row.label in wanted]
+    monkeypatch.setattr(sts_table, "rows", lambda _: chosen)
+    main(settings)
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert table["not_run"] == ["SimCSE, supervised"]
+    task = read_sts(tmp_path / "data", ["STS-B"])
+    for seed in (0, 1):
+        encoder = SentenceEncoder.from_pretrained(finished / f"seed-{seed}" / "best")
+        expected = evaluate_sts(encoder.encode, task).tasks["STS-B"].spearman.wmean
+        measured = table["rows"]["SimCSE, unsupervised"]["runs"][str(seed)]
+        assert measured["tasks"]["STS-B"]["wmean"] == pytest.approx(expected, abs=1e-3)
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "seeds 0, 1" in text
+    assert "| SimCSE, supervised | – | – | not run |" in text
+    assert "| paper: SimCSE-BERT-base sup |" in text
+    assert text == capsys.readouterr().out.removesuffix("\n")
+
+    # Rows are read again, not measured again, until what they depend on changes.
+    def fail(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sts_table, "measure", fail)
+    main(settings)
+    assert (tmp_path / "out" / "table.md").read_text() == text
+    (finished / "seed-1" / "results.json").write_text('{"settings": {"seed": 1, "steps": 9}}')
+    with pytest.raises(AssertionError, match="measured again"):
+        main(settings)
+
+
+def test_latex_escapes():
+    code = latex("A_title", [("a & b", ["1.00 ± 0.10", "–"], "measured"), ("p", ["2"], "printed")])
+    assert r"a \& b & 1.00 $\pm$ 0.10 & --" in code
+    assert r"\quad p & 2 \\" in code
+    assert r"\caption{A\_title}" in code
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no results\.json"):
+        main(Settings(tmp_path, unsup=tmp_path))
+
+
+def test_lines_without_any_measurement(tmp_path):
+    table = lines(Settings(tmp_path), {}, "mean")
+    assert {how for _, _, how in table} == {"not run"}
