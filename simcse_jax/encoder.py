@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from simcse_jax import hub
 from simcse_jax.compilation_cache import enable_compilation_cache
