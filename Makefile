@@ -6,8 +6,9 @@ SHELL := /bin/bash
 VENV := .venv
 ORACLE := .venv-oracle
 DATA ?= ../shared/data
+MODULES = $(shell find simcse_jax -name '[a-z]*.py' | sed 's/\.py$$//; s/\//./g' | sort)
 
-.PHONY: demo test test-oracle lint bench clean help
+.PHONY: demo test test-oracle lint bench docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +31,11 @@ lint: $(VENV)/installed-test ## ruff and mypy
 bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
 	$(ORACLE)/bin/python -m experiments.bench_encode --data $(DATA)/senteval
 
+docs: $(VENV)/installed-docs ## the API reference, from the docstrings (writes docs/)
+	$(VENV)/bin/pdoc simcse_jax $(MODULES) -d google --math -o docs
+
 clean: ## remove the environments and what the demo wrote
-	rm -rf $(VENV) $(ORACLE) demo
+	rm -rf $(VENV) $(ORACLE) demo docs
 
 # A file marks a finished installation, so that one that was cut short is begun again.
 $(VENV)/installed: requirements.txt requirements-embedded.txt setup.cfg
@@ -44,6 +48,10 @@ $(VENV)/installed: requirements.txt requirements-embedded.txt setup.cfg
 
 $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 $(ORACLE)/installed: requirements.txt requirements-embedded.txt requirements-test.txt requirements-oracle.txt setup.cfg
