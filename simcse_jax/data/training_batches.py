@@ -6,15 +6,19 @@ number need be saved to resume, and every host finds its own rows without asking
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
+from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.models.bert import Batch
+
+T = TypeVar("T")
 
 
 class Rows(Protocol):
@@ -51,6 +55,31 @@ class TokenisedBatch:
     attention_mask: Bool[np.ndarray, "B C L"]
     group_ids: Int[np.ndarray, "B"]
     duplicates: int
+    truncated: int
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """One step's rows with several sentences to a row: S = B·C segments in R rows of L tokens.
+
+    R and L are the same on every host, which holds R of the P·R rows, and B of the P·B examples.
+    Sentences are numbered through the global batch, and an example's need not lie in its host's
+    rows.
+
+    Attributes:
+        step: the global step, from 0.
+        epoch: how often the text was seen before, from 0.
+        sentences: the segment, counted from 1, of each sentence of each example.
+        rows: the packed rows.
+        labels: of the examples; None for a text without.
+        truncated: sentences of the global batch that lost tokens to `max_length`.
+    """
+
+    step: int
+    epoch: int
+    sentences: Int[np.ndarray, "B C"]
+    rows: Batch
+    labels: Shaped[np.ndarray, "B"] | None
     truncated: int
 
 
@@ -104,6 +133,31 @@ def default_lengths(max_length: int) -> tuple[int, ...]:
     return (*sorted(length for length in lengths if length < max_length), max_length)
 
 
+def packed_lengths(max_length: int) -> tuple[int, ...]:
+    """64, 128, 256, … up to `max_length`: the row lengths of packed batches.
+
+    Attention costs as much as a row is long, so a batch takes the shortest row that holds its
+    longest sentence.
+    """
+    lengths = []
+    length = 64
+    while length < max_length:
+        lengths.append(length)
+        length *= 2
+    return (*lengths, max_length)
+
+
+def packed_count(rows: int, devices: int) -> int:
+    """How many rows a packed batch has: those it needs, and empty ones.
+
+    They make up one of a few numbers, since each is one compilation of the step, and a multiple of
+    the devices. On one device up to 8 rows stay as they are, and at most a fifth is empty above.
+    """
+    grain_size = max(1, 2 ** ((rows - 1).bit_length() - 3))
+    rows = -(-rows // grain_size) * grain_size
+    return -(-rows // devices) * devices
+
+
 class TrainingBatches:
     """Batches by global step: deterministic, resumable, a share of each for every host.
 
@@ -119,6 +173,8 @@ class TrainingBatches:
         batch_size: rows of the global batch.
         steps_per_epoch: batches of an epoch, also `len()`.
         lengths: the padded lengths; a batch has the shortest that holds its longest sentence.
+        packed_lengths: the same of the rows of packed batches.
+        labels: of the text's rows, as 32-bit numbers, or None.
         description: one sentence for the user about steps and remainder.
     """
 
@@ -136,6 +192,7 @@ class TrainingBatches:
         process_index: int = 0,
         process_count: int = 1,
         prefetch: int = 8,
+        labels: Sequence[int] | Sequence[float] | None = None,
     ):
         """Check everything that could go wrong later.
 
@@ -151,10 +208,12 @@ class TrainingBatches:
             process_index: which host this is, as `jax.process_index()`.
             process_count: how many there are, as `jax.process_count()`.
             prefetch: how many batches are tokenised ahead in the background; 0 for none.
+            labels: of the text's rows, for packed batches.
 
         Raises:
-            ValueError: fewer rows than a batch, a batch that does not divide by devices or hosts,
-                lengths that do not fit, a tokenizer without padding, or another impossible value.
+            ValueError: fewer rows than a batch, another number of labels than rows, a batch that
+                does not divide by devices or hosts, lengths that do not fit, a tokenizer without
+                padding, or another impossible value.
         """
         rows = len(text)
         if batch_size < 1:
@@ -193,13 +252,19 @@ class TrainingBatches:
             raise ValueError(f"seed is {seed}; it must lie between 0 and 2**32 - 1")
         if prefetch < 0:
             raise ValueError(f"prefetch is {prefetch}; it must not be negative")
+        if labels is not None and len(labels) != rows:
+            raise ValueError(f"{rows} rows of training text have {len(labels)} labels, not as many")
         self.text = text
+        self.labels = None if labels is None else _as_32_bits(labels)
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_length = max_length
         self.lengths = lengths
+        self.packed_lengths = packed_lengths(max_length)
         self._pad_id = tokenizer.pad_id
         self._prefetch = prefetch
+        self._device_count = device_count
+        self._share = (process_index, process_count)
         local = batch_size // process_count
         self._mine = slice(process_index * local, (process_index + 1) * local)
         # Random access, epoch after epoch, in constant memory. Not `shuffle(seed)`: it adds the
@@ -239,12 +304,7 @@ class TrainingBatches:
         Raises:
             ValueError: a negative step.
         """
-        if step < 0:
-            raise ValueError(f"the step is {step}; the first one is 0")
-        rows = self.text.rows(self.indices(step).tolist())
-        columns = len(rows[0])
-        flat = [sentence for row in rows for sentence in row]
-        tokens, truncated = self.tokenizer(flat, self.max_length)
+        _, columns, tokens, truncated = self._tokenise(step)
         keys = [sequence.tobytes() for sequence in tokens]
         groups = group_rows([keys[i : i + columns] for i in range(0, len(keys), columns)])
         longest = max(len(sequence) for sequence in tokens)
@@ -264,6 +324,56 @@ class TrainingBatches:
             truncated=truncated,
         )
 
+    def packed(self, step: int) -> PackedBatch:
+        """The same batch with several sentences to a row, and with labels where the text has some.
+
+        The rows are packed over the whole global batch, so that they do not depend on the number
+        of hosts and devices, but for empty ones at the end.
+
+        Raises:
+            ValueError: a negative step.
+        """
+        indices, columns, tokens, truncated = self._tokenise(step)
+        lengths = [len(sequence) for sequence in tokens]
+        length = next(length for length in self.packed_lengths if length >= max(lengths))
+        rows = pack_rows(lengths, length)
+        count = packed_count(len(rows), self._device_count)
+        batch, order = packed_batch(tokens, rows, (count, length))
+        sentences = np.empty(len(tokens), np.int32)
+        sentences[order] = np.arange(1, len(tokens) + 1)
+        index, hosts = self._share
+        mine = slice(index * count // hosts, (index + 1) * count // hosts)
+        assert batch.segment_ids is not None
+        assert batch.position_ids is not None
+        return PackedBatch(
+            step=step,
+            epoch=step // self.steps_per_epoch,
+            sentences=sentences.reshape(-1, columns)[self._mine],
+            rows=Batch(
+                batch.input_ids[mine],
+                batch.attention_mask[mine],
+                segment_ids=batch.segment_ids[mine],
+                position_ids=batch.position_ids[mine],
+            ),
+            labels=None if self.labels is None else self.labels[indices[self._mine]],
+            truncated=truncated,
+        )
+
+    def _tokenise(self, step: int) -> tuple[np.ndarray, int, list[np.ndarray], int]:
+        """The global batch: its rows' places, the columns, all tokens, and how many were cut."""
+        if step < 0:
+            raise ValueError(f"the step is {step}; the first one is 0")
+        indices = self.indices(step)
+        rows = self.text.rows(indices.tolist())
+        flat = [sentence for row in rows for sentence in row]
+        return indices, len(rows[0]), *self.tokenizer(flat, self.max_length)
+
+    def packed_batches(
+        self, start_step: int = 0, stop_step: int | None = None
+    ) -> Iterator[PackedBatch]:
+        """`batches`, packed."""
+        return self._ahead(self.packed, start_step, stop_step)
+
     def batches(
         self, start_step: int = 0, stop_step: int | None = None
     ) -> Iterator[TokenisedBatch]:
@@ -276,17 +386,27 @@ class TrainingBatches:
         Raises:
             ValueError: a negative step.
         """
+        return self._ahead(self.batch, start_step, stop_step)
+
+    def _ahead(
+        self, make: Callable[[int], T], start_step: int, stop_step: int | None
+    ) -> Iterator[T]:
         if start_step < 0:
             raise ValueError(f"start_step is {start_step}; the first one is 0")
         stop = _ENDLESS if stop_step is None else stop_step
         if stop <= start_step:
             return iter(())
-        steps = grain.MapDataset.range(start_step, stop).map(self.batch)
+        steps: Any = grain.MapDataset.range(start_step, stop).map(make)
         # One thread: the tokenizer itself runs on all cores, outside of Python.
         options = grain.ReadOptions(
             num_threads=min(1, self._prefetch), prefetch_buffer_size=self._prefetch
         )
         return iter(steps.to_iter_dataset(options))
+
+
+def _as_32_bits(labels: Sequence[int] | Sequence[float]) -> Shaped[np.ndarray, "n"]:
+    array = np.asarray(labels)
+    return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)
 
 
 # Grain's indices go through C integers; nobody takes as many steps.

@@ -10,6 +10,9 @@ A `.txt` file is one column, a sentence a line. `.csv`, `.tsv` and `.jsonl` have
 which the order counts and not the names, but for natural-language-inference data (`premise,
 hypothesis, label`), which becomes triplets as in the paper.
 
+Sentence-BERT's rows have labels too: the class of an NLI pair (`read_labelled_nli`) or the
+similarity of an STS pair.
+
 An empty cell is a sentence of one space, as in the authors' code. A blank line is no row; the
 authors keep those of `.txt` files as empty sentences, but these are nothing but false negatives of
 each other. How many were left out is in the description.
@@ -22,9 +25,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from simcse_jax.data.nli import (
+    Label,
+    NliExample,
     NliFile,
     is_nli_split,
     nli_examples,
@@ -36,6 +41,9 @@ from simcse_jax.data.tables import SUFFIXES, Table, read_table
 from simcse_jax.data.text import read_lines
 
 Kind = Literal["sentences", "pairs", "triplets"]
+
+NLI_LABELS: tuple[Label, ...] = get_args(Label)
+"""The classes of NLI in the order of their numbers, 0, 1 and 2, as on the Hugging Face hub."""
 
 _KINDS: dict[int, Kind] = {1: "sentences", 2: "pairs", 3: "triplets"}
 _MEANING = {
@@ -54,13 +62,15 @@ class TrainingText:
     Attributes:
         columns: the sentences, column by column, all equally many.
         description: one sentence for the user about what was read and how it will be used.
+        labels: what each row is to be called, class numbers or similarities; None for no labels.
 
     Raises:
-        ValueError: no rows, columns of different lengths, or not one to three columns.
+        ValueError: no rows, columns or labels of different lengths, or not one to three columns.
     """
 
     columns: tuple[tuple[str, ...], ...]
     description: str = ""
+    labels: tuple[int, ...] | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         counts = [len(column) for column in self.columns]
@@ -73,6 +83,11 @@ class TrainingText:
             raise ValueError(
                 "the columns of training text must be equally long and not empty, got "
                 f"{', '.join(map(str, counts))} rows"
+            )
+        if self.labels is not None and len(self.labels) != counts[0]:
+            raise ValueError(
+                f"training text of {counts[0]} rows has {len(self.labels)} labels; each row needs "
+                "one"
             )
         if not self.description:
             object.__setattr__(self, "description", _describe("training text", len(self), counts))
@@ -98,6 +113,8 @@ class TrainingText:
                 # Each with its length, so that no two different columns are the same bytes.
                 data = sentence.encode("utf-8", "surrogatepass")
                 digest.update(len(data).to_bytes(8, "little") + data)
+        if self.labels is not None:
+            digest.update(repr(self.labels).encode())
         return digest.hexdigest()
 
 
@@ -218,6 +235,45 @@ def _triplets_of(files: Sequence[NliFile], names: str, seed: int) -> TrainingTex
     if unlabelled:
         description += f", {unlabelled:,} more without a label left out"
     return TrainingText(columns, description)
+
+
+def read_labelled_nli(path: str | Path | Sequence[str | Path]) -> TrainingText:
+    """Read NLI pairs with their classes, as Sentence-BERT is trained on them.
+
+    Args:
+        path: a file or folder as `simcse_jax.data.nli.read_nli` takes it, or several, read as one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read so; the message names file, line and mend.
+    """
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    if not paths:
+        raise ValueError("no NLI file was given; name one or more")
+    files = [read_nli(p) for p in paths]
+    names = " and ".join(p.name for p in paths)
+    examples = [example for file in files for example in file.examples]
+    if not examples:
+        raise ValueError(f"{names}: no NLI pair has a label; check the labels")
+    return labelled_nli(examples, names, sum(file.unlabelled for file in files))
+
+
+def labelled_nli(examples: Sequence[NliExample], names: str, unlabelled: int = 0) -> TrainingText:
+    """NLI pairs with the numbers of their classes.
+
+    Args:
+        examples: at least one.
+        names: where they come from, for the description.
+        unlabelled: how many without a label were left out, for the description.
+    """
+    columns = (tuple(e.premise for e in examples), tuple(e.hypothesis for e in examples))
+    numbers = {label: number for number, label in enumerate(NLI_LABELS)}
+    labels = tuple(numbers[e.label] for e in examples)
+    counts = ", ".join(f"{labels.count(n):,} {label}" for label, n in numbers.items())
+    description = f"{names}: {len(examples):,} NLI pairs ({counts})"
+    if unlabelled:
+        description += f", {unlabelled:,} more without a label left out"
+    return TrainingText(columns, description, labels)
 
 
 def read_sentences(path: str | Path | Sequence[str | Path]) -> list[str]:

@@ -10,6 +10,8 @@ from simcse_jax.data.training_batches import (
     count_duplicates,
     default_lengths,
     group_rows,
+    packed_count,
+    packed_lengths,
 )
 from simcse_jax.data.training_text import TrainingText
 
@@ -217,3 +219,114 @@ def test_an_error_in_the_background_reaches_the_caller(tokenizer):
 
     with pytest.raises(OSError, match="the disk is gone"):
         next(TrainingBatches(Broken(), tokenizer, 8).batches())
+
+
+def tokens_of(batch):
+    """The token ids of each sentence of each example, read back from a packed batch."""
+    rows = batch.rows
+    found = {}
+    for row in range(len(rows.input_ids)):
+        for segment in np.unique(rows.segment_ids[row]):
+            here = rows.segment_ids[row] == segment
+            if segment:
+                ids = rows.input_ids[row][here]
+                np.testing.assert_array_equal(rows.position_ids[row][here], np.arange(len(ids)))
+                assert rows.attention_mask[row][here].all()
+                assert segment not in found  # a sentence lies in one row
+                found[segment] = ids.tolist()
+            else:
+                assert not rows.attention_mask[row][here].any()
+    return found
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_a_packed_batch_holds_the_same_sentences_and_the_labels(tokenizer, columns):
+    text = make_text(columns=columns)
+    labels = [row % 3 for row in range(len(text))]
+    batches = TrainingBatches(text, tokenizer, 8, max_length=64, labels=labels)
+    for step in (0, 7):
+        batch = batches.packed(step)
+        found = tokens_of(batch)
+        assert (batch.step, batch.epoch, batch.sentences.shape) == (step, step // 6, (8, columns))
+        assert sorted(found) == list(range(1, 8 * columns + 1))
+        assert batch.labels.dtype == np.int32
+        for row, index in enumerate(batches.indices(step)):
+            expected, _ = tokenizer(text.rows([index])[0])
+            assert [found[n] for n in batch.sentences[row]] == [ids.tolist() for ids in expected]
+            assert batch.labels[row] == labels[index]
+        padded = batches.batch(step).input_ids
+        assert batch.rows.input_ids.size < padded.size
+    assert TrainingBatches(text, tokenizer, 8).packed(0).labels is None
+    scores = TrainingBatches(text, tokenizer, 8, labels=[0.5] * len(text))
+    assert scores.packed(0).labels.dtype == np.float32
+
+
+def test_hosts_share_a_packed_batch_and_devices_add_empty_rows_only(tokenizer):
+    text = make_text(columns=2)
+    labels = [row / 50 for row in range(len(text))]
+
+    def batch(devices=1, host=0, hosts=1):
+        return TrainingBatches(
+            text,
+            tokenizer,
+            8,
+            labels=labels,
+            device_count=devices,
+            process_index=host,
+            process_count=hosts,
+        ).packed(3)
+
+    whole = batch()
+    spread = batch(devices=8)
+    needed = len(whole.rows.input_ids)
+    assert len(spread.rows.input_ids) == 8 > needed
+    parts = [batch(devices=8, host=host, hosts=2) for host in range(2)]
+    for name in ("input_ids", "attention_mask", "segment_ids", "position_ids"):
+        all_rows = getattr(spread.rows, name)
+        np.testing.assert_array_equal(all_rows[:needed], getattr(whole.rows, name))
+        assert not all_rows[needed:].any()
+        joined = np.concatenate([getattr(part.rows, name) for part in parts])
+        np.testing.assert_array_equal(joined, all_rows)
+    for name in ("sentences", "labels"):
+        np.testing.assert_array_equal(getattr(spread, name), getattr(whole, name))
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def test_packed_batches_start_at_any_step(tokenizer):
+    batches = TrainingBatches(make_text(columns=2), tokenizer, 8, labels=range(50))
+    found = list(batches.packed_batches(5, 9))
+    assert [batch.step for batch in found] == [5, 6, 7, 8]
+    for batch in found:
+        expected = batches.packed(batch.step)
+        np.testing.assert_array_equal(batch.rows.input_ids, expected.rows.input_ids)
+        np.testing.assert_array_equal(batch.labels, expected.labels)
+
+
+def test_long_sentences_are_cut_and_take_longer_rows(tokenizer):
+    words = " ".join(WORDS * 20)
+    text = TrainingText((("a dog", words) * 4, ("a man",) * 8))
+    batches = TrainingBatches(text, tokenizer, 8, max_length=100)
+    assert batches.packed_lengths == packed_lengths(100) == (64, 100)
+    batch = batches.packed(0)
+    assert batch.rows.input_ids.shape[1] == 100
+    assert batch.truncated == 4
+    short = TrainingBatches(TrainingText((("a dog",) * 8,) * 2), tokenizer, 8, max_length=100)
+    assert short.packed(0).rows.input_ids.shape[1] == 64
+
+
+def test_packed_shapes_are_few():
+    assert packed_lengths(512) == (64, 128, 256, 512)
+    assert packed_lengths(32) == (32,)
+    counts = [packed_count(rows, 1) for rows in range(1, 65)]
+    assert counts[:8] == list(range(1, 9))
+    assert len(set(counts[8:])) == 12
+    for rows, count in enumerate(counts, start=1):
+        assert rows <= count < 1.25 * rows or count == rows
+        assert packed_count(rows, 8) % 8 == 0
+        assert packed_count(rows, 8) >= rows
+
+
+def test_labels_that_do_not_fit(tokenizer):
+    with pytest.raises(ValueError, match="50 rows of training text have 49 labels"):
+        TrainingBatches(make_text(columns=2), tokenizer, 8, labels=[0] * 49)

@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from simcse_jax.data.training_text import TrainingText, read_sentences, read_training_file
+from simcse_jax.data.training_text import (
+    NLI_LABELS,
+    TrainingText,
+    read_labelled_nli,
+    read_sentences,
+    read_training_file,
+)
 
 
 def write(path, content):
@@ -173,3 +179,49 @@ def test_every_sentence_of_files_of_all_kinds(tmp_path):
         read_sentences(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match="empty.txt"):
         read_sentences(write(tmp_path / "empty.txt", ""))
+
+
+def test_labelled_nli_keeps_every_pair_with_the_hubs_numbers(tmp_path):
+    rows = [
+        {"premise": "A.", "hypothesis": "B.", "label": "entailment"},
+        {"premise": "A.", "hypothesis": "C.", "label": "-"},
+        {"premise": "D.", "hypothesis": "E.", "label": 2},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "split"
+    folder.mkdir()
+    for name, line in (("s1", "F."), ("s2", "G."), ("labels", "neutral")):
+        write(folder / f"{name}.test", f"{line}\n")
+    text = read_labelled_nli([path, folder])
+    assert NLI_LABELS == ("entailment", "neutral", "contradiction")
+    assert text.columns == (("A.", "D.", "F."), ("B.", "E.", "G."))
+    assert text.labels == (0, 2, 1)
+    assert text.description == (
+        "a.jsonl and split: 3 NLI pairs (1 entailment, 1 neutral, 1 contradiction), 1 more "
+        "without a label left out"
+    )
+    assert read_labelled_nli(path).labels == (0, 2)
+
+
+def test_labelled_nli_that_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match="no NLI file was given"):
+        read_labelled_nli([])
+    with pytest.raises(FileNotFoundError, match="no.jsonl"):
+        read_labelled_nli(tmp_path / "no.jsonl")
+    row = {"premise": "A.", "hypothesis": "C.", "label": "-"}
+    path = write(tmp_path / "a.jsonl", json.dumps(row))
+    with pytest.raises(ValueError, match="no NLI pair has a label"):
+        read_labelled_nli(path)
+
+
+def test_labels_are_part_of_the_fingerprint_and_as_many_as_rows():
+    columns = (("A.", "B."), ("C.", "D."))
+    prints = {
+        TrainingText(columns, labels=labels).fingerprint
+        for labels in (None, (0, 1), (1, 0), (0.0, 1.0))
+    }
+    assert len(prints) == 4
+    # As it was before there were labels: checkpoints of older runs know it.
+    assert TrainingText((("A.",),)).fingerprint == "ef6b304f86ccd5b8f8754f379e3f09e6"
+    with pytest.raises(ValueError, match="training text of 2 rows has 1 labels"):
+        TrainingText(columns, labels=(0,))
