@@ -227,7 +227,9 @@ def fit(
 
 
 def _sentences(batch: Any) -> int:
-    """The rows of tokens in a batch: the first array's size without its last axis."""
+    """What a batch says of itself, else its rows of tokens: the first array less its last axis."""
+    if (numbers := getattr(batch, "sentences", None)) is not None:
+        return np.size(numbers)
     return math.prod(np.shape(jax.tree.leaves(batch)[0])[:-1])
 
 

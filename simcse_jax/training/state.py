@@ -1,8 +1,9 @@
-"""The settings of a SimCSE run, its state, and its optimizer."""
+"""The settings of a run, its state, and its optimizer."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -22,7 +23,63 @@ Head = Literal["train_and_test", "train_only", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
+class OptimizerSettings:
+    """How any run is optimised and how long; the defaults are those of SimCSE's BERT-base run.
+
+    Attributes:
+        dtype: compute type, ``"float32"`` or ``"bfloat16"``; parameters are float32.
+        learning_rate: the highest.
+        warmup_steps: the learning rate grows linearly over so many steps.
+        warmup_ratio: the same as a share of all steps, rounded up; where ``warmup_steps`` is 0.
+        weight_decay: decoupled; biases and layer norms are spared.
+        clip_norm: the longest gradient.
+        beta1: Adam's β₁.
+        beta2: Adam's β₂.
+        eps: Adam's ε.
+        epochs: over the data, unless ``max_steps`` is given.
+        max_steps: the number of updates, or None.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    learning_rate: float = 3e-5
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    epochs: float = 1.0
+    max_steps: int | None = None
+
+    def __post_init__(self):
+        self._check(self.dtype in ("float32", "bfloat16"), "dtype", "float32 or bfloat16")
+        for name in ("learning_rate", "clip_norm", "epochs"):
+            self._check(getattr(self, name) > 0, name, "positive")
+        for name in ("weight_decay", "warmup_steps", "eps"):
+            self._check(getattr(self, name) >= 0, name, "at least 0")
+        self._check(0 <= self.warmup_ratio < 1, "warmup_ratio", "at least 0 and below 1")
+        self._check(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1")
+
+    def _check(self, fine: bool, name: str, wanted: str) -> None:
+        if not fine:
+            raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    def _check_choice(self, name: str, choices: Any) -> None:
+        known = get_args(choices)
+        self._check(getattr(self, name) in known, name, f"one of {', '.join(known)}")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The number of updates: ``max_steps``, or ``epochs`` times the batches of an epoch."""
+        return self.max_steps or max(1, round(self.epochs * steps_per_epoch))
+
+    def warmup(self, total_steps: int) -> int:
+        """The number of warm-up steps of a run of so many steps."""
+        return self.warmup_steps or min(math.ceil(self.warmup_ratio * total_steps), total_steps - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings(OptimizerSettings):
     """How SimCSE trains; the defaults are those of the unsupervised BERT-base run.
 
     Whether training is unsupervised is not said here: the batch's columns decide. One column is
@@ -46,16 +103,6 @@ class TrainSettings:
         mlm_probability: the share of tokens to predict.
         accumulate: into how many chunks the batch is cut for the encoder. The loss is over the
             whole batch and the gradient is the same; memory is that of a chunk.
-        dtype: compute type, ``"float32"`` or ``"bfloat16"``; parameters are float32.
-        learning_rate: the highest.
-        warmup_steps: the learning rate grows linearly over so many steps.
-        weight_decay: decoupled; biases and layer norms are spared.
-        clip_norm: the longest gradient.
-        beta1: Adam's β₁.
-        beta2: Adam's β₂.
-        eps: Adam's ε.
-        epochs: over the data, unless ``max_steps`` is given.
-        max_steps: the number of updates, or None.
     """
 
     pooling: str = "cls"
@@ -70,49 +117,29 @@ class TrainSettings:
     mlm_weight: float = 0.0
     mlm_probability: float = 0.15
     accumulate: int = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    learning_rate: float = 3e-5
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    epochs: float = 1.0
-    max_steps: int | None = None
 
     def __post_init__(self):
-        def check(fine: bool, name: str, wanted: str) -> None:
-            if not fine:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
-
+        super().__post_init__()
         for name, choices in (
             ("head", Head),
             ("similarity", Similarity),
             ("implementation", Implementation),
         ):
-            known = get_args(choices)
-            check(getattr(self, name) in known, name, f"one of {', '.join(known)}")
-        check(self.dtype in ("float32", "bfloat16"), "dtype", "float32 or bfloat16")
-        check(self.pooling != "pooler", "pooling", "'cls' with a head, which is the pooler")
+            self._check_choice(name, choices)
+        self._check(self.pooling != "pooler", "pooling", "'cls' with a head, which is the pooler")
         if self.head == "train_and_test":
-            check(self.pooling == "cls", "pooling", "'cls' where the head is kept at test time")
-        for name in ("temperature", "learning_rate", "clip_norm", "epochs"):
-            check(getattr(self, name) > 0, name, "positive")
-        for name in ("mlm_weight", "weight_decay", "warmup_steps", "eps"):
-            check(getattr(self, name) >= 0, name, "at least 0")
-        check(0 < self.mlm_probability <= 1, "mlm_probability", "above 0 and at most 1")
-        check(self.accumulate >= 1, "accumulate", "at least 1")
-        check(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1")
+            self._check(
+                self.pooling == "cls", "pooling", "'cls' where the head is kept at test time"
+            )
+        self._check(self.temperature > 0, "temperature", "positive")
+        self._check(self.mlm_weight >= 0, "mlm_weight", "at least 0")
+        self._check(0 < self.mlm_probability <= 1, "mlm_probability", "above 0 and at most 1")
+        self._check(self.accumulate >= 1, "accumulate", "at least 1")
 
     @property
     def test_pooling(self) -> str:
         """The pooling to evaluate with: ``"pooler"`` where the head is kept."""
         return "pooler" if self.head == "train_and_test" else self.pooling
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """The number of updates: ``max_steps``, or ``epochs`` times the batches of an epoch."""
-        return self.max_steps or max(1, round(self.epochs * steps_per_epoch))
 
 
 @flax.struct.dataclass
@@ -121,7 +148,8 @@ class TrainState:
 
     Attributes:
         step: the number of updates done.
-        params: ``{"encoder": …}``, with ``"head"`` and ``"mlm"`` where they are trained.
+        params: ``{"encoder": …}``, with ``"head"``, ``"mlm"`` or ``"classifier"`` where they are
+            trained.
         opt_state: the optimizer's.
     """
 
@@ -130,13 +158,13 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def make_optimizer(settings: TrainSettings, total_steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm, AdamW, linear decay to zero, as in the authors' trainer.
+def make_optimizer(settings: OptimizerSettings, total_steps: int) -> optax.GradientTransformation:
+    """Clip by the global norm, AdamW, linear decay to zero, as in the authors' trainers.
 
     The update number k (from 0) has the learning rate `lr · (T − k) / (T − W)` after W warm-up
     steps of `lr · k / W`.
     """
-    warmup = settings.warmup_steps
+    warmup = settings.warmup(total_steps)
     if warmup >= total_steps:
         raise ValueError(f"warmup_steps is {warmup}; the run has {total_steps} steps only")
     schedule = optax.linear_schedule(settings.learning_rate, 0.0, total_steps - warmup)
@@ -168,7 +196,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
 ) -> TrainState:
-    """The state before the first update.
+    """SimCSE's state before the first update.
 
     Args:
         config: the architecture.
@@ -185,7 +213,6 @@ def create_state(
     check_pooling(settings.pooling, config.num_hidden_layers)
     head_key, mlm_key = jax.random.split(key)
     hidden = jnp.zeros((1, config.hidden_size))
-    # Copies: the compiled step donates its state, and the caller keeps its parameters.
     chosen: Params = {"encoder": params["encoder"]}
     if settings.head != "none":
         chosen["head"] = params.get("head") or Pooler(config).init(head_key, hidden)["params"]
@@ -195,8 +222,14 @@ def create_state(
         else:
             words = jnp.zeros((config.vocab_size, config.hidden_size))
             chosen["mlm"] = MaskedLMHead(config).init(mlm_key, hidden, words)["params"]
-    chosen = jax.tree.map(lambda p: jnp.array(p, jnp.float32), chosen)
-    return TrainState(jnp.zeros((), jnp.int32), chosen, optimizer.init(chosen))
+    return start_state(chosen, optimizer)
+
+
+def start_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update, of copies of these parameters."""
+    # Copies: the compiled step donates its state, and the caller keeps its parameters.
+    params = jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def model_params(params: Params, settings: TrainSettings) -> Params:

@@ -83,7 +83,7 @@ def encode_rows(
     Args:
         config: the architecture.
         params: ``{"encoder": …}``.
-        batch: ids and mask; token types are passed on, packed rows are not.
+        batch: ids and mask; or packed rows, with a key for each row and not each sentence.
         keys: a key a row; None is without dropout.
         dtype: the compute type.
     """
@@ -110,9 +110,14 @@ def embed_rows(
     *,
     pooling: str,
     dtype: Any = jnp.float32,
-) -> Float[Array, "R D"]:
-    """Encode, pool, and project through the MLP head if ``params`` has a ``"head"``; float32."""
-    pooled: Any = pool(encode_rows(config, params, batch, keys, dtype), batch, pooling)
+    num_segments: int | None = None,
+) -> Float[Array, "S D"]:
+    """Encode, pool, and project through the MLP head if ``params`` has a ``"head"``; float32.
+
+    A sentence is a row, or one of the ``num_segments`` segments of packed rows.
+    """
+    hidden = encode_rows(config, params, batch, keys, dtype)
+    pooled: Any = pool(hidden, batch, pooling, num_segments)
     if "head" in params:
         pooled = Pooler(config, dtype).apply({"params": params["head"]}, pooled)
     return pooled.astype(jnp.float32)
