@@ -30,7 +30,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
 import tyro
 from jaxtyping import Float
@@ -39,15 +38,22 @@ from rich.table import Table
 from scipy.stats import gaussian_kde
 from tqdm import tqdm
 
+from experiments.ablations import (
+    Documents,
+    Variant,
+    augmented,
+    read_documents,
+    train_variant,
+    training_text,
+)
 from experiments.figures_draw import DRAW
 from experiments.postprocess import fit_transform, plain_encoder
-from experiments.simcse import hardware
+from experiments.runs import hardware
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.cli import run_or_explain, written_file
-from simcse_jax.data.augmentation import augmented_pairs, delete_one_word
+from simcse_jax.data.augmentation import delete_one_word
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText, read_sentences
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.geometry import alignment_uniformity, unit_rows
@@ -60,23 +66,16 @@ from simcse_jax.evaluation.isotropy import (
     singular_spectrum,
 )
 from simcse_jax.evaluation.sts import cosine, spearman
-from simcse_jax.models import Batch
-from simcse_jax.training import (
-    Evaluation,
-    TrainSettings,
-    compile_step,
-    create_state,
-    fit,
-    make_mesh,
-    make_optimizer,
-    model_params,
-    replicate,
-)
-from simcse_jax.training import simcse_step as make_step
 
 Name = Literal["plane", "path", "spectrum", "cosines", "frequency", "bound"]
 NAMES: tuple[Name, ...] = get_args(Name)
 Positives = Literal["dropout", "delete-one", "fixed-mask", "no-dropout"]
+POSITIVES: dict[str, Variant] = {
+    "dropout": Variant("dropout"),
+    "delete-one": Variant("delete-one", positives=augmented(delete_one_word)),
+    "fixed-mask": Variant("fixed-mask", change={"shared_dropout": True}),
+    "no-dropout": Variant("no-dropout", dropout=0.0),
+}
 SPLITS = ("train", "dev", "test")
 BANDS = tuple(itertools.pairwise(range(6)))
 WINDOW = 10
@@ -369,84 +368,47 @@ def measure_frequency(settings: Settings) -> dict[str, Any]:
 
 
 def watch_training(
-    settings: Settings, positives: Positives, text: TrainingText, dev: Pairs
+    settings: Settings, positives: Positives, documents: Documents, dev: Pairs
 ) -> list[dict[str, Any]]:
     """Train unsupervised SimCSE for a few steps, and measure the model on STS-B dev on the way."""
-    folder = hub.find_model(settings.model)
-    config, params = hub.load_params(folder, hub.read_config(folder), settings.run_layers)
-    if positives == "no-dropout":
-        config = dataclasses.replace(
-            config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-        )
-    if positives == "delete-one":
-        text = augmented_pairs(text, delete_one_word, settings.seed)
-    tokenizer = Tokenizer.from_folder(folder, hub.read_settings(folder).do_lower_case)
-    train = TrainSettings(
-        learning_rate=settings.learning_rate,
-        max_steps=settings.steps,
-        shared_dropout=positives == "fixed-mask",
-    )
-    mesh = make_mesh()
-    batches = TrainingBatches(
-        text, tokenizer, settings.batch_size, seed=settings.seed, device_count=mesh.size
-    )
-    optimizer = make_optimizer(train, settings.steps)
-    root = jax.random.key(settings.seed)
-    state = create_state(config, train, params, optimizer, jax.random.fold_in(root, 0))
-    step = compile_step(make_step(config, train, optimizer, mesh=mesh), mesh)
+    distinct = list(dict.fromkeys((*dev.sentences1, *dev.sentences2)))
+    row = {s: i for i, s in enumerate(distinct)}
 
-    records: list[dict[str, Any]] = []
-
-    def measure(trained: Any) -> dict[str, float]:
-        encoder = SentenceEncoder(
-            config,
-            jax.tree.map(np.asarray, model_params(trained, train)),
-            tokenizer,
-            hub.EncoderSettings(train.test_pooling),
-        )
-        distinct = list(dict.fromkeys((*dev.sentences1, *dev.sentences2)))
-        row = {s: i for i, s in enumerate(distinct)}
+    def measure(encoder: SentenceEncoder) -> dict[str, Any]:
         vectors = encoder.encode(distinct, show_progress=False)
 
         def embed(sentences: Sequence[str]) -> np.ndarray:
             return vectors[[row[s] for s in sentences]]
 
         plane = alignment_uniformity(embed, [dev])
-        first, second = embed(dev.sentences1), embed(dev.sentences2)
         gram = gram_bounds(vectors)
         spectrum = singular_spectrum(unit_rows(vectors))
-        values = {
+        return {
             "alignment": plane.alignment,
             "uniformity": plane.uniformity,
-            "stsb_dev": score(cosine(first, second), dev),
+            "stsb_dev": score(cosine(embed(dev.sentences1), embed(dev.sentences2)), dev),
             "gram_total": gram.total,
             "gram_largest": gram.largest,
             "gram_positive": gram.positive,
+            "sentences": gram.sentences,
+            "spectrum": [float(f"{value:.4g}") for value in spectrum],
         }
-        records.append(
-            {
-                **values,
-                "sentences": gram.sentences,
-                "spectrum": [float(f"{value:.4g}") for value in spectrum],
-            }
-        )
-        return values
 
-    measure(state.params)
-    fit(
-        step,
-        replicate(state, mesh),
-        lambda start: (
-            Batch(b.input_ids, b.attention_mask) for b in batches.batches(start, settings.steps)
-        ),
-        replicate(root, mesh),
-        settings.steps,
-        evaluation=Evaluation(settings.every, measure),
-        log_every=settings.every,
-        description=positives,
+    variant = POSITIVES[positives]
+    text = training_text(variant, documents, None, settings.seed)
+    assert isinstance(text, TrainingText)
+    return train_variant(
+        variant,
+        text,
+        measure,
+        model=settings.model,
+        num_layers=settings.run_layers,
+        steps=settings.steps,
+        every=settings.every,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
     )
-    numbers = [*range(0, settings.steps, settings.every), settings.steps]
-    return [{"step": n, **r} for n, r in zip(numbers, records, strict=True)]
 
 
 def batch_path(folder: Path) -> dict[str, list[float]] | None:
@@ -469,8 +431,8 @@ def measure_runs(settings: Settings) -> dict[str, dict[str, Any]]:
     if settings.eval_data is None:
         raise ValueError("these figures are measured on STS-B: give --eval-data")
     dev = read_stsb(settings.eval_data, "dev")
-    text = TrainingText((tuple(corpus_sentences(settings.train_file)),))
-    runs = {p: watch_training(settings, p, text, dev) for p in settings.positives}
+    documents = read_documents(settings.train_file)
+    runs = {p: watch_training(settings, p, documents, dev) for p in settings.positives}
     batches = {name: batch_path(folder) for name, folder in settings.trained.items()}
     plane = ("step", "alignment", "uniformity", "stsb_dev")
     return {

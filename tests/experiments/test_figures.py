@@ -4,16 +4,18 @@ import dataclasses
 import itertools
 import json
 
+import jax
 import matplotlib.text
 import numpy as np
 import pytest
 
-from experiments import figures, figures_draw
+from experiments import ablations, figures, figures_draw
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.evaluation.geometry import alignment_uniformity
 from simcse_jax.evaluation.isotropy import frequency_bins
 from simcse_jax.evaluation.sts import paired_similarity, spearman
+from simcse_jax.training import make_mesh
 
 WORDS = ("man", "woman", "dog", "cat")
 VERBS = ("plays", "runs", "eats")
@@ -71,8 +73,10 @@ def settings(data, golden, run_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(settings):
-    """All figures once."""
-    figures.main(settings)
+    """All figures once; on one device, several are tested with the training step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablations, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+        figures.main(settings)
     return {
         name: json.loads((settings.output_dir / f"{name}.json").read_text())
         for name in figures.NAMES
@@ -184,45 +188,6 @@ def test_runs(drawn, settings):
     for record, short in zip(records, runs["dropout"], strict=True):
         assert record["uniformity"] == short["uniformity"]
         assert record["gram_total"] / m <= record["gram_largest"] * (1 + 1e-9)
-
-
-def test_kinds_of_positives(settings, data, monkeypatch):
-    """What each hands to the training step."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(*_, **__):
-        raise Stop
-
-    seen = {}
-    make, batches = figures.make_step, figures.TrainingBatches
-
-    def watched(text, *args, **options):
-        seen["positives"] = text.columns[-1]
-        return batches(text, *args, **options)
-
-    def step(config, train, *args, **options):
-        seen["shared"], seen["dropout"] = train.shared_dropout, config.hidden_dropout_prob
-        return make(config, train, *args, **options)
-
-    monkeypatch.setattr(figures, "TrainingBatches", watched)
-    monkeypatch.setattr(figures, "make_step", step)
-    monkeypatch.setattr(figures, "fit", stop)
-    monkeypatch.setattr(figures, "alignment_uniformity", stop)
-    text = figures.TrainingText((tuple(SENTENCES),))
-    dev = read_stsb(data, "dev")
-    for kind, shared, dropout, lost in (
-        ("dropout", False, 0.1, 0),
-        ("fixed-mask", True, 0.1, 0),
-        ("no-dropout", False, 0.0, 0),
-        ("delete-one", False, 0.1, 1),
-    ):
-        with pytest.raises(Stop):
-            figures.watch_training(settings, kind, text, dev)
-        assert (seen["shared"], seen["dropout"]) == (shared, dropout)
-        lengths = [len(s.split()) for s in seen["positives"]]
-        assert set(lengths) == {len(SENTENCES[0].split()) - lost}
 
 
 def test_redraw_measures_nothing(drawn, settings, monkeypatch, tmp_path):
