@@ -23,7 +23,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
-from experiments.simcse import hardware
+from experiments.runs import hardware
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts

@@ -28,7 +28,7 @@ from experiments.postprocess import (
     score,
     sentences_of,
 )
-from experiments.simcse import hardware
+from experiments.runs import hardware
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
