@@ -100,7 +100,8 @@ def every_direction(x: Float[np.ndarray, "n D"]) -> Affine:
     """Whitening as the authors' lines do it: no direction is dropped, however small its variance.
 
     A layer norm leaves one direction with nothing in it but rounding; in float32 this blows the
-    rounding up to unit variance.
+    rounding up to unit variance. A constant dimension has no variance at all: float32 has no
+    number for its scale.
     """
     moments = Moments.of(x)
     values, vectors = spectrum(moments)
@@ -144,16 +145,23 @@ def fit_row(
 
 
 def record(
-    row: Row, layers: int, fit: str, seed: int | None, results: StsResults, bits: float | None
+    row: Row,
+    layers: int,
+    fit: str,
+    seed: int | None,
+    results: StsResults | None,
+    bits: float | None,
 ) -> dict[str, Any]:
-    """One fit's scores, times 100."""
+    """One fit's scores, times 100; empty where the embeddings were not finite."""
     return {
         "method": row.label,
         "layers": layers,
         "fit": fit,
         "seed": seed,
         **{
-            protocol: {n: getattr(t.spearman, protocol) for n, t in results.tasks.items()}
+            protocol: {}
+            if results is None
+            else {n: getattr(t.spearman, protocol) for n, t in results.tasks.items()}
             | {"average": getattr(results.average, protocol)}
             for protocol in PROTOCOLS
         },
@@ -182,7 +190,13 @@ def measure(
                 ).items()
             }
             transform_of = (lambda t: own[t.name]) if fit == "target" else (lambda _: own[fit])  # noqa: B023
-            results = score(cached, scored, transform_of)
+            results = None
+            if all(
+                np.isfinite(f.matrix.astype(np.float32)).all()
+                for f in own.values()
+                if isinstance(f, Affine)
+            ):
+                results = score(cached, scored, transform_of)
             flow = transform_of(stsb[0])
             known = cached(sentences_of(stsb))
             bits = flow.bits_per_dimension(known) if isinstance(flow, Flow) else None
@@ -190,8 +204,10 @@ def measure(
     return records
 
 
-def cell(values: list[float]) -> str:
+def cell(values: list[float | None]) -> str:
     """Mean, and the standard deviation (N-1) where there are several."""
+    if None in values:
+        return "not finite"
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
@@ -220,7 +236,7 @@ def tables(records: list[dict[str, Any]], settings: Settings) -> str:
                 [
                     row.label,
                     *(
-                        cell([r["all"]["STS-B"] for r in pick(row.label, n, "target")])
+                        cell([r["all"].get("STS-B") for r in pick(row.label, n, "target")])
                         for n in settings.layers
                     ),
                 ]
@@ -252,7 +268,10 @@ def tables(records: list[dict[str, Any]], settings: Settings) -> str:
         for row in ROWS:
             found = pick(row.label, layers, fit if row.method else "target")
             lines.append(
-                [row.label, *(cell([r[protocol][n] for r in found]) for n in (*TASKS, "average"))]
+                [
+                    row.label,
+                    *(cell([r[protocol].get(n) for r in found]) for n in (*TASKS, "average")),
+                ]
             )
         parts.append(markdown(["method", *TASKS, "average"], lines))
     return "\n\n".join(parts) + "\n"

@@ -80,6 +80,7 @@ def main(settings: Settings) -> None:
     for pooling, concatenation in variants(settings):
         scores = run(run_settings(settings, pooling, concatenation))
         rows.append({"pooling": pooling, "concatenation": concatenation, **scores})
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
         hub.write_json(settings.output_dir / "ablation.json", rows)
     dev = "Lee" if settings.eval_data is None else "STS-B"
     table = Table(title=f"{settings.output_dir}: Spearman × 100, mean of the seeds")

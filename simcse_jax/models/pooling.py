@@ -21,9 +21,11 @@ name                      what it is
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from simcse_jax.models.bert import Batch, EncoderOutput
 
@@ -60,6 +62,28 @@ def check_pooling(pooling: str, num_layers: int) -> None:
         raise ValueError(f"pooling {pooling!r} needs layer {max(layers)} of {num_layers}")
 
 
+def _argmax_so_far(x: Float[Array, "T D"], segments: Int[Array, "T"]) -> Int[Array, "T D"]:
+    """The token of the highest value in each token's segment up to it, per dimension.
+
+    An index rather than the value itself: the gradient of a maximum looks for the operand that
+    equals it, and finds none where the compiler rounds the operand differently the second time.
+    """
+    starts = jnp.concatenate([jnp.ones(1, bool), segments[1:] != segments[:-1]])
+
+    def combine(left: Any, right: Any) -> Any:
+        (value, index, start), (own, own_index, own_start) = left, right
+        take = own_start | (own > value)
+        return (
+            jnp.where(take, own, value),
+            jnp.where(take, own_index, index),
+            start | own_start,
+        )
+
+    tokens = jnp.broadcast_to(jnp.arange(len(segments))[:, None], x.shape)
+    scanned = jax.lax.associative_scan(combine, (jax.lax.stop_gradient(x), tokens, starts[:, None]))
+    return scanned[1]
+
+
 def pool(
     output: EncoderOutput, batch: Batch, pooling: str, num_segments: int | None = None
 ) -> Float[Array, "S D"]:
@@ -86,18 +110,21 @@ def pool(
         if reduction == "cls":
             return x[:, 0]
         if reduction == "max":
-            return jnp.where(mask.any(1), jnp.where(mask, x, -jnp.inf).max(1), 0.0)
+            highest = jnp.where(mask, x, -jnp.inf).argmax(1, keepdims=True)  # [B 1 D]
+            return jnp.where(mask.any(1), jnp.take_along_axis(x, highest, 1)[:, 0], 0.0)
         return jnp.where(mask, x, 0.0).sum(1) / jnp.maximum(mask.sum(1), 1)
 
     if num_segments is None or batch.position_ids is None:
         raise ValueError("a packed batch needs position_ids and num_segments to be pooled")
     flat = x.reshape(-1, x.shape[-1])  # [B·L D]
-    segments = batch.segment_ids.reshape(-1)  # [B·L], 0 at padding
+    segments = jnp.asarray(batch.segment_ids).reshape(-1)  # [B·L], 0 at padding
     members = jnp.arange(1, num_segments + 1)[:, None] == segments  # [S B·L]
     if reduction == "cls":
         members = members & (batch.position_ids.reshape(-1) == 0)
     if reduction == "max":
-        highest = jax.ops.segment_max(flat, segments, num_segments + 1)[1:]  # [S D]
+        last = jnp.where(members, jnp.arange(len(segments)), 0).max(1)  # [S]
+        highest = _argmax_so_far(flat, segments)[last]  # [S D]
+        highest = jnp.take_along_axis(flat, highest, 0)
         return jnp.where(members.any(1)[:, None], highest, 0.0)
     count = jnp.maximum(members.sum(1), 1)[:, None]
     # A matmul with zeros and ones rather than a scatter: exact, and quick on every device.

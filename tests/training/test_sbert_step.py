@@ -49,7 +49,7 @@ def packed(settings, devices=1):
     ids, classes, similarities = make_sentences(columns)
     rows = pack_rows([len(i) for i in ids], LENGTH)
     count = -(-len(rows) // devices) * devices
-    assert count < len(ids) / 2
+    assert count <= len(ids) / 2
     batch, order = packed_batch(ids, rows, (count, LENGTH))
     sentences = np.empty(len(ids), np.int32)
     sentences[order] = np.arange(1, len(ids) + 1)
@@ -113,7 +113,8 @@ def reference(tiny, settings, batch):
         if settings.pooling == "cls":
             return output[0]
         if settings.pooling == "max":
-            return jnp.where(mask[:, None], output, -1e9).max(0)
+            highest = jnp.where(mask[:, None], output, -1e9).argmax(0, keepdims=True)
+            return jnp.take_along_axis(output, highest, 0)[0]
         return (output * mask[:, None]).sum(0) / mask.sum()
 
     def loss(params):
