@@ -130,11 +130,11 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     left.plot(size, [r["mrr_at_10"] for r in white], "o-", color="#0072b2", label="whitening")
     left.axhline(raw["mrr_at_10"], color="#d55e00", ls="--", label=f"raw, {raw['dimensions']}")
     left.set_ylabel("MRR@10 × 100")
-    left.set_ylim(0)
+    left.set_ylim(0, 1.1 * max(r["mrr_at_10"] for r in rows))
     right.plot(size, [r["batch_ms"] for r in white], "o-", color="#0072b2", label="all at once")
     right.plot(size, [r["single_ms"] for r in white], "s:", color="#009e73", label="one at a time")
     right.set_ylabel("search time of a query, ms")
-    right.set_ylim(0)
+    right.set_yscale("log")  # a query alone waits for the corpus, many share its way
     for axes in (left, right):
         axes.set_xlabel("dimensions kept")
         axes.set_xticks(size, [str(s) for s in size], rotation=45)
