@@ -10,9 +10,9 @@ corpus), so that nothing is downloaded from a hub. Each method is scored on
   negative from another section of the same article) with the positive nearer than the negative,
   as in Sentence-BERT's section 4.4, on articles held out of any training.
 
-Whitening, flow and the trained rows see the sentences of the other articles alone; SimCSE takes a
-few dozen steps, so that two cores finish in minutes: its published settings are those of
-experiments.unsup_simcse.
+Whitening, flow and the trained rows see the other articles alone; SimCSE and Sentence-BERT
+(triplets of sections) take a few dozen steps, so that two cores finish in minutes: their published
+settings are those of experiments.unsup_simcse and sbert_wikisections.
 
 It ends with a table, a picture (demo/demo.png) and the same numbers as demo/demo.json.
 """
@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from experiments import runs, sbert
 from experiments.postprocess import Method, fit_transform
 from experiments.simcse import RunSettings, run_seed
 from simcse_jax import SentenceEncoder, __version__, cosine_similarity
@@ -73,6 +74,8 @@ class Settings:
     """Of the articles' split, the triplets and the training."""
     simcse_steps: int = 40
     """Of batch 64; 0 leaves the row out."""
+    sbert_steps: int = 60
+    """Of 16 triplets; 0 leaves the row out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Data(NamedTuple):
     triplets: list[SectionTriplet]
     test_articles: int
     training_text: list[str]
+    training_triplets: list[SectionTriplet]
 
 
 class Vectors(NamedTuple):
@@ -106,7 +110,8 @@ def read_data(seed: int) -> Data:
     """Lee, the triplets of the articles held out, and the other articles' sentences."""
     training, test = split_articles(embedded_wikipedia(progress=True), TEST_FRACTION, seed)
     triplets = section_triplets(test, seed=seed, per_article=TRIPLETS_PER_ARTICLE)
-    return Data(read_lee(), triplets, len(test), sentences(training))
+    others = section_triplets(training, seed=seed, per_article=TRIPLETS_PER_ARTICLE)
+    return Data(read_lee(), triplets, len(test), sentences(training), others)
 
 
 def score(method: str, data: Data, vectors: Vectors, seconds: float) -> Row:
@@ -163,6 +168,31 @@ def simcse(data: Data, settings: Settings) -> Vectors:
     return embed(SentenceEncoder.from_pretrained(folder / "last"), data)
 
 
+def sentence_bert(data: Data, settings: Settings) -> Vectors:
+    """Sentence-BERT's triplet objective on sections for a few steps; the last model."""
+    folder = settings.output_dir / "sbert"
+    shutil.rmtree(folder, ignore_errors=True)
+    run = sbert.RunSettings(
+        max_steps=settings.sbert_steps,
+        eval_every=settings.sbert_steps,
+        output_dir=folder,
+        seed=settings.seed,
+    )
+    columns = zip(
+        *((t.anchor, t.positive, t.negative) for t in data.training_triplets), strict=True
+    )
+    recipe = sbert.sbert_recipe(
+        TrainingText(tuple(columns)),
+        sbert.sbert_settings(run, objective="triplet"),
+        evaluate=lambda encoder: runs.dev_score(encoder, None),
+        best_metric=runs.dev_metric(None),
+        test=lambda encoder, _: {},
+        test_columns=lambda best, last: [],
+    )
+    runs.train_seed(run, recipe)
+    return embed(SentenceEncoder.from_pretrained(folder / "last"), data)
+
+
 def methods(data: Data, settings: Settings) -> list[tuple[str, Callable[[], Vectors]]]:
     """Every row's name and how to come by its embeddings, in the table's order."""
 
@@ -190,6 +220,9 @@ def methods(data: Data, settings: Settings) -> list[tuple[str, Callable[[], Vect
     if settings.simcse_steps:
         name = f"cls + SimCSE, {settings.simcse_steps} steps"
         rows.append((name, functools.partial(simcse, data, settings)))
+    if settings.sbert_steps:
+        name = f"mean + SBERT triplets, {settings.sbert_steps} steps"
+        rows.append((name, functools.partial(sentence_bert, data, settings)))
     return rows
 
 

@@ -1,1 +1,1 @@
-"""STS in every protocol, triplets, alignment and uniformity: arrays in, numbers out."""
+"""STS in every protocol, triplets, transfer tasks, the geometry, search: arrays in, numbers out."""

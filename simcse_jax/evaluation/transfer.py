@@ -2,7 +2,7 @@
 
 MR, CR, SUBJ and MPQA: accuracy in k-fold cross-validation, the regularisation chosen anew inside
 each fold by another k-fold (nested). SST2: chosen on dev, trained on train. TREC and MRPC: chosen
-by k-fold on train. Pairs (MRPC) are seen as `(|u - v|, u * v)`. Every fold is stratified and shuffled
+by k-fold on train. Pairs (MRPC) are seen as `(|u - v|, u * v)`. Folds are stratified and shuffled
 with SentEval's seed. The classifier is scikit-learn's, with the grid that SentEval has for it;
 SimCSE ran SentEval's other classifier, the same model trained for four epochs with Adam.
 """
