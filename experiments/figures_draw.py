@@ -223,12 +223,13 @@ def draw_spectrum(value: Value) -> Figure:
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_ylim(0.01, 1.2)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.set_title(panel["title"], fontsize=9)
             axes.set_xlabel("number of the singular value")
             axes.grid(alpha=0.25, which="both")
-            axes.legend(fontsize=8, loc="lower left")
+            # A collapsed cone's line falls through the whole panel.
+            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         all_axes[0, 0].set_ylabel("singular value over the largest")
     return figure
 
