@@ -57,10 +57,10 @@ from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText, read_sentences, read_training_file
 from simcse_jax.data.wikipedia import embedded_wikipedia
 from simcse_jax.evaluation.sts import paired_similarity, spearman
-from simcse_jax.models import Batch
 from simcse_jax.training import (
     Evaluation,
     MaskingTokens,
+    SiameseBatch,
     TrainSettings,
     compile_step,
     create_state,
@@ -323,7 +323,9 @@ def train_variant(
     fit(
         step,
         replicate(state, mesh),
-        lambda start: (Batch(b.input_ids, b.attention_mask) for b in batches.batches(start, steps)),
+        lambda start: (
+            SiameseBatch(b.sentences, b.rows) for b in batches.packed_batches(start, steps)
+        ),
         replicate(root, mesh),
         steps,
         evaluation=Evaluation(every, measure),

@@ -17,6 +17,7 @@ from simcse_jax.data.training_text import TrainingText, read_training_file
 from simcse_jax.models import Batch
 from simcse_jax.training import (
     MaskingTokens,
+    SiameseBatch,
     TrainSettings,
     create_state,
     model_params,
@@ -78,9 +79,15 @@ def recipe(run: RunSettings, text: TrainingText) -> Recipe:
             masking = MaskingTokens(model.tokenizer.mask_id, special)
         return simcse_step(model.config, settings, optimizer, masking=masking, mesh=mesh)
 
-    def train_batches(batches: TrainingBatches, start: int, stop: int) -> Iterator[Batch]:
-        for batch in batches.batches(start, stop):
-            yield Batch(batch.input_ids, batch.attention_mask)
+    def train_batches(
+        batches: TrainingBatches, start: int, stop: int
+    ) -> Iterator[Batch | SiameseBatch]:
+        if settings.accumulate > 1:  # chunks are cut from padded rows
+            for batch in batches.batches(start, stop):
+                yield Batch(batch.input_ids, batch.attention_mask)
+        else:
+            for packed in batches.packed_batches(start, stop):
+                yield SiameseBatch(packed.sentences, packed.rows)
 
     return Recipe(
         text=text,

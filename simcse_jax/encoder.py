@@ -21,9 +21,10 @@ from simcse_jax import hub
 from simcse_jax.compilation_cache import enable_compilation_cache
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.models.bert import Batch, BertConfig, BertEncoder
+from simcse_jax.models.batch import Batch
+from simcse_jax.models.bert import BertConfig, BertEncoder
 from simcse_jax.models.heads import Pooler
-from simcse_jax.models.pooling import check_pooling, pool
+from simcse_jax.models.pooling import check_pooling, first_only, pool
 from simcse_jax.transforms import Transform
 
 # Sentences tokenised at a time: memory is bounded by this, not by the corpus.
@@ -52,16 +53,20 @@ def embed(
         pooling: a name of :data:`simcse_jax.models.POOLINGS`.
         dtype: the compute type.
         num_segments: for packed batches, the static number of sentences.
-        dropout_key: switches dropout on.
+        dropout_key: switches dropout on; each sentence has a key of its own, made from it.
 
     Returns:
         float32 ``[S, D]``.
     """
+    keys = None
+    if dropout_key is not None:
+        keys = jax.random.split(dropout_key, num_segments or len(batch.input_ids))
     output: Any = BertEncoder(config, dtype).apply(
         {"params": params["encoder"]},
         batch,
-        deterministic=dropout_key is None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        keys,
+        first_only=first_only(pooling),
+        num_segments=num_segments,
     )
     pooled: Any = pool(output, batch, pooling, num_segments)
     if pooling == "pooler":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simcse_jax.models.bert import Batch
+from simcse_jax.models.batch import Batch
 
 # A sentence has at least two tokens ([CLS] and [SEP]); the segments of a row are limited so that
 # the pooled output stays small.

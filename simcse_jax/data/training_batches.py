@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.models.bert import Batch
+from simcse_jax.models.batch import Batch
 
 T = TypeVar("T")
 

@@ -12,19 +12,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jax import lax
+from jaxtyping import Array, Float, Key, UInt32
 
-# Batches are made on the host and used on the device.
-AnyArray = Array | np.ndarray
+from simcse_jax.models.batch import AnyArray, Batch
+from simcse_jax.models.dropout import attention_dropout, dropout, head_counters, keep, token_seeds
+
+
+def gelu(x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
+    """`x Φ(x)` exactly, by erf as torch does it: erfc takes two exponentials more on a CPU."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
@@ -81,31 +89,17 @@ class BertConfig:
 
 
 @flax.struct.dataclass
-class Batch:
-    """Tokenised sentences, one a row, padded on the right; or several packed into a row.
+class EncoderOutput:
+    """Hidden states.
 
     Attributes:
-        input_ids: token ids.
-        attention_mask: True where there is a token.
-        token_type_ids: the sentence a token belongs to, for cross-encoders; None is all zero.
-        segment_ids: for packed rows, the number 1, 2, … of the sentence each token belongs to,
-            counted through the whole batch, 0 at padding. Tokens attend within their segment
-            only. None means a sentence a row.
-        position_ids: the place of each token within its sentence, needed for packed rows.
+        hidden_states: the embedding layer's, then one per transformer layer.
+        first_tokens: instead of the last layer's state, where only this was asked for: that of
+            every sentence's first token.
     """
 
-    input_ids: Int[AnyArray, "B L"]
-    attention_mask: Bool[AnyArray, "B L"]
-    token_type_ids: Int[AnyArray, "B L"] | None = None
-    segment_ids: Int[AnyArray, "B L"] | None = None
-    position_ids: Int[AnyArray, "B L"] | None = None
-
-
-@flax.struct.dataclass
-class EncoderOutput:
-    """Every hidden state: the embedding layer's first, then one per transformer layer."""
-
     hidden_states: tuple[Float[Array, "B L D"], ...]
+    first_tokens: Float[Array, "S D"] | None = None
 
     @property
     def last(self) -> Float[Array, "B L D"]:
@@ -113,9 +107,54 @@ class EncoderOutput:
         return self.hidden_states[-1]
 
 
-def _dense(config: BertConfig, features: int, dtype, name: str) -> nn.Dense:
-    init = nn.initializers.normal(config.initializer_range)
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+class Dense(nn.Module):
+    """`x W + b`, for tokens in any arrangement.
+
+    The gradient is written out: `dW = xᵀ dy` in this order, and `db = 1ᵀ dy` as a product too. On
+    a CPU, XLA makes of the derived gradient two transposed copies and a slow sum over the tokens.
+    Both are summed in float32 whatever the compute type.
+    """
+
+    config: BertConfig
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*T D"], columns: tuple[int, int] | None = None
+    ) -> Float[Array, "*T F"]:
+        """Apply all features, or the columns from the first up to the second."""
+        init = nn.initializers.normal(self.config.initializer_range)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if columns is not None:
+            kernel, bias = kernel[:, slice(*columns)], bias[slice(*columns)]
+        return linear(x.astype(self.dtype), kernel, bias)
+
+
+@jax.custom_vjp
+def linear(
+    x: Float[Array, "*T D"], kernel: Float[Array, "D F"], bias: Float[Array, "F"]
+) -> Float[Array, "*T F"]:
+    """`x W + b` in the type of ``x``; the gradients of W and b are float32."""
+    return jnp.matmul(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+
+
+def _linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+    return linear(x, kernel, bias), (x, kernel)
+
+
+def _linear_backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array, Array]:
+    x, kernel = saved
+    rows = d_y.reshape(-1, d_y.shape[-1])  # [T F]
+    d_x = jnp.matmul(d_y, kernel.astype(d_y.dtype).T)
+    d_kernel = jnp.matmul(x.reshape(-1, x.shape[-1]).T, rows, preferred_element_type=kernel.dtype)
+    ones = jnp.ones((1, len(rows)), rows.dtype)
+    d_bias = jnp.matmul(ones, rows, preferred_element_type=kernel.dtype)[0]
+    return d_x, d_kernel, d_bias
+
+
+linear.defvjp(_linear_forward, _linear_backward)
 
 
 def _layer_norm(config: BertConfig, name: str) -> nn.LayerNorm:
@@ -133,7 +172,7 @@ class Embeddings(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, batch: Batch, deterministic: bool) -> Float[Array, "B L D"]:
+    def __call__(self, batch: Batch, seeds: UInt32[Array, "B L 2"] | None) -> Float[Array, "B L D"]:
         cfg = self.config
         init = nn.initializers.normal(cfg.initializer_range)
 
@@ -144,67 +183,215 @@ class Embeddings(nn.Module):
         position = table(cfg.max_position_embeddings, "position")
         token_type = table(cfg.type_vocab_size, "token_type")
 
-        position_ids = batch.position_ids
-        if position_ids is None:
-            position_ids = jnp.arange(batch.input_ids.shape[1])[None]  # [1 L]
         token_type_ids = batch.token_type_ids
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, 1), jnp.int32)
         x = (
             word(batch.input_ids)
-            + position(position_ids + cfg.position_offset)
+            + position(positions_of(batch) + cfg.position_offset)
             + token_type(token_type_ids)
         )  # [B L D]
         x = _layer_norm(cfg, "norm")(x)
-        return nn.Dropout(cfg.hidden_dropout_prob)(x, deterministic).astype(self.dtype)
+        return dropout(x, seeds, cfg.hidden_dropout_prob, site=0).astype(self.dtype)
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention, `softmax(QKᵀ/√H + mask) V`, with one fused projection for Q, K, V."""
 
     config: BertConfig
+    number: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], bias: Float[Array, "B 1 Q K"], deterministic: bool
-    ) -> Float[Array, "B L D"]:
+        self,
+        x: Float[Array, "B L D"],
+        places: Places,
+        seeds: UInt32[Array, "B L 2"] | None,
+        firsts: FirstTokens | None = None,
+    ) -> Float[Array, "B L D"] | Float[Array, "S D"]:
         cfg = self.config
-        batch, length, hidden = x.shape
-        heads = cfg.num_attention_heads
-        qkv = _dense(cfg, 3 * hidden, self.dtype, "qkv")(x)  # [B L 3·D]
-        qkv = qkv.reshape(batch, length, 3, heads, hidden // heads)  # [B L 3 N H]
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [B L N H]
+        hidden, heads = cfg.hidden_size, cfg.num_attention_heads
+        qkv = Dense(cfg, 3 * hidden, self.dtype, name="qkv")
 
+        def split(x: Array) -> Array:
+            return x.reshape(*x.shape[:-1], heads, hidden // heads)
+
+        if firsts is None:
+            # lax.split, since the gradient of three slices is padded and summed.
+            query, key, value = map(split, lax.split(qkv(x), (hidden,) * 3, axis=-1))
+            context = self.attend(query, key, value, places, seeds)  # [B L N H]
+        else:
+            query = split(qkv(firsts.of(x), (0, hidden)))  # [S N H]
+            both = qkv(x, (hidden, 3 * hidden))
+            key, value = map(split, lax.split(both, (hidden,) * 2, axis=-1))
+            if firsts.members is None:
+                one = None if seeds is None else seeds[:, :1]
+                context = self.attend(query[:, None], key, value, places, one)[:, 0]
+            else:
+                context = self.attend_segments(query, key, value, places, seeds, firsts)
+        context = context.reshape(*context.shape[:-2], hidden)
+        return Dense(cfg, hidden, self.dtype, name="output")(context)
+
+    @property
+    def site(self) -> int:
+        """The number of the probabilities' dropout."""
+        return 3 * self.number + 1
+
+    def attend(
+        self,
+        query: Float[Array, "B Q N H"],
+        key: Float[Array, "B K N H"],
+        value: Float[Array, "B K N H"],
+        places: Places,
+        seeds: UInt32[Array, "B Q 2"] | None,
+    ) -> Float[Array, "B Q N H"]:
+        """Every query to the keys of its row."""
+        bias = places.bias[:, :, : query.shape[1]]  # [B 1 1|Q K]
         scores = jnp.einsum("BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32)
-        scores = scores * (hidden // heads) ** -0.5 + bias
+        scores = scores * query.shape[-1] ** -0.5 + bias
         probs = jax.nn.softmax(scores, axis=-1)  # float32
-        probs = nn.Dropout(cfg.attention_probs_dropout_prob)(probs, deterministic)
-        context = jnp.einsum("BNQK,BKNH->BQNH", probs.astype(self.dtype), value)
-        context = context.reshape(batch, length, hidden)  # [B L D]
-        return _dense(cfg, hidden, self.dtype, "output")(context)
+        rate = self.config.attention_probs_dropout_prob
+        probs = attention_dropout(probs, seeds, places.positions, rate, self.site)
+        return jnp.einsum("BNQK,BKNH->BQNH", probs.astype(self.dtype), value)
+
+    def attend_segments(
+        self,
+        query: Float[Array, "S N H"],
+        key: Float[Array, "B L N H"],
+        value: Float[Array, "B L N H"],
+        places: Places,
+        seeds: UInt32[Array, "B L 2"] | None,
+        firsts: FirstTokens,
+    ) -> Float[Array, "S N H"]:
+        """One query for each segment of packed rows, to the keys of its segment.
+
+        Every token meets one query, so that the scores are ``[T, N]``; sums over a segment are
+        products with zeros and ones, and exact.
+        """
+        members = firsts.members
+        assert members is not None
+        exact = lax.Precision.HIGHEST
+
+        def to_tokens(x: Float[Array, "S *N"]) -> Float[Array, "T *N"]:
+            return jnp.einsum("ST,S...->T...", members, x, precision=exact)
+
+        def to_segments(x: Float[Array, "T *N"]) -> Float[Array, "S *N"]:
+            return jnp.einsum("ST,T...->S...", members, x, precision=exact)
+
+        heads, size = query.shape[1:]
+        keys, values = (x.reshape(-1, heads, size).astype(jnp.float32) for x in (key, value))
+        queries = to_tokens(query.astype(jnp.float32))  # [T N H]
+        scores = jnp.sum(queries * keys, -1) * size**-0.5  # [T N]
+        # Any constant leaves the softmax as it is; the highest score keeps it in range.
+        segment = jnp.asarray(firsts.segments).reshape(-1)  # [T], 0 at padding
+        highest = jax.ops.segment_max(lax.stop_gradient(scores), segment, len(members) + 1)
+        weights = jnp.where(segment[:, None] > 0, jnp.exp(scores - highest[segment]), 0.0)
+        total = jnp.where(segment[:, None] > 0, to_tokens(to_segments(weights)), 1.0)
+        probs = weights / total  # [T N]
+        rate = self.config.attention_probs_dropout_prob
+        if seeds is not None and rate > 0:
+            own = firsts.of_seeds(seeds)[jnp.maximum(segment - 1, 0)]  # [T 2]
+            counters = head_counters(heads, places.positions.reshape(-1, 1))[..., 0]  # [T N/2]
+            mask = keep(own[:, None], counters, rate, self.site, axis=1)[:, :heads]
+            probs = jnp.where(mask, probs / (1 - rate), 0.0) if rate < 1 else 0 * probs
+        return to_segments(probs[..., None] * values).astype(self.dtype)
 
 
 class Layer(nn.Module):
     """One post-norm transformer layer: attention, add & norm, feed-forward, add & norm."""
 
     config: BertConfig
+    number: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], bias: Float[Array, "B 1 Q K"], deterministic: bool
-    ) -> Float[Array, "B L D"]:
+        self,
+        x: Float[Array, "B L D"],
+        places: Places,
+        seeds: UInt32[Array, "B L 2"] | None,
+        firsts: FirstTokens | None = None,
+    ) -> Float[Array, "B L D"] | Float[Array, "S D"]:
+        """The new state of every token, or of each sentence's first one alone."""
         cfg = self.config
-        dropout = nn.Dropout(cfg.hidden_dropout_prob)
-        attended = SelfAttention(cfg, self.dtype, name="attention")(x, bias, deterministic)
-        x = _layer_norm(cfg, "attention_norm")(x + dropout(attended, deterministic))
-        x = x.astype(self.dtype)
-        inner = _dense(cfg, cfg.intermediate_size, self.dtype, "intermediate")(x)  # [B L 4·D]
+        attention = SelfAttention(cfg, self.number, self.dtype, name="attention")
+        attended: Array = attention(x, places, seeds, firsts)
+        if firsts is not None:
+            x = firsts.of(x)
+            seeds = None if seeds is None else firsts.of_seeds(seeds)
+
+        def drop(x: Array, place: int) -> Array:
+            return dropout(x, seeds, cfg.hidden_dropout_prob, 3 * self.number + place)
+
+        x = _layer_norm(cfg, "attention_norm")(x + drop(attended, 2)).astype(self.dtype)
+        inner = Dense(cfg, cfg.intermediate_size, self.dtype, name="intermediate")(x)  # [… 4·D]
         inner = ACTIVATIONS[cfg.hidden_act](inner)
-        output = _dense(cfg, cfg.hidden_size, self.dtype, "output")(inner)  # [B L D]
-        x = _layer_norm(cfg, "output_norm")(x + dropout(output, deterministic))
-        return x.astype(self.dtype)
+        output = Dense(cfg, cfg.hidden_size, self.dtype, name="output")(inner)
+        return _layer_norm(cfg, "output_norm")(x + drop(output, 3)).astype(self.dtype)
+
+
+class Places(NamedTuple):
+    """Where the tokens of a batch are.
+
+    Attributes:
+        bias: the attention's, see `attention_bias`.
+        positions: in the sentence, ``[B or 1, L]``.
+    """
+
+    bias: Float[Array, "B 1 Q K"]
+    positions: AnyArray
+
+
+class FirstTokens(NamedTuple):
+    """The first token of each sentence of a batch.
+
+    Attributes:
+        segments: of packed rows.
+        members: of packed rows, 1 where a token belongs to a segment.
+        first: of packed rows, 1 where a token is a segment's first.
+    """
+
+    segments: AnyArray | None = None
+    members: Float[Array, "S T"] | None = None
+    first: Float[Array, "S T"] | None = None
+
+    def of(self, x: Float[Array, "B L D"]) -> Float[Array, "S D"]:
+        """Their states."""
+        if self.first is None:
+            return x[:, 0]
+        flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        picked = jnp.matmul(self.first, flat, precision=lax.Precision.HIGHEST)
+        return picked.astype(x.dtype)
+
+    def of_seeds(self, seeds: UInt32[Array, "B L 2"]) -> UInt32[Array, "S 2"]:
+        """Their seeds."""
+        if self.first is None:
+            return seeds[:, 0]
+        return seeds.reshape(-1, 2)[jnp.argmax(self.first, axis=1)]
+
+
+def first_tokens(batch: Batch, num_segments: int | None) -> FirstTokens:
+    """The first tokens of a batch; ``num_segments`` is needed for packed rows.
+
+    Raises:
+        ValueError: packed rows without ``num_segments``.
+    """
+    if batch.segment_ids is None:
+        return FirstTokens()
+    if num_segments is None:
+        raise ValueError("a packed batch needs num_segments for its first tokens")
+    segments = jnp.asarray(batch.segment_ids)
+    members = jnp.arange(1, num_segments + 1)[:, None] == segments.reshape(-1)  # [S T]
+    first = members & (positions_of(batch).reshape(-1) == 0)
+    return FirstTokens(segments, members.astype(jnp.float32), first.astype(jnp.float32))
+
+
+def positions_of(batch: Batch) -> AnyArray:
+    """Each token's place in its sentence, ``[B or 1, L]``."""
+    if batch.position_ids is not None:
+        return batch.position_ids
+    return jnp.arange(batch.input_ids.shape[1])[None]
 
 
 def attention_bias(batch: Batch) -> Float[Array, "B 1 Q K"]:
@@ -232,21 +419,38 @@ class BertEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, batch: Batch, deterministic: bool = True) -> EncoderOutput:
+    def __call__(
+        self,
+        batch: Batch,
+        keys: Key[Array, "S"] | None = None,
+        *,
+        first_only: bool = False,
+        num_segments: int | None = None,
+    ) -> EncoderOutput:
         """Encode a batch.
 
         Args:
             batch: ids and mask, ``[B, L]``.
-            deterministic: False switches dropout on and needs ``rngs={"dropout": key}``.
+            keys: switches dropout on: a key for each row, or for each segment of packed rows. The
+                masks depend on key and place in the sentence alone, see `models.dropout`.
+            first_only: of the last layer compute the first tokens' states only, all that cls
+                pooling looks at: keys and values of all tokens, everything else of one a sentence.
+            num_segments: with ``first_only``, the (static) number of segments of packed rows.
 
         Returns:
-            ``num_hidden_layers + 1`` hidden states of shape ``[B, L, D]`` in ``dtype``.
+            ``num_hidden_layers + 1`` hidden states of shape ``[B, L, D]`` in ``dtype``; with
+            ``first_only`` ``num_hidden_layers`` of them and ``first_tokens``, ``[S, D]``.
         """
-        bias = attention_bias(batch)
-        x = Embeddings(self.config, self.dtype, name="embeddings")(batch, deterministic)
+        places = Places(attention_bias(batch), positions_of(batch))
+        seeds = None if keys is None else token_seeds(keys, batch)
+        x = Embeddings(self.config, self.dtype, name="embeddings")(batch, seeds)
         states = [x]
         # Unrolled: lax.scan over layers is slower by about a third in comparable trainers.
         for i in range(self.config.num_hidden_layers):
-            x = Layer(self.config, self.dtype, name=f"layer_{i}")(x, bias, deterministic)
+            layer = Layer(self.config, i, self.dtype, name=f"layer_{i}")
+            if first_only and i == self.config.num_hidden_layers - 1:
+                firsts = first_tokens(batch, num_segments)
+                return EncoderOutput(tuple(states), layer(x, places, seeds, firsts))
+            x = layer(x, places, seeds)
             states.append(x)
         return EncoderOutput(tuple(states))

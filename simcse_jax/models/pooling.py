@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.models.bert import Batch, EncoderOutput
+from simcse_jax.models.batch import Batch
+from simcse_jax.models.bert import EncoderOutput
 
 _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
     "cls": ((-1,), "cls"),
@@ -53,6 +54,11 @@ def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
     if prefix == "layer" and number.isdigit():
         return (int(number),), "mean"
     raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+
+
+def first_only(pooling: str) -> bool:
+    """Whether a pooling looks at nothing but the last layer's first tokens."""
+    return layers_and_reduction(pooling) == ((-1,), "cls")
 
 
 def check_pooling(pooling: str, num_layers: int) -> None:
@@ -103,6 +109,10 @@ def pool(
         ValueError: an unknown pooling, or a packed batch without ``num_segments``.
     """
     layers, reduction = layers_and_reduction(pooling)
+    if output.first_tokens is not None:
+        if not first_only(pooling):
+            raise ValueError(f"pooling {pooling!r} needs every token of the last layer")
+        return output.first_tokens.astype(jnp.float32)
     states = [output.hidden_states[i].astype(jnp.float32) for i in layers]
     x = sum(states[1:], states[0]) / len(states)  # [B L D]
     if batch.segment_ids is None:

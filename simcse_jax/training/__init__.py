@@ -4,7 +4,6 @@ from simcse_jax.training.checkpoint import Restored, RunCheckpoints
 from simcse_jax.training.loop import Batches, Evaluation, FitResult, fit
 from simcse_jax.training.sbert import (
     SbertSettings,
-    SiameseBatch,
     create_sbert_state,
     sbert_step,
 )
@@ -17,7 +16,7 @@ from simcse_jax.training.state import (
     make_optimizer,
     model_params,
 )
-from simcse_jax.training.step import MaskingTokens, simcse_step
+from simcse_jax.training.step import MaskingTokens, SiameseBatch, simcse_step
 
 __all__ = [
     "Batches",

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from simcse_jax.losses.cosine_regression import Regressand, cosine_regression
 from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_softmax
 from simcse_jax.losses.triplet import Distance, triplet_loss
-from simcse_jax.models.bert import AnyArray, Batch, BertConfig
+from simcse_jax.models.bert import BertConfig
 from simcse_jax.models.pooling import check_pooling
 from simcse_jax.training.state import OptimizerSettings, Params, TrainState, start_state
-from simcse_jax.training.step import Metrics, Step, embed_rows, row_keys, stream
+from simcse_jax.training.step import Metrics, SiameseBatch, Step, embed_rows, row_keys, stream
 
 Objective = Literal["softmax", "regression", "triplet"]
 _COLUMNS = {"softmax": 2, "regression": 2, "triplet": 3}
@@ -72,21 +72,6 @@ class SbertSettings(OptimizerSettings):
         self._check(self.num_labels >= 2, "num_labels", "at least 2")
 
 
-class SiameseBatch(NamedTuple):
-    """Examples of two or three sentences, packed or a sentence a row.
-
-    Attributes:
-        sentences: which segment of the rows each sentence is, counted from 1 through the whole
-            batch (which row, where the rows are not packed).
-        rows: the tokens.
-        labels: classes (softmax) or similarities (regression); None for triplets.
-    """
-
-    sentences: Int[AnyArray, "B C"]
-    rows: Batch
-    labels: Shaped[AnyArray, "B"] | None = None
-
-
 def create_sbert_state(
     config: BertConfig,
     settings: SbertSettings,
@@ -130,7 +115,7 @@ def sbert_step(
     """Sentence-BERT's update, un-jitted and written for the global batch.
 
     Every loss is a mean over examples, so that the step needs to know nothing of the devices; a
-    row of tokens has its own dropout key, whatever device it lies on.
+    sentence has its own dropout key, whatever row or device it lies on.
 
     Args:
         config: the architecture, with its dropout rates.
@@ -165,8 +150,10 @@ def sbert_step(
         state: TrainState, batch: SiameseBatch, key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         _check_batch(batch, settings)
-        rows = jnp.arange(len(batch.rows.input_ids))
-        keys = row_keys(stream(key, "dropout", state.step), rows)  # [R]
+        # By the segment or, where the rows are not packed, by the row: see `SiameseBatch`.
+        numbers = jnp.arange(batch.sentences.size)
+        by_segment = jnp.zeros_like(numbers).at[batch.sentences.reshape(-1) - 1].set(numbers)
+        keys = row_keys(stream(key, "dropout", state.step), by_segment)  # [S]
 
         def loss(params: Params) -> tuple[Array, Metrics]:
             z = embed_rows(

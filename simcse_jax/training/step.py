@@ -1,14 +1,17 @@
 """SimCSE's update as a pure function (Gao et al. 2021), and the parts it is made of.
 
-Every row of tokens (a view of a sentence) has its own dropout key, the run's key folded with the
-stream's name, the step and the row's place in the global batch. So the masks of two views are
-independent, and the update does not depend on how many devices or chunks the rows are spread over.
+Every view of a sentence has its own dropout key, the run's key folded with the stream's name, the
+step and the view's place in the global batch, and its masks depend on nothing else. So the masks
+of two views are independent, and the update depends neither on how many devices or chunks the
+views are spread over, nor on whether they are padded, a row each, or packed into rows.
 
-Letters: B sentences of the batch, C columns (views), R = B·C rows, L length, D hidden, V words.
+Letters: B examples of the batch, C columns (views), S = B·C sentences, R rows of L tokens (R = S
+unless they are packed), D hidden, V words.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable
@@ -20,13 +23,15 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from simcse_jax.losses.info_nce import info_nce
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
-from simcse_jax.models.bert import Batch, BertConfig, BertEncoder, EncoderOutput
+from simcse_jax.models.batch import AnyArray, Batch
+from simcse_jax.models.bert import BertConfig, BertEncoder, EncoderOutput, positions_of
+from simcse_jax.models.dropout import token_seeds
 from simcse_jax.models.heads import MaskedLMHead, Pooler
-from simcse_jax.models.pooling import pool
+from simcse_jax.models.pooling import first_only, pool
 from simcse_jax.training.state import Params, TrainSettings, TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -75,38 +80,29 @@ def encode_rows(
     config: BertConfig,
     params: Params,
     batch: Batch,
-    keys: Key[Array, "R"] | None,
+    keys: Key[Array, "S"] | None,
     dtype: Any = jnp.float32,
+    **options: Any,
 ) -> EncoderOutput:
-    """Encode rows ``[R, L]`` in one forward pass, each with the dropout masks of its own key.
+    """Encode rows ``[R, L]`` in one forward pass, each sentence with dropout masks of its own.
 
     Args:
         config: the architecture.
         params: ``{"encoder": …}``.
-        batch: ids and mask; or packed rows, with a key for each row and not each sentence.
-        keys: a key a row; None is without dropout.
+        batch: ids and mask, or packed rows.
+        keys: a key a sentence; None is without dropout.
         dtype: the compute type.
+        **options: of `BertEncoder`.
     """
     encoder = BertEncoder(config, dtype)
-    if keys is None:
-        return encoder.apply({"params": params["encoder"]}, batch)  # type: ignore[return-value]
-
-    def one(row: Batch, key: Key[Array, ""]) -> EncoderOutput:
-        row = jax.tree.map(lambda x: x[None], row)
-        output: Any = encoder.apply(
-            {"params": params["encoder"]}, row, deterministic=False, rngs={"dropout": key}
-        )
-        return jax.tree.map(lambda x: x[0], output)
-
-    # vmap turns the rows back into one batch; only the masks are drawn row by row.
-    return jax.vmap(one)(batch, keys)
+    return encoder.apply({"params": params["encoder"]}, batch, keys, **options)  # type: ignore[return-value]
 
 
 def embed_rows(
     config: BertConfig,
     params: Params,
     batch: Batch,
-    keys: Key[Array, "R"] | None,
+    keys: Key[Array, "S"] | None,
     *,
     pooling: str,
     dtype: Any = jnp.float32,
@@ -116,7 +112,8 @@ def embed_rows(
 
     A sentence is a row, or one of the ``num_segments`` segments of packed rows.
     """
-    hidden = encode_rows(config, params, batch, keys, dtype)
+    options = {"first_only": first_only(pooling), "num_segments": num_segments}
+    hidden = encode_rows(config, params, batch, keys, dtype, **options)
     pooled: Any = pool(hidden, batch, pooling, num_segments)
     if "head" in params:
         pooled = Pooler(config, dtype).apply({"params": params["head"]}, pooled)
@@ -124,9 +121,8 @@ def embed_rows(
 
 
 def mask_tokens(
-    input_ids: Int[Array, "R L"],
-    attention_mask: Bool[Array, "R L"],
-    keys: Key[Array, "R"],
+    batch: Batch,
+    keys: Key[Array, "S"],
     tokens: MaskingTokens,
     vocab_size: int,
     probability: float = 0.15,
@@ -134,24 +130,26 @@ def mask_tokens(
     """Mask tokens as BERT does (Devlin et al. 2019, section 3.1).
 
     Each token but the special ones is chosen with ``probability``; a chosen one becomes the mask
-    (80 %), any word of the vocabulary (10 %), or stays (10 %).
+    (80 %), any word of the vocabulary (10 %), or stays (10 %). What is drawn for a token depends
+    on its sentence's key and its place in the sentence.
+
+    Args:
+        batch: rows of tokens, packed or not.
+        keys: a key a sentence.
+        tokens: the tokenizer's.
+        vocab_size: words.
+        probability: of a token to be chosen.
 
     Returns:
         The masked ids, and labels: the true id where chosen, -100 elsewhere.
     """
-    length = input_ids.shape[1]
-
-    def one(key: Key[Array, ""]) -> tuple[Array, Array, Array]:
-        choose, change, word = jax.random.split(key, 3)
-        return (
-            jax.random.uniform(choose, (length,)),
-            jax.random.uniform(change, (length,)),
-            jax.random.randint(word, (length,), 0, vocab_size, input_ids.dtype),
-        )
-
-    chosen, changed, words = jax.vmap(one)(keys)  # [R L] each
+    input_ids = jnp.asarray(batch.input_ids)
+    seeds = token_seeds(keys, batch)  # [R L 2]
+    chosen, changed = (s.astype(jnp.float32) * 2.0**-32 for s in jnp.unstack(seeds, axis=-1))
+    other = token_seeds(row_keys_of(keys, 1), batch)[..., 0]
+    words = (other % jnp.uint32(vocab_size)).astype(input_ids.dtype)
     special = jnp.isin(input_ids, jnp.asarray(tokens.special_ids, input_ids.dtype))
-    picked = (chosen < probability) & attention_mask.astype(bool) & ~special
+    picked = (chosen < probability) & jnp.asarray(batch.attention_mask, bool) & ~special
     masked = jnp.where(changed < 0.8, tokens.mask_id, jnp.where(changed < 0.9, words, input_ids))
     return jnp.where(picked, masked, input_ids), jnp.where(picked, input_ids, IGNORED)
 
@@ -162,36 +160,43 @@ def mask_tokens(
 
 
 def group_ids(
-    input_ids: Int[Array, "B L"],
-    attention_mask: Bool[Array, "B L"],
-    axis_name: str | None = None,
-) -> tuple[Int[Array, "B"], Int[Array, ""]]:
-    """A number for each distinct sentence, and how many rows repeat an earlier one.
+    batch: Batch, num_segments: int | None = None, axis_name: str | None = None
+) -> tuple[Int[Array, "S"], Int[Array, ""]]:
+    """A number for each distinct sentence, and how many sentences repeat an earlier one.
 
-    Sentences are compared by a 64-bit hash of their tokens, so that no ``[B, B]`` array is made.
+    Sentences are compared by a 64-bit hash of their tokens, so that no ``[S, S]`` array is made.
 
     Args:
-        input_ids: ``[B, L]``.
-        attention_mask: padding does not count.
-        axis_name: the mapped axis over which the batch is spread.
+        batch: rows of tokens, packed or not; padding does not count.
+        num_segments: the (static) number of sentences in packed rows.
+        axis_name: the mapped axis over which the rows are spread.
 
     Returns:
-        ``[B]``, equal where the sentences are; and the global batch's number of duplicates.
+        ``[S]``, equal where the sentences are; and the global batch's number of duplicates.
     """
-    ids = jnp.where(attention_mask.astype(bool), input_ids + 1, 0).astype(jnp.uint32)
+    mask = jnp.asarray(batch.attention_mask, bool)
+    ids = jnp.where(mask, jnp.asarray(batch.input_ids) + 1, 0).astype(jnp.uint32)
 
     def scramble(x: Array) -> Array:  # MurmurHash3's finalizer
         x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
         x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
         return x ^ (x >> 16)
 
-    place = jnp.arange(ids.shape[1], dtype=jnp.uint32)
+    place = jnp.asarray(positions_of(batch)).astype(jnp.uint32)
+
+    def total(x: Array) -> Array:
+        if batch.segment_ids is None:
+            return x.sum(1)
+        assert num_segments is not None
+        segments = jnp.asarray(batch.segment_ids).reshape(-1)
+        return jax.ops.segment_sum(x.reshape(-1), segments, num_segments + 1)[1:]
+
     # Padding adds nothing, so that the hash does not depend on the length of the batch.
     hashes = [
-        jnp.where(ids > 0, scramble(scramble(ids * odd) + scramble(place + odd)), 0).sum(1)
+        total(jnp.where(ids > 0, scramble(scramble(ids * odd) + scramble(place + odd)), 0))
         for odd in (jnp.uint32(0x9E3779B1), jnp.uint32(0x7FEB352D))
-    ]  # [B] each
-    rows = ids.shape[0]
+    ]  # [S] each
+    rows = len(hashes[0])
     if axis_name is not None:
         hashes = [lax.all_gather(h, axis_name, tiled=True) for h in hashes]
     order = jnp.lexsort(tuple(hashes))
@@ -245,12 +250,35 @@ def _unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
 # ---------------------------------------------------------------------------------------------
 
 
-class Rows(NamedTuple):
-    """The rows of the encoder, [B, C, …], and what is drawn for them."""
+class SiameseBatch(NamedTuple):
+    """Examples of one to three sentences, packed or a sentence a row.
 
-    batch: Batch
-    keys: Key[Array, "B C"]
-    masked: tuple[Array, Array, Array] | None
+    Attributes:
+        sentences: which segment of the rows each sentence is, counted from 1 through the whole
+            batch (which row, where the rows are not packed).
+        rows: the tokens.
+        labels: classes (softmax) or similarities (regression); None where there are none.
+    """
+
+    sentences: Int[AnyArray, "B C"]
+    rows: Batch
+    labels: Shaped[AnyArray, "B"] | None = None
+
+
+class Views(NamedTuple):
+    """The views of the examples, what they are made of, and what is drawn for them.
+
+    Attributes:
+        rows: the tokens.
+        keys: a key for each sentence of the rows.
+        sentences: as in `SiameseBatch`.
+        masked: masked ids and labels, ``[R, L]``, for the masked-LM loss.
+    """
+
+    rows: Batch
+    keys: Key[Array, "S"]
+    sentences: Int[Array, "B C"]
+    masked: tuple[Array, Array] | None
 
 
 def simcse_step(
@@ -286,7 +314,9 @@ def simcse_step(
 
     Returns:
         ``step(state, batch, key) -> (state, metrics)``. The batch has ``input_ids`` and
-        ``attention_mask`` of shape ``[B, C, L]``; the key is the run's, the same at every step.
+        ``attention_mask`` of shape ``[B, C, L]``, or it is a packed `SiameseBatch` (not with
+        ``accumulate`` or ``axis_name``); the update is the same. A single column is encoded
+        twice. The key is the run's, the same at every step.
         Metrics are float32 scalars: ``loss``, ``contrastive_loss``, ``accuracy``,
         ``gradient_norm`` (before clipping), ``alignment``, ``uniformity`` (of the anchors),
         ``duplicates``, and ``mlm_loss`` with ``settings.mlm_weight``.
@@ -339,48 +369,44 @@ def simcse_step(
             "uniformity": uniformity(fixed[0], axis_name),
         }
 
-    def represent(params: Params, rows: Rows) -> Float[Array, "B C D"]:
-        size, columns, length = rows.batch.input_ids.shape
-        batch = jax.tree.map(lambda x: x.reshape(size * columns, length), rows.batch)
-        z = embed(params, batch, rows.keys.reshape(-1))  # [R D]
-        return z.reshape(size, columns, -1)
+    def represent(params: Params, views: Views) -> Float[Array, "B C D"]:
+        packed = views.rows.segment_ids is not None
+        size = views.sentences.size if packed else None
+        z = embed(params, views.rows, views.keys, num_segments=size)  # [S D]
+        return z[views.sentences - 1] if packed else z.reshape(*views.sentences.shape, -1)
 
-    def mlm_share(params: Params, rows: Rows) -> Float[Array, ""]:
+    def mlm_share(params: Params, views: Views, count: Array) -> Float[Array, ""]:
         """This chunk's share of the mean over all masked positions."""
-        if rows.masked is None:
+        if views.masked is None:
             return jnp.zeros(())
-        length = rows.batch.input_ids.shape[-1]
-        masked, labels, weight = rows.masked
-        batch = Batch(masked, rows.batch.attention_mask)
-        batch = jax.tree.map(lambda x: x.reshape(-1, length), batch)
-        labels = labels.reshape(-1, length)
-        keys = row_keys_of(rows.keys.reshape(-1), 1)
-        hidden = encode_rows(config, params, batch, keys, dtype).last
+        masked, labels = views.masked
+        batch = dataclasses.replace(views.rows, input_ids=masked)
+        hidden = encode_rows(config, params, batch, row_keys_of(views.keys, 1), dtype).last
         words = params["encoder"]["embeddings"]["word"]["embedding"]
         logits: Any = MaskedLMHead(config, dtype).apply({"params": params["mlm"]}, hidden, words)
-        count = jnp.maximum(jnp.sum(labels != IGNORED), 1)
-        share = masked_lm_loss(logits, labels) * (count * weight.reshape(-1)[0])
+        own = jnp.maximum(jnp.sum(labels != IGNORED), 1)
+        share = masked_lm_loss(logits, labels) * (own / jnp.maximum(count, 1))
         return share if axis_name is None else lax.psum(share, axis_name)
 
-    def direct(params: Params, rows: Rows, groups: Array) -> tuple[Params, Metrics]:
+    def direct(params: Params, views: Views, groups: Array, count: Array) -> tuple[Params, Metrics]:
         def objective(params: Params) -> tuple[Array, Metrics]:
-            loss, metrics = contrastive(represent(params, rows), groups)
-            mlm = mlm_share(params, rows)
+            loss, metrics = contrastive(represent(params, views), groups)
+            mlm = mlm_share(params, views, count)
             return loss + settings.mlm_weight * mlm, {**metrics, "mlm_loss": mlm}
 
         return jax.grad(objective, has_aux=True)(params)
 
-    def cached(params: Params, rows: Rows, groups: Array) -> tuple[Params, Metrics]:
-        chunks = jax.tree.map(lambda x: _split(x, settings.accumulate), rows)
+    def cached(params: Params, views: Views, groups: Array, count: Array) -> tuple[Params, Metrics]:
+        chunks = _chunks(views, settings.accumulate)
         z = lax.map(functools.partial(represent, params), chunks)  # [A B/A C D]
         d_z, metrics = jax.grad(contrastive, has_aux=True)(_join(z), groups)
 
-        def body(carry: tuple, chunk: tuple[Rows, Array]) -> tuple[tuple, None]:
-            rows, d_z = chunk
+        def body(carry: tuple, chunk: tuple[Views, Array]) -> tuple[tuple, None]:
+            views, d_z = chunk
 
             def surrogate(params: Params) -> tuple[Array, Array]:
-                mlm = mlm_share(params, rows)
-                pulled = jnp.vdot(represent(params, rows), d_z, precision=lax.Precision.HIGHEST)
+                mlm = mlm_share(params, views, count)
+                pulled = jnp.vdot(represent(params, views), d_z, precision=lax.Precision.HIGHEST)
                 return pulled + settings.mlm_weight * mlm, mlm
 
             gradient, mlm = jax.grad(surrogate, has_aux=True)(params)
@@ -391,42 +417,41 @@ def simcse_step(
         (gradient, mlm), _ = lax.scan(body, start, (chunks, d_chunks))
         return gradient, {**metrics, "mlm_loss": mlm}
 
-    def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        batch = _views(batch, settings.accumulate)
-        size, columns, length = batch.input_ids.shape
+    def step(
+        state: TrainState, batch: Batch | SiameseBatch, key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        if isinstance(batch, Batch):
+            rows, sentences = _views(batch, settings.accumulate)
+        elif settings.accumulate > 1 or axis_name is not None:
+            raise ValueError("a packed batch cannot be cut: no accumulate, no axis_name")
+        else:
+            rows, sentences = _packed_views(batch)
+        size, columns = sentences.shape
+        groups, duplicates = _anchor_groups(rows, sentences, axis_name)
         first = 0 if axis_name is None else lax.axis_index(axis_name) * size
-        groups, duplicates = group_ids(
-            jnp.asarray(batch.input_ids[:, 0]), jnp.asarray(batch.attention_mask[:, 0]), axis_name
-        )
 
-        def keys_of(name: str, shared: bool = False) -> Key[Array, "B C"]:
-            sentence = first + jnp.arange(size)[:, None]
+        def keys_of(name: str, shared: bool = False) -> Key[Array, "S"]:
+            """For each sentence of the rows, by its example and view."""
+            example = first + jnp.arange(size)[:, None]
             view = jnp.zeros(columns, int) if shared else jnp.arange(columns)
-            numbers = sentence * columns + view  # [B C]
-            keys = row_keys(stream(key, name, state.step), numbers.reshape(-1))
-            return keys.reshape(size, columns)
+            numbers = example * columns + view  # [B C]
+            by_segment = jnp.zeros(size * columns, numbers.dtype)
+            by_segment = by_segment.at[sentences.reshape(-1) - 1].set(numbers.reshape(-1))
+            return row_keys(stream(key, name, state.step), by_segment)
 
-        masked = None
+        masked, count = None, jnp.zeros((), int)
         if settings.mlm_weight > 0:
             assert masking is not None
-            flat = jax.tree.map(lambda x: x.reshape(-1, length), batch)
-            ids, labels = mask_tokens(
-                flat.input_ids,
-                flat.attention_mask,
-                keys_of("masking").reshape(-1),
-                masking,
-                config.vocab_size,
-                settings.mlm_probability,
+            masked = mask_tokens(
+                rows, keys_of("masking"), masking, config.vocab_size, settings.mlm_probability
             )
-            count = jnp.sum(labels != IGNORED)
+            count = jnp.sum(masked[1] != IGNORED)
             if axis_name is not None:
                 count = lax.psum(count, axis_name)
-            weight = jnp.full((size,), 1.0 / jnp.maximum(count, 1))
-            masked = (ids.reshape(size, columns, -1), labels.reshape(size, columns, -1), weight)
 
-        rows = Rows(batch, keys_of("dropout", settings.shared_dropout), masked)
+        views = Views(rows, keys_of("dropout", settings.shared_dropout), sentences, masked)
         update = cached if settings.accumulate > 1 else direct
-        gradient, metrics = update(state.params, rows, groups)
+        gradient, metrics = update(state.params, views, groups, count)
         if axis_name is not None:
             gradient = lax.pmean(gradient, axis_name)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -445,8 +470,8 @@ def simcse_step(
     return step
 
 
-def _views(batch: Batch, accumulate: int) -> Batch:
-    """The batch with one column doubled, or a ValueError that says what is wrong with it."""
+def _views(batch: Batch, accumulate: int) -> tuple[Batch, Int[Array, "B C"]]:
+    """The rows with one column doubled, and their numbers; or a ValueError."""
     shape = batch.input_ids.shape
     if len(shape) != 3 or not 1 <= shape[1] <= 3 or batch.attention_mask.shape != shape:
         raise ValueError(
@@ -458,7 +483,50 @@ def _views(batch: Batch, accumulate: int) -> Batch:
     batch = Batch(jnp.asarray(batch.input_ids), jnp.asarray(batch.attention_mask).astype(bool))
     if shape[1] == 1:
         batch = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=1), batch)
-    return batch
+    size, columns, length = batch.input_ids.shape
+    numbers = jnp.arange(1, size * columns + 1).reshape(size, columns)
+    return jax.tree.map(lambda x: x.reshape(size * columns, length), batch), numbers
+
+
+def _packed_views(batch: SiameseBatch) -> tuple[Batch, Int[Array, "B C"]]:
+    """The same of a packed batch: its rows, with one column doubled, and its sentences."""
+    rows, sentences = jax.tree.map(jnp.asarray, (batch.rows, batch.sentences))
+    if rows.segment_ids is None or sentences.ndim != 2 or not 1 <= sentences.shape[1] <= 3:
+        raise ValueError(
+            f"sentences {sentences.shape} must be [B, C] with one, two or three columns C, and the "
+            "rows packed"
+        )
+    if sentences.shape[1] > 1:
+        return rows, sentences
+    second = jnp.where(rows.segment_ids > 0, rows.segment_ids + sentences.size, 0)
+    doubled = dataclasses.replace(rows, segment_ids=second)
+    rows = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rows, doubled)
+    return rows, jnp.concatenate([sentences, sentences + sentences.size], 1)
+
+
+def _anchor_groups(
+    rows: Batch, sentences: Int[Array, "B C"], axis_name: str | None
+) -> tuple[Int[Array, "B"], Int[Array, ""]]:
+    """`group_ids` of the first column."""
+    if rows.segment_ids is None:
+        anchors = jax.tree.map(lambda x: x[:: sentences.shape[1]], rows)
+        return group_ids(anchors, axis_name=axis_name)
+    chosen = jnp.zeros(sentences.size + 1, jnp.int32)
+    chosen = chosen.at[sentences[:, 0]].set(1 + jnp.arange(len(sentences)))
+    anchors = dataclasses.replace(rows, segment_ids=chosen[rows.segment_ids])
+    return group_ids(anchors, len(sentences))
+
+
+def _chunks(views: Views, chunks: int) -> Views:
+    """Padded views in chunks of whole examples, `_split` along a new first axis."""
+    size, columns = views.sentences.shape
+
+    def by_example(x: Array) -> Array:
+        cut = _split(x.reshape(size, columns, *x.shape[1:]), chunks)
+        return cut.reshape(chunks, -1, *x.shape[1:])
+
+    rows, keys, masked = jax.tree.map(by_example, (views.rows, views.keys, views.masked))
+    return Views(rows, keys, _split(views.sentences, chunks), masked)
 
 
 def _split(x: Array, chunks: int) -> Array:

@@ -5,11 +5,23 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.stats
 from safetensors.numpy import load_file
 
 from simcse_jax import hub
-from simcse_jax.models import Batch, BertConfig, BertEncoder, MaskedLMHead, Pooler
+from simcse_jax.data.packing import pack_rows, packed_batch
+from simcse_jax.models import (
+    Batch,
+    BertConfig,
+    BertEncoder,
+    EncoderOutput,
+    MaskedLMHead,
+    Pooler,
+    pool,
+)
+from simcse_jax.models.bert import gelu, linear
 
 MODELS = ("tiny-bert", "tiny-roberta")
 
@@ -96,16 +108,77 @@ def test_dropout_masks_differ_by_row_and_repeat_with_the_key(tiny):
     twice = Batch(jnp.repeat(batch.input_ids[:1], 2, 0), jnp.repeat(batch.attention_mask[:1], 2, 0))
 
     def encode(key):
-        return (
-            BertEncoder(config)
-            .apply({"params": params["encoder"]}, twice, deterministic=False, rngs={"dropout": key})
-            .last
-        )
+        keys = jax.random.split(key, 2)
+        return BertEncoder(config).apply({"params": params["encoder"]}, twice, keys).last
 
     first = encode(jax.random.key(0))
     assert not np.allclose(first[0], first[1])
     np.testing.assert_array_equal(first, encode(jax.random.key(0)))
     assert not np.allclose(first, encode(jax.random.key(1)))
+
+
+@pytest.mark.parametrize("tiny", ["tiny-bert"], indirect=True)
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_first_tokens_alone_are_those_of_the_whole_last_layer(tiny, layout):
+    """Value and gradient of the short cut for cls pooling, with the same dropout masks."""
+    config, params, batch, _ = tiny
+    sentences = len(batch.input_ids)
+    if layout == "packed":
+        ids = [np.asarray(i)[np.asarray(m)] for i, m in zip(*jax.tree.leaves(batch), strict=True)]
+        rows = pack_rows([len(i) for i in ids], 32)
+        batch, order = packed_batch(ids, rows, (len(rows) + 1, 32))
+        sentences = len(order)
+    keys = jax.random.split(jax.random.key(5), sentences)
+    weights = jax.random.normal(jax.random.key(6), (sentences, config.hidden_size))
+
+    def value(params, first_only):
+        output = BertEncoder(config).apply(
+            {"params": params}, batch, keys, first_only=first_only, num_segments=sentences
+        )
+        assert (output.first_tokens is not None) == first_only
+        return (pool(output, batch, "cls", sentences) * weights).sum()
+
+    run = jax.jit(jax.value_and_grad(value), static_argnums=1)
+    (wanted, wanted_gradient), (found, gradient) = (
+        run(params["encoder"], only) for only in (False, True)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    norm = float(optax.tree.norm(wanted_gradient))
+    for a, b in zip(*map(jax.tree.leaves, (gradient, wanted_gradient)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * norm)
+
+
+def test_first_tokens_are_no_mean():
+    output = EncoderOutput((), jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match="'mean' needs every token of the last layer"):
+        pool(output, Batch(jnp.ones((2, 3), int), jnp.ones((2, 3), bool)), "mean")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_dense_gradient_is_the_derived_one(dtype):
+    random = np.random.default_rng(0)
+    x, weights = (jnp.asarray(random.normal(size=(3, 50, n)), dtype) for n in (8, 5))
+    kernel = jnp.asarray(random.normal(size=(8, 5)), jnp.float32)
+    bias = jnp.asarray(random.normal(size=5), jnp.float32)
+
+    def loss(function, *arguments):
+        return (function(*arguments).astype(jnp.float32) * weights).sum()
+
+    def plain(x, kernel, bias):
+        return x.astype(jnp.float32) @ kernel.astype(dtype).astype(jnp.float32) + bias.astype(dtype)
+
+    derived = jax.grad(lambda *a: loss(plain, *a), (0, 1, 2))(x, kernel, bias)
+    found = jax.grad(lambda *a: loss(linear, *a), (0, 1, 2))(x, kernel, bias)
+    rtol = {"float32": 1e-5, "bfloat16": 1e-2}[dtype]
+    for a, b in zip(found, derived, strict=True):
+        assert a.dtype == b.dtype
+        wide = np.asarray(b, np.float32)
+        np.testing.assert_allclose(np.asarray(a, np.float32), wide, rtol=rtol, atol=rtol)
+
+
+def test_gelu_is_the_exact_one():
+    x = np.linspace(-6, 6, 1001).astype(np.float32)
+    np.testing.assert_allclose(gelu(jnp.asarray(x)), x * scipy.stats.norm.cdf(x), atol=1e-6)
 
 
 def test_dropout_falls_on_all_three_places(tiny):
@@ -118,8 +191,7 @@ def test_dropout_falls_on_all_three_places(tiny):
         dropped = BertEncoder(only).apply(
             {"params": params["encoder"]},
             batch,
-            deterministic=False,
-            rngs={"dropout": jax.random.key(0)},
+            jax.random.split(jax.random.key(0), len(batch.input_ids)),
         )
         assert not np.allclose(dropped.last, plain)
         embedding_changed = not np.allclose(

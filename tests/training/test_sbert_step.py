@@ -101,14 +101,13 @@ def assert_same(found, expected, rtol=1e-5):
 def reference(tiny, settings, batch):
     """The equations on padded rows, each with its own masks."""
     encoder = BertEncoder(tiny.config)
-    keys = row_keys(stream(KEY, "dropout", 0), jnp.arange(len(batch.rows.input_ids)))
+    keys = row_keys(stream(KEY, "dropout", 0), jnp.arange(batch.sentences.size))
 
     def embed(params, ids, mask, key):
         output = encoder.apply(
             {"params": params["encoder"]},
             Batch(ids[None], mask[None]),
-            deterministic=False,
-            rngs={"dropout": key},
+            key[None],
         ).last[0]
         if settings.pooling == "cls":
             return output[0]

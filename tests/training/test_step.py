@@ -9,11 +9,13 @@ import optax
 import pytest
 from training_support import MASKING, make_batch
 
+from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.evaluation import geometry
 from simcse_jax.losses.masked_lm import IGNORED
 from simcse_jax.models import Batch, BertEncoder
 from simcse_jax.training import (
     MaskingTokens,
+    SiameseBatch,
     TrainSettings,
     make_optimizer,
     model_params,
@@ -58,9 +60,7 @@ def reference_loss(tiny, settings, batch, key):
 
     def hidden(params, ids, mask, key):
         row = Batch(ids[None], mask[None])
-        return encoder.apply(
-            {"params": params["encoder"]}, row, deterministic=False, rngs={"dropout": key}
-        ).last[0]
+        return encoder.apply({"params": params["encoder"]}, row, key[None]).last[0]
 
     def loss(params):
         z = jax.vmap(lambda i, m, k: hidden(params, i, m, k)[0], (0, 0, 0))(
@@ -83,9 +83,7 @@ def reference_loss(tiny, settings, batch, key):
         total /= size
         if settings.mlm_weight:
             mask_keys = row_keys(stream(key, "masking", 0), jnp.arange(size * columns))
-            ids, labels = mask_tokens(
-                flat.input_ids, flat.attention_mask, mask_keys, MASKING, tiny.config.vocab_size
-            )
+            ids, labels = mask_tokens(flat, mask_keys, MASKING, tiny.config.vocab_size)
             h = jax.vmap(lambda i, m, k: hidden(params, i, m, k), (0, 0, 0))(
                 ids, flat.attention_mask, row_keys_of(keys, 1)
             )
@@ -135,6 +133,50 @@ def test_chunks_give_the_gradient_of_the_whole_batch(tiny, columns, weight):
         np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-4, err_msg=name)
 
 
+def packed(batch: Batch) -> SiameseBatch:
+    """The same sentences, several to a row, with an empty row at the end."""
+    size, columns, length = batch.input_ids.shape
+    flat = jax.tree.map(lambda x: x.reshape(size * columns, length), batch)
+    ids = [row[mask] for row, mask in zip(flat.input_ids, flat.attention_mask, strict=True)]
+    rows = pack_rows([len(i) for i in ids], 24)
+    packed, order = packed_batch(ids, rows, (len(rows) + 1, 24))
+    sentences = np.empty(len(ids), np.int32)
+    sentences[order] = np.arange(1, len(ids) + 1)
+    return SiameseBatch(sentences.reshape(size, columns), packed)
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings"),
+    [
+        (1, TrainSettings(mlm_weight=0.5)),
+        (1, TrainSettings(pooling="mean", head="none", shared_dropout=True)),
+        (3, TrainSettings(head="train_and_test")),
+    ],
+    ids=["one column, cls, masked LM", "one column, mean, shared masks", "triplets"],
+)
+def test_packing_changes_nothing_not_even_the_masks(tiny, columns, settings):
+    batch = make_batch(size=8, columns=columns)
+    for part in (batch.input_ids, batch.attention_mask):
+        part[5] = part[2]  # a duplicate
+    wanted, wanted_metrics = gradients(tiny, settings, batch)
+    found, metrics = gradients(tiny, settings, packed(batch))
+    assert worst(found, wanted) < 1e-5 * max(1.0, float(wanted_metrics["gradient_norm"]))
+    assert metrics.keys() == wanted_metrics.keys()
+    assert metrics["duplicates"] == 1
+    for name in metrics:
+        np.testing.assert_allclose(
+            metrics[name], wanted_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
+        )
+
+
+def test_packed_batches_that_do_not_fit(tiny):
+    batch = packed(make_batch(size=4))
+    with pytest.raises(ValueError, match="a packed batch cannot be cut"):
+        gradients(tiny, TrainSettings(accumulate=2), batch)
+    with pytest.raises(ValueError, match="one, two or three columns C, and the rows packed"):
+        gradients(tiny, TrainSettings(), SiameseBatch(batch.sentences[:, 0], batch.rows))
+
+
 def test_the_views_have_masks_of_their_own(tiny):
     """Independent masks make distances; shared ones, the paper's "fixed 0.1", make none."""
     batch = make_batch(size=4)
@@ -164,7 +206,7 @@ def test_masking_is_80_10_10_of_15_percent():
     mask = jnp.arange(length) < jnp.asarray(random.integers(8, 33, (rows, 1)))
     keys = row_keys(KEY, jnp.arange(rows))
     special = MaskingTokens(103, (0, 1, 2, 103))
-    out, labels = mask_tokens(ids, mask, keys, special, vocab)
+    out, labels = mask_tokens(Batch(ids, mask), keys, special, vocab)
 
     chosen = labels != IGNORED
     eligible = mask & ~jnp.isin(ids, jnp.asarray(special.special_ids))
@@ -180,7 +222,7 @@ def test_masking_is_80_10_10_of_15_percent():
     ]:
         assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / of)
 
-    again = mask_tokens(ids[:2], mask[:2], keys[:2], special, vocab)
+    again = mask_tokens(Batch(ids[:2], mask[:2]), keys[:2], special, vocab)
     np.testing.assert_array_equal(again[0], out[:2])  # a row's draw depends on its key alone
 
 
@@ -197,13 +239,13 @@ def test_duplicates_are_counted_and_masked_on_request(tiny):
     for target, source in ((5, 2), (7, 2)):
         for part in (batch.input_ids, batch.attention_mask):
             part[target] = part[source]
-    groups, duplicates = group_ids(*(jnp.asarray(x[:, 0]) for x in jax.tree.leaves(batch)))
+    groups, duplicates = group_ids(jax.tree.map(lambda x: x[:, 0], batch))
     assert int(duplicates) == 2
     assert groups[2] == groups[5] == groups[7]
     assert len(np.unique(groups)) == 6
 
     padded = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 0), (0, 3))), batch)
-    again, _ = group_ids(*(jnp.asarray(x[:, 0]) for x in jax.tree.leaves(padded)))
+    again, _ = group_ids(jax.tree.map(lambda x: x[:, 0], padded))
     np.testing.assert_array_equal(again, groups)
 
     _, counted = gradients(tiny, TrainSettings(), batch)

@@ -1,0 +1,117 @@
+"""Dropout as a pure function of the sentence's key and of the place within the sentence.
+
+SimCSE's augmentation is nothing but these masks, so what they depend on is part of the contract:
+the mask of an activation follows from its sentence's key, its token's position in the sentence,
+the place in the network, and the feature. It does not depend on how sentences are laid out in
+rows, so that a packed batch, a padded one and one cut into chunks give the same update.
+
+The bits come from a hash of 32-bit integers with a state of 64 bits, ten operations for two
+activations of 16 bits each; Threefry, the generator behind `jax.random`, takes about a hundred.
+Masks need no more than that, and everything else that is random stays with `jax.random`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, UInt32
+
+from simcse_jax.models.batch import AnyArray, Batch
+
+_SITE_BITS, _HEAD_BITS = 24, 13
+
+
+def token_seeds(keys: Key[Array, "S"], batch: Batch) -> UInt32[Array, "B L 2"]:
+    """64 bits for each token, from its sentence's key and its position in the sentence.
+
+    Args:
+        keys: one for each row, or for each segment of packed rows.
+        batch: of the tokens.
+    """
+    words = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys)  # [S 2]
+    length = batch.input_ids.shape[1]
+    if batch.segment_ids is None:
+        positions = jnp.arange(length)[None]
+        words = words[:, None]  # [B 1 2]
+    else:
+        assert batch.position_ids is not None
+        positions = jnp.asarray(batch.position_ids)
+        words = words[jnp.maximum(jnp.asarray(batch.segment_ids) - 1, 0)]  # [B L 2]
+    return _scramble(words + _scramble(positions.astype(jnp.uint32) + 1)[..., None])
+
+
+def dropout(
+    x: Float[Array, "*T D"], seeds: UInt32[Array, "*T 2"] | None, rate: float, site: int
+) -> Float[Array, "*T D"]:
+    """Zero features with probability ``rate`` and scale the others by ``1 / (1 - rate)``.
+
+    Args:
+        x: the features of tokens.
+        seeds: of these tokens; None leaves ``x`` alone.
+        rate: from 0 to 1, used to 16 bits.
+        site: the number of the place in the network.
+    """
+    if seeds is None or rate == 0:
+        return x
+    width = x.shape[-1]
+    counters = jnp.arange(-(-width // 2), dtype=jnp.uint32)
+    return _apply(x, keep(seeds[..., None, :], counters, rate, site, axis=-1)[..., :width], rate)
+
+
+def attention_dropout(
+    probs: Float[Array, "B N Q K"],
+    seeds: UInt32[Array, "B Q 2"] | None,
+    positions: AnyArray,
+    rate: float,
+    site: int,
+) -> Float[Array, "B N Q K"]:
+    """`dropout` of attention probabilities.
+
+    Args:
+        probs: by head, query and key.
+        seeds: of the queries.
+        positions: ``[B or 1, K]``, of the keys in their sentence.
+        rate: as in `dropout`.
+        site: as in `dropout`.
+    """
+    if seeds is None or rate == 0:
+        return probs
+    heads = probs.shape[1]
+    counters = head_counters(heads, positions)[:, :, None]  # [B N/2 1 K]
+    mask = keep(seeds[:, None, :, None], counters, rate, site, axis=1)[:, :heads]
+    return _apply(probs, mask, rate)
+
+
+def head_counters(heads: int, positions: AnyArray) -> UInt32[Array, "B P K"]:
+    """The counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
+    pairs = jnp.arange(-(-heads // 2), dtype=jnp.uint32)[None, :, None]
+    return (pairs << _HEAD_BITS) + jnp.asarray(positions, jnp.uint32)[:, None]
+
+
+def keep(
+    seeds: UInt32[Array, "*T 2"], counters: UInt32[Array, "*T"], rate: float, site: int, axis: int
+) -> Bool[Array, "*T"]:
+    """Two decisions for each counter: those of the low halves, then along ``axis`` of the high."""
+    counters = counters + jnp.uint32((site + 1) << _SITE_BITS)
+    x = _half_scramble(seeds[..., 0] + counters * jnp.uint32(0x9E3779B1)) ^ seeds[..., 1]
+    words = _scramble(x)
+    # Kept with probability 1 - rate, to 16 bits.
+    border = jnp.uint32(round(rate * 2**16))
+    return jnp.concatenate([(words & 0xFFFF) >= border, (words >> 16) >= border], axis)
+
+
+def _apply(x: Array, mask: Array, rate: float) -> Array:
+    if rate >= 1:
+        return jnp.zeros_like(x)
+    return jnp.where(mask, x * (1 / (1 - rate)), 0).astype(x.dtype)
+
+
+def _half_scramble(x: UInt32[Array, "*T"]) -> UInt32[Array, "*T"]:
+    return (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+
+
+def _scramble(x: UInt32[Array, "*T"]) -> UInt32[Array, "*T"]:
+    """Wellons' lowbias32: every bit of the result depends on every bit of ``x``."""
+    x = _half_scramble(x)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
