@@ -14,21 +14,14 @@ A peer that is not installed is left out with a line that says so.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
 import os
-import platform
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
+
+from experiments.bench import OURS, installed, machine, publish, serve, summary, take_turns
 
 Library = Literal["simcse_jax", "sentence-transformers", "onnxruntime"]
 NEEDS = {
@@ -68,25 +61,18 @@ def read_sentences(data: Path) -> tuple[list[str], str]:
 
 def worker(settings: Settings) -> None:
     """Load one library, then encode whenever a line comes in on standard input."""
-    import resource
-
     sentences, _ = read_sentences(settings.data)
-    begin = time.perf_counter()
-    encode = {
-        "simcse_jax": ours,
-        "sentence-transformers": sentence_transformers,
-        "onnxruntime": onnx_runtime,
-    }[settings.worker](settings.threads)
-    vectors = np.asarray(encode(sentences))
-    report = {"first": time.perf_counter() - begin, "head": vectors[:50].tolist()}
-    while True:
-        report["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print("REPORT" + json.dumps(report), flush=True)
-        if sys.stdin.readline() != "go\n":
-            return
-        begin = time.perf_counter()
-        encode(sentences)
-        report = {"seconds": time.perf_counter() - begin}
+
+    def prepare():
+        encode = {
+            "simcse_jax": ours,
+            "sentence-transformers": sentence_transformers,
+            "onnxruntime": onnx_runtime,
+        }[settings.worker](settings.threads)
+        vectors = np.asarray(encode(sentences))
+        return lambda: encode(sentences), {"head": vectors[:50].tolist()}
+
+    serve(prepare)
 
 
 def ours(threads: int):
@@ -162,114 +148,46 @@ def onnx_runtime(threads: int):
     return encode
 
 
-def read_report(process: subprocess.Popen) -> dict:
-    """The worker's next report."""
-    for line in process.stdout:
-        if line.startswith("REPORT"):
-            return json.loads(line.removeprefix("REPORT"))
-    raise RuntimeError(f"a worker stopped with exit code {process.wait()}")
-
-
-def cpu_name() -> str:
-    """The processor, as Linux calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def matmul_rate() -> float:
-    """This machine's rate at a large float32 matmul by NumPy, in GFLOP/s: the best of five."""
-    a = np.ones((2048, 2048), np.float32)
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - begin)
-    return 2 * 2048**3 / min(times) / 1e9
-
-
 def main(settings: Settings) -> None:
     """Let the libraries take turns."""
-    console = Console(width=110)
     sentences, source = read_sentences(settings.data)
-    cores = sorted(os.sched_getaffinity(0))[: settings.threads]
-    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
-    processes: dict[str, subprocess.Popen] = {}
-    reports: dict[str, dict] = {}
-    for library, needs in NEEDS.items():
-        if not all(map(importlib.util.find_spec, needs)):
-            console.print(f"{library} is not installed, so it is left out")
-            continue
-        command = [sys.executable, "-W", "ignore", "-m", "experiments.bench_encode"]
-        command += ["--worker", library, "--data", str(settings.data)]
-        command += ["--threads", str(settings.threads)]
-        processes[library] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        reports[library] = read_report(processes[library]) | {"times": []}
-
-    head = np.asarray(reports["simcse_jax"]["head"])
-    rounds = [(r, library) for r in range(settings.rounds) for library in processes]
-    for _, library in tqdm(rounds, desc="rounds", unit=" encode"):
-        process = processes[library]
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        report = read_report(process)
-        reports[library]["times"].append(report["seconds"])
-        reports[library]["peak_gib"] = report["peak_gib"]
-    for process in processes.values():
-        process.communicate("stop\n")
-
-    mine = np.median(reports["simcse_jax"]["times"])
-    table = Table(title=f"{len(sentences)} sentences ({source}), float32, {len(cores)} threads")
-    for name in ("library", "median s", "range s", "sentences/s", "ours is", "first s", "peak GiB"):
-        table.add_column(name, justify="left" if name == "library" else "right")
-    rows = {}
-    for library, report in reports.items():
-        times = report["times"]
-        median = float(np.median(times))
-        difference = float(np.abs(np.asarray(report["head"]) - head).max())
-        rows[library] = {
-            "median_s": median,
-            "min_s": min(times),
-            "max_s": max(times),
-            "sentences_per_s": len(sentences) / median,
-            "ratio_to_ours": median / mine,
-            "first_call_s": report["first"],
-            "peak_gib": report["peak_gib"],
-            "largest_difference_from_ours": difference,
-        }
-        table.add_row(
-            library,
-            f"{median:.2f}",
-            f"{min(times):.2f} to {max(times):.2f}",
-            f"{len(sentences) / median:.0f}",
-            f"{median / mine:.2f} x",
-            f"{report['first']:.1f}",
-            f"{report['peak_gib']:.2f}",
-        )
-    console.print(table)
-    hardware = f"{cpu_name()}, {len(cores)} cores, {matmul_rate():.0f} GFLOP/s in a float32 matmul"
-    console.print(f"{hardware}; 'first' holds loading, compiling and one pass")
+    arguments = ["--data", str(settings.data), "--threads", str(settings.threads)]
+    reports = take_turns(
+        "experiments.bench_encode", installed(NEEDS), arguments, settings.rounds, settings.threads
+    )
+    head = np.asarray(reports[OURS]["head"])
+    rows = summary(reports, len(sentences))
+    for library, row in rows.items():
+        difference = np.abs(np.asarray(reports[library]["head"]) - head).max()
+        row["largest_difference_from_ours"] = float(difference)
     value = {
-        "hardware": hardware,
-        "python": platform.python_version(),
+        "machine": machine(settings.threads),
         "source": source,
         "sentences": len(sentences),
         "rounds": settings.rounds,
         "rows": rows,
     }
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    settings.output.write_text(json.dumps(value, indent=2) + "\n")
-    console.print(f"numbers: {settings.output}")
+    title = (
+        f"{len(sentences)} sentences ({source}), all-MiniLM-L6-v2, float32, "
+        f"{settings.rounds} rounds"
+    )
+    columns = (
+        *("library", "median s", "range s", "sentences/s", "time against ours"),
+        *("load, compile and first pass, s", "peak GiB"),
+    )
+    cells = [
+        [
+            library,
+            f"{row['median_s']:.2f}",
+            f"{row['min_s']:.2f} to {row['max_s']:.2f}",
+            f"{row['per_s']:.0f}",
+            f"{row['ratio_to_ours']:.2f} ×",
+            f"{row['first_s']:.1f}",
+            f"{row['peak_gib']:.2f}",
+        ]
+        for library, row in rows.items()
+    ]
+    publish(settings.output, value, title, columns, cells)
 
 
 if __name__ == "__main__":

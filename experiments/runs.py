@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from experiments.bench_encode import cpu_name
+from experiments.bench import cpu_name
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.data.lee import pair_indices, read_lee
 from simcse_jax.data.senteval import TASKS, read_sts, read_stsb

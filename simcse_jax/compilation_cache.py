@@ -1,11 +1,13 @@
-"""Keep compiled programs between processes, so that the second run does not compile again."""
+"""How programs are compiled: kept between processes, and on a CPU with options measured here."""
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 
 def cache_folder() -> Path:
@@ -30,3 +32,21 @@ def enable_compilation_cache() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@functools.cache
+def encoding_options(platform: str) -> dict[str, str]:
+    """The compiler's options for a forward pass, for `jax.jit(compiler_options=…)`.
+
+    On a CPU the layers' products are faster by a fifth to a third when XLA keeps to Eigen instead
+    of fusing them for YNNPACK, its default since 2026. An XLA that does not know the option is left
+    alone.
+    """
+    if platform != "cpu":
+        return {}
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    try:
+        jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
+    except Exception:  # an XLA says in its own way that it does not know an option
+        return {}
+    return options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from simcse_jax import hub
-from simcse_jax.compilation_cache import enable_compilation_cache
+from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models.batch import Batch
@@ -74,7 +74,13 @@ def embed(
     return pooled
 
 
-_embed_jit = jax.jit(embed, static_argnames=("config", "pooling", "dtype", "num_segments"))
+@functools.cache
+def _embed_jit(platform: str) -> Callable[..., Array]:
+    return jax.jit(
+        embed,
+        static_argnames=("config", "pooling", "dtype", "num_segments"),
+        compiler_options=encoding_options(platform),
+    )
 
 
 def cosine_similarity(
@@ -357,14 +363,14 @@ class SentenceEncoder:
         self, ids: list[np.ndarray], limit: int, batch_size: int | None, key: Array | None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         mesh = self._rows_sharding.mesh
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        platform = mesh.devices.flat[0].platform
         if batch_size is None:
-            batch_size = (64 if on_cpu else 2048) * mesh.size
+            batch_size = (64 if platform == "cpu" else 2048) * mesh.size
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
             number, (batch, order) = numbered
             rows, length = batch.input_ids.shape
-            vectors = _embed_jit(
+            vectors = _embed_jit(platform)(
                 self.config,
                 self.params,
                 jax.device_put(batch, self._rows_sharding),

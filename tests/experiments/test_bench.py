@@ -1,0 +1,92 @@
+"""What the benchmarks share; no test here depends on a time."""
+
+import json
+
+import pytest
+
+from experiments import bench, bench_growth
+
+WORKER = """
+import sys
+from experiments.bench import serve
+
+name = sys.argv[sys.argv.index("--worker") + 1]
+calls = []
+
+def prepare():
+    if name == "broken":
+        raise SystemExit("no such accelerator")
+    print("a library talks", "to both" * 100)
+    print("and talks" * 20_000, file=sys.stderr)
+    return lambda: calls.append(1), {"name": name, "size": sys.argv[-1]}
+
+serve(prepare)
+"""
+
+
+@pytest.fixture
+def workers(tmp_path, monkeypatch):
+    (tmp_path / "fake_bench.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:.")
+    return "fake_bench"
+
+
+def test_workers_take_turns_and_a_broken_one_is_left_out(workers, capsys):
+    names = [bench.OURS, "broken", "other"]
+    reports = bench.take_turns(workers, names, ["--size", "3"], rounds=2, threads=1)
+    assert list(reports) == [bench.OURS, "other"]
+    for name, report in reports.items():
+        assert report["name"] == name
+        assert report["size"] == "3"
+        assert len(report["times"]) == 2
+        assert all(seconds >= 0 for seconds in report["times"])
+        assert report["peak_gib"] > 0
+    assert "broken is left out, it stopped: no such accelerator" in capsys.readouterr().out
+
+
+def test_without_ours_there_is_nothing_to_compare(workers):
+    with pytest.raises(RuntimeError, match="simcse_jax stopped"):
+        bench.take_turns("no_such_module", [bench.OURS], [], rounds=1, threads=1)
+
+
+def test_what_is_not_installed_is_named(capsys):
+    needs = {bench.OURS: ("json",), "another": ("json", "no_such_module")}
+    assert bench.installed(needs) == [bench.OURS]
+    assert "another is left out: no_such_module is not installed" in capsys.readouterr().out
+
+
+def test_medians_and_ratios():
+    facts = {"first": 5.0, "peak_gib": 1.0}
+    reports = {
+        bench.OURS: {"times": [2.0, 9.0, 1.0], **facts},
+        "other": {"times": [3.0, 3.0, 8.0], **facts},
+    }
+    rows = bench.summary(reports, work=6)
+    assert rows[bench.OURS]["median_s"] == 2
+    assert rows[bench.OURS]["per_s"] == 3
+    assert rows["other"]["ratio_to_ours"] == 1.5
+    assert (rows["other"]["min_s"], rows["other"]["max_s"]) == (3, 8)
+
+
+def test_the_table_lies_beside_the_numbers(tmp_path):
+    machine = {
+        "processor": "a processor",
+        "threads": 2,
+        "python": "3.11",
+        "versions": {"jax": "0.10"},
+        "matmul_gflops": 100.0,
+        "copy_gb_per_s": 20.0,
+    }
+    value = {"machine": machine, "rows": {}}
+    rows = [["ours", "1.0"], ["theirs", "2.0"]]
+    bench.publish(tmp_path / "bench.json", value, "A title", ("library", "s"), rows)
+    assert json.loads((tmp_path / "bench.json").read_text()) == value
+    text = (tmp_path / "bench.md").read_text()
+    assert text.startswith("A title; a processor, 2 threads, 100 GFLOP/s in a float32 matmul")
+    assert text.endswith("| library | s |\n| --- | --- |\n| ours | 1.0 |\n| theirs | 2.0 |\n")
+
+
+def test_sentences_of_the_growth_are_distinct_and_alike(tiny_data):
+    few, many = (bench_growth.make_sentences(tiny_data, n) for n in (10, 500))
+    assert many[:10] == few
+    assert len(set(many)) == 500
