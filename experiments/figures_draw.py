@@ -17,7 +17,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 from matplotlib.transforms import Bbox
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -336,10 +335,11 @@ def draw_bound(value: Value) -> Figure:
         ):
             left.plot(steps, values, color=colour, ls=line, marker=marker, ms=5, label=name)
         left.set_yscale("log")
-        left.set_ylim(top=left.get_ylim()[1] * 4)  # room for the legend
         left.set_xlabel("training step")
         left.set_title(f"W: unit embeddings of {m:,} sentences of STS-B dev", fontsize=9)
-        left.legend(fontsize=8, loc="upper right")
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter("")
+        left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         shown = [records[0], records[len(records) // 2], records[-1]]
         for record, colour, line, marker in zip(shown, OKABE_ITO, LINES, MARKERS, strict=False):
             spectrum = np.array(record["spectrum"])
@@ -356,11 +356,12 @@ def draw_bound(value: Value) -> Figure:
         right.set_xscale("log")
         right.set_yscale("log")
         right.set_ylim(bottom=max(0.01, right.get_ylim()[0]))
-        right.xaxis.set_major_formatter(ScalarFormatter())
-        right.yaxis.set_major_formatter(ScalarFormatter())
+        right.xaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_formatter("")
         right.set_xlabel("number of the singular value of W")
         right.set_title("singular value over the largest", fontsize=9)
-        right.legend(fontsize=8, loc="lower left")
+        right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         for axes in (left, right):
             axes.grid(alpha=0.25)
     return figure

@@ -24,6 +24,7 @@ from tensorboardX import SummaryWriter
 
 from experiments.bench import cpu_name
 from simcse_jax import SentenceEncoder, hub
+from simcse_jax.compilation_cache import compilations
 from simcse_jax.data.lee import pair_indices, read_lee
 from simcse_jax.data.senteval import TASKS, read_sts, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
@@ -368,6 +369,7 @@ def train_seeds(
     Returns:
         The mean of each column, by name.
     """
+    compiled = compilations()
     many = run.seeds or (run.seed,)
     all_results: list[dict[str, Any]] = []
     before = None
@@ -418,5 +420,5 @@ def train_seeds(
         }
         hub.write_json(run.output_dir / "summary.json", summary)
     console.print(table)
-    console.print(f"everything of the run: {run.output_dir}")
+    console.print(f"everything of the run: {run.output_dir}; {compiled}")
     return {column.name: float(m) for column, m in zip(rows[0], mean, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -50,3 +51,39 @@ def encoding_options(platform: str) -> dict[str, str]:
     except Exception:  # an XLA says in its own way that it does not know an option
         return {}
     return options
+
+
+@dataclasses.dataclass
+class Compilations:
+    """Programs that were compiled, or read from the cache, since the first call of `compilations`.
+
+    Attributes:
+        large: those that took longer than 0.2 s.
+        small: the others.
+        seconds: of all together.
+    """
+
+    large: int = 0
+    small: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"compiling took {self.seconds:.1f} s: {self.large} programs of more than 0.2 s, "
+            f"{self.small} small ones"
+        )
+
+
+@functools.cache
+def compilations() -> Compilations:
+    """The running totals of this process, from the first call on."""
+    totals = Compilations()
+
+    def count(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            totals.large += duration_secs > 0.2
+            totals.small += duration_secs <= 0.2
+            totals.seconds += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    return totals
