@@ -325,20 +325,18 @@ def draw_bound(value: Value) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.0))
         total = np.array([r["gram_total"] for r in records])
         largest = np.array([r["gram_largest"] for r in records])
+        # Over m, so that both lie on one linear scale; the bound itself is m times the lower curve.
         series = (
-            ("sum(WWᵀ), pushed down by the loss", total),
-            ("largest eigenvalue of WWᵀ", largest),
-            ("sum(WWᵀ) / m, always below it", total / m),
+            ("largest eigenvalue of WWᵀ, over m; at most sum(WWᵀ) / m", largest / m),
+            ("sum(WWᵀ) / m², pushed down by the loss; never above it", total / m**2),
         )
         for (name, values), colour, line, marker in zip(
             series, OKABE_ITO, LINES, MARKERS, strict=False
         ):
             left.plot(steps, values, color=colour, ls=line, marker=marker, ms=5, label=name)
-        left.set_yscale("log")
+        left.set_ylim(bottom=0)
         left.set_xlabel("training step")
-        left.set_title(f"W: unit embeddings of {m:,} sentences of STS-B dev", fontsize=9)
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_minor_formatter("")
+        left.set_title(f"W: unit embeddings of m = {m:,} sentences of STS-B dev", fontsize=9)
         left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         shown = [records[0], records[len(records) // 2], records[-1]]
         for record, colour, line, marker in zip(shown, OKABE_ITO, LINES, MARKERS, strict=False):
@@ -355,7 +353,7 @@ def draw_bound(value: Value) -> Figure:
             )
         right.set_xscale("log")
         right.set_yscale("log")
-        right.set_ylim(bottom=max(0.01, right.get_ylim()[0]))
+        right.set_ylim(bottom=max(0.01, right.get_ylim()[0]), top=1.3)
         right.xaxis.set_major_formatter("{x:g}")
         right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_formatter("")

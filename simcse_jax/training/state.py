@@ -99,6 +99,9 @@ class TrainSettings(OptimizerSettings):
             they are only counted. Equal is by the tokens of the first column.
         shared_dropout: the views of a sentence share their dropout mask, which is the paper's
             "fixed 0.1" ablation and collapses unsupervised training.
+        two_encoders: encode the first column with one encoder and head and the others with a
+            second pair, which starts as their copy (the paper's table 2, f_θ1 and f_θ2); the model
+            is the first. Every sentence goes through both, so that a step costs twice as much.
         mlm_weight: λ of the auxiliary masked-LM loss; 0 is without.
         mlm_probability: the share of tokens to predict.
         accumulate: into how many chunks the batch is cut for the encoder. The loss is over the
@@ -114,6 +117,7 @@ class TrainSettings(OptimizerSettings):
     implementation: Implementation = "auto"
     mask_duplicates: bool = False
     shared_dropout: bool = False
+    two_encoders: bool = False
     mlm_weight: float = 0.0
     mlm_probability: float = 0.15
     accumulate: int = 1
@@ -148,8 +152,8 @@ class TrainState:
 
     Attributes:
         step: the number of updates done.
-        params: ``{"encoder": …}``, with ``"head"``, ``"mlm"`` or ``"classifier"`` where they are
-            trained.
+        params: ``{"encoder": …}``, with ``"head"``, ``"mlm"``, ``"classifier"`` or ``"second"``
+            (the second encoder and its head) where they are trained.
         opt_state: the optimizer's.
     """
 
@@ -216,6 +220,8 @@ def create_state(
     chosen: Params = {"encoder": params["encoder"]}
     if settings.head != "none":
         chosen["head"] = params.get("head") or Pooler(config).init(head_key, hidden)["params"]
+    if settings.two_encoders:
+        chosen["second"] = dict(chosen)
     if settings.mlm_weight > 0:
         if "mlm" in params:
             chosen["mlm"] = params["mlm"]
@@ -236,7 +242,8 @@ def model_params(params: Params, settings: TrainSettings) -> Params:
     """The parameters of the trained model as model folders hold them.
 
     The head becomes the ``"pooler"`` where it is kept and is dropped elsewhere; the masked-LM
-    head stays. The pooling that goes with them is ``settings.test_pooling``.
+    head stays; a second encoder does not. The pooling that goes with them is
+    ``settings.test_pooling``.
     """
     kept: Params = {name: params[name] for name in ("encoder", "mlm") if name in params}
     if settings.head == "train_and_test":

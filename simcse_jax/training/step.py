@@ -372,8 +372,15 @@ def simcse_step(
     def represent(params: Params, views: Views) -> Float[Array, "B C D"]:
         packed = views.rows.segment_ids is not None
         size = views.sentences.size if packed else None
-        z = embed(params, views.rows, views.keys, num_segments=size)  # [S D]
-        return z[views.sentences - 1] if packed else z.reshape(*views.sentences.shape, -1)
+
+        def by_example(params: Params) -> Float[Array, "B C D"]:
+            z = embed(params, views.rows, views.keys, num_segments=size)  # [S D]
+            return z[views.sentences - 1] if packed else z.reshape(*views.sentences.shape, -1)
+
+        z = by_example(params)
+        if settings.two_encoders:
+            z = jnp.concatenate([z[:, :1], by_example(params["second"])[:, 1:]], axis=1)
+        return z
 
     def mlm_share(params: Params, views: Views, count: Array) -> Float[Array, ""]:
         """This chunk's share of the mean over all masked positions."""

@@ -169,6 +169,27 @@ def test_packing_changes_nothing_not_even_the_masks(tiny, columns, settings):
         )
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_two_encoders_each_see_their_own_column(tiny, layout):
+    """Equal encoders give the loss of one; each gets the gradient of its own column."""
+    settings = TrainSettings(two_encoders=True)
+    batch = make_batch(size=4, columns=2)
+    batch = batch if layout == "padded" else packed(batch)
+    state = tiny.state(settings)
+    assert set(state.params) == {"encoder", "head", "second"}
+    found, metrics = gradients(tiny, settings, batch)
+    wanted, wanted_metrics = gradients(
+        tiny, dataclasses.replace(settings, two_encoders=False), batch
+    )
+    np.testing.assert_allclose(metrics["loss"], wanted_metrics["loss"], rtol=1e-6)
+    # With equal parameters the two gradients are the parts of the one's.
+    second = found.pop("second")
+    norm = float(wanted_metrics["gradient_norm"])
+    assert worst(jax.tree.map(jnp.add, found, second), wanted) < 1e-5 * norm
+    assert min(float(optax.tree.norm(g)) for g in (found, second)) > 0.05 * norm
+    assert set(model_params(state.params, settings)) == {"encoder"}
+
+
 def test_packed_batches_that_do_not_fit(tiny):
     batch = packed(make_batch(size=4))
     with pytest.raises(ValueError, match="a packed batch cannot be cut"):
