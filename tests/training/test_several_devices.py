@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 import training_worker as worker
-from training_support import MASKING, make_batch
+from training_support import MASKING, make_batch, packed
 
 from simcse_jax.training import (
     TrainSettings,
@@ -27,13 +27,15 @@ from simcse_jax.training import (
 SGD = optax.sgd(1.0)
 
 
-def update(tiny, devices, settings, **options):
+def update(tiny, devices, settings, pack=False):
     """The gradient and metrics of one step on so many devices."""
     mesh = make_mesh(jax.devices()[:devices])
     state = tiny.state(settings).replace(opt_state=SGD.init(None))
     step = simcse_step(tiny.config, settings, SGD, masking=MASKING, mesh=mesh)
     run = compile_step(step, mesh)
     batch = make_batch(size=16, columns=1)
+    if pack:
+        batch = packed(batch, devices)
     new, metrics = run(replicate(state, mesh), batch, replicate(jax.random.key(0), mesh))
     gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), state.params, new.params)
     return gradient, jax.device_get(metrics)
@@ -68,6 +70,13 @@ def test_the_update_does_not_depend_on_the_devices(tiny, one_device, devices):
 )
 def test_other_ways_on_four_devices(tiny, one_device, changes):
     assert_same(update(tiny, 4, TrainSettings(mask_duplicates=True, **changes)), one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
+def test_packed_rows_give_the_update_of_padded_ones(tiny, one_device, devices):
+    found = update(tiny, devices, TrainSettings(mask_duplicates=True), pack=True)
+    assert_same(found, one_device)
 
 
 @pytest.mark.slow

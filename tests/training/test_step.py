@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_support import MASKING, make_batch
+from training_support import MASKING, make_batch, packed
 
-from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.evaluation import geometry
 from simcse_jax.losses.masked_lm import IGNORED
 from simcse_jax.models import Batch, BertEncoder
@@ -131,18 +130,6 @@ def test_chunks_give_the_gradient_of_the_whole_batch(tiny, columns, weight):
     assert metrics.keys() == found_metrics.keys()
     for name in metrics:
         np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-4, err_msg=name)
-
-
-def packed(batch: Batch) -> SiameseBatch:
-    """The same sentences, several to a row, with an empty row at the end."""
-    size, columns, length = batch.input_ids.shape
-    flat = jax.tree.map(lambda x: x.reshape(size * columns, length), batch)
-    ids = [row[mask] for row, mask in zip(flat.input_ids, flat.attention_mask, strict=True)]
-    rows = pack_rows([len(i) for i in ids], 24)
-    packed, order = packed_batch(ids, rows, (len(rows) + 1, 24))
-    sentences = np.empty(len(ids), np.int32)
-    sentences[order] = np.arange(1, len(ids) + 1)
-    return SiameseBatch(sentences.reshape(size, columns), packed)
 
 
 @pytest.mark.parametrize(
