@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,17 @@ def read_report(process: subprocess.Popen) -> dict[str, Any] | None:
     return None
 
 
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """The first so many cores, for this thread and the processes that it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def take_turns(
     module: str, workers: Sequence[str], arguments: Sequence[str], rounds: int, threads: int
 ) -> dict[str, dict[str, Any]]:
@@ -103,11 +114,11 @@ def take_turns(
     Raises:
         RuntimeError: ours stopped.
     """
-    cores = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     processes: dict[str, subprocess.Popen] = {}
     reports: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:  # at its end the workers' input ends, and so do they
+        stack.enter_context(on_cores(threads))
         for worker in tqdm(workers, desc="start", unit=" library"):
             command = [sys.executable, "-W", "ignore", "-m", module, "--worker", worker, *arguments]
             # A file, since a pipe that nobody reads would stop a talkative worker.
@@ -120,7 +131,6 @@ def take_turns(
                     stderr=errors,
                     text=True,
                     env=environment,
-                    preexec_fn=lambda: os.sched_setaffinity(0, cores),
                 )
             )
             report = read_report(process)

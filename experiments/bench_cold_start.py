@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.bench import OURS, installed, machine, publish
+from experiments.bench import OURS, installed, machine, on_cores, publish
 from simcse_jax.data.embedded import minilm_folder
 
 NEEDS = {OURS: ("jax",), "sentence-transformers": ("torch", "sentence_transformers")}
@@ -66,7 +66,6 @@ folder, sentence = {str(minilm_folder())!r}, {SENTENCE!r}
 end = time.perf_counter()
 print(imported - begin, loaded - imported, end - loaded)
 """
-    cores = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "JAX_COMPILATION_CACHE_DIR": cache,
@@ -80,7 +79,6 @@ print(imported - begin, loaded - imported, end - loaded)
         text=True,
         check=True,
         env=environment,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     ).stdout
     total = time.perf_counter() - begin
     parts = map(float, out.split()[-3:])
@@ -91,7 +89,7 @@ def main(settings: Settings) -> None:
     """Let the libraries take turns."""
     libraries = installed(NEEDS)
     runs: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, on_cores(settings.threads):
         turns = [(r, library) for r in range(settings.rounds + 1) for library in libraries]
         for _, library in tqdm(turns, desc="start", unit=" process"):
             runs[library].append(run(library, cache, settings.threads))

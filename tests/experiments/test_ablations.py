@@ -116,7 +116,8 @@ def test_rows_that_cannot_be_run(monkeypatch):
     assert training_text(VARIANTS["temperature"][0], DOCUMENTS, None, 0) == "needs --nli"
     pairs = TrainingText(TRIPLETS.columns[:2])
     assert training_text(VARIANTS["temperature"][0], DOCUMENTS, pairs, 0) == "needs 3 columns"
-    assert "one encoder" in training_text(VARIANTS["objective"][-1], DOCUMENTS, None, 0)
+    two = VARIANTS["hard-negative"][-1]
+    assert "one hard negative" in training_text(two, DOCUMENTS, TRIPLETS, 0)
 
 
 def test_labels_name_different_files():
