@@ -177,7 +177,7 @@ def best_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
 
 def ceilings() -> dict[str, float]:
     """What this processor does at best: a large float32 matmul and a large copy, by NumPy."""
-    a = np.ones((2048, 2048), np.float32)
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
     source = np.ones(2**26, np.float32)
     target = np.empty_like(source)
     return {
@@ -186,24 +186,60 @@ def ceilings() -> dict[str, float]:
     }
 
 
+def device_ceilings(size: int = 8192) -> dict[str, float]:
+    """The same of JAX's first device: a square bfloat16 matmul and a copy of as many rows."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: -x)  # a copy that stays one
+    for work in (product, copy):
+        jax.block_until_ready(work(x))
+
+    def repeated(work: Callable[[Any], Any]) -> float:
+        # Many at a time, since the host's way to the device is not what is asked for.
+        return best_seconds(lambda: jax.block_until_ready([work(x) for _ in range(16)])) / 16
+
+    return {
+        "device_matmul_gflops": 2 * size**3 / repeated(product) / 1e9,
+        "device_copy_gb_per_s": 2 * x.nbytes / repeated(copy) / 1e9,
+    }
+
+
 def machine(threads: int) -> dict[str, Any]:
-    """The machine, its ceilings and the versions, for the results."""
+    """The machine, its ceilings and the versions, for the results.
+
+    An accelerator and its ceilings are in it where JAX has one; workers that hold its memory should
+    have ended by then.
+    """
+    import jax
+
     versions = {}
     for package in ("jax", "torch", "transformers", "sentence_transformers", "onnxruntime"):
         if importlib.util.find_spec(package) is not None:
             versions[package] = importlib.metadata.version(package.replace("_", "-"))
+    accelerator = {}
+    if jax.default_backend() != "cpu":
+        accelerator = {"accelerator": jax.devices()[0].device_kind, **device_ceilings()}
     return {
         "processor": cpu_name(),
         "threads": threads,
         "python": platform.python_version(),
         "versions": versions,
         **ceilings(),
+        **accelerator,
     }
 
 
 def describe(value: Mapping[str, Any]) -> str:
     """The machine as a line."""
-    return (
+    accelerator = ""
+    if "accelerator" in value:
+        accelerator = (
+            f"{value['accelerator']}, {value['device_matmul_gflops'] / 1000:.0f} TFLOP/s in a "
+            f"bfloat16 matmul, {value['device_copy_gb_per_s']:.0f} GB/s in a copy; "
+        )
+    return accelerator + (
         f"{value['processor']}, {value['threads']} threads, {value['matmul_gflops']:.0f} GFLOP/s "
         f"in a float32 matmul, {value['copy_gb_per_s']:.0f} GB/s in a copy, jax "
         f"{value['versions'].get('jax')}, Python {value['python']}"

@@ -5,7 +5,8 @@
 all-MiniLM-L6-v2, mean pooling, float32, on the sentences of the STS-B test set (the embedded
 Wikipedia's where there is no SentEval folder). Every library gets the same weights, sentences and
 number of threads; each runs in a process of its own, and the processes take turns, so that a slow
-moment of the machine falls on all of them. Sentence-transformers runs with its defaults. Times
+moment of the machine falls on all of them. Sentence-transformers runs with its defaults, and once
+more compiled. Times
 are medians after a first call that compiles and is reported apart; peak memory is the process's.
 
 A peer that is not installed is left out with a line that says so.
@@ -23,10 +24,13 @@ import tyro
 
 from experiments.bench import OURS, installed, machine, publish, serve, summary, take_turns
 
-Library = Literal["simcse_jax", "sentence-transformers", "onnxruntime"]
+Library = Literal[
+    "simcse_jax", "sentence-transformers", "sentence-transformers.compile", "onnxruntime"
+]
 NEEDS = {
     "simcse_jax": ("jax",),
     "sentence-transformers": ("sentence_transformers", "torch"),
+    "sentence-transformers.compile": ("sentence_transformers", "torch"),
     "onnxruntime": ("onnxruntime", "torch", "onnx"),
 }
 
@@ -67,6 +71,7 @@ def worker(settings: Settings) -> None:
         encode = {
             "simcse_jax": ours,
             "sentence-transformers": sentence_transformers,
+            "sentence-transformers.compile": compiled_sentence_transformers,
             "onnxruntime": onnx_runtime,
         }[settings.worker](settings.threads)
         vectors = np.asarray(encode(sentences))
@@ -91,6 +96,13 @@ def sentence_transformers(threads: int):
 
     torch.set_num_threads(threads)
     return SentenceTransformer(str(minilm_folder()), device="cpu").encode
+
+
+def compiled_sentence_transformers(threads: int):
+    """The same with its encoder through torch.compile, for any shape."""
+    encode = sentence_transformers(threads)
+    encode.__self__[0].auto_model.compile(dynamic=True)
+    return encode
 
 
 def onnx_runtime(threads: int):

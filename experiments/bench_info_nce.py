@@ -1,24 +1,23 @@
 """Time and memory of every version of the InfoNCE loss, beside PyTorch's dense cross-entropy.
 
-    python -m experiments.bench_info_nce
+    make bench        (or: python -m experiments.bench_info_nce)
     python -m experiments.bench_info_nce --sizes 4096 8192 16384 --dims 384 --repeats 3
 
 Answers: at which batch size does the blockwise loss win, what does it save, and how near is it to
-the machine's matrix rate? One table row for each size, dimension and version: median time of loss
-and gradients of both inputs, temporaries as XLA plans them, and the rate reached as a share of a
-large matrix product measured just before. The equation and its gradient need 6 N² D operations
+the machine's matrix rate? One table row for each size, dimension and version ("auto" is what the
+library takes unless told otherwise): median time of loss and gradients of both inputs, the versions
+taking turns; temporaries as XLA plans them; and the rate reached as a share of a large matrix
+product measured just before the size. The equation and its gradient need 6 N² D operations
 (three products); a version that recomputes its logits needs 8 N² D, which is what the literature
 counts, so both shares are given. The largest default sizes take minutes on a CPU.
 """
 
 import dataclasses
-import datetime
-import json
+import itertools
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
+from tqdm import tqdm
 
+from experiments.bench import installed, machine, publish
 from simcse_jax.losses.info_nce import info_nce_loss
 
 
@@ -42,7 +41,7 @@ class Settings:
     """Embedding sizes D."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the embeddings; products always accumulate in float32."""
-    versions: tuple[str, ...] = ("dense", "blockwise", "torch")
+    versions: tuple[str, ...] = ("dense", "blockwise", "auto", "torch")
     """Versions to run, in this order."""
     block_size: int | None = None
     """Rows per block of the blockwise version; the library's default if None."""
@@ -54,15 +53,17 @@ class Settings:
     """Where the results go, as JSON."""
 
 
-def median_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median wall-clock of ``call``, once warm."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def median_seconds(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median wall-clock of each call, once warm, taking turns."""
+    for call in calls.values():
         call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def free_bytes() -> int:
@@ -76,9 +77,10 @@ def free_bytes() -> int:
 def matmul_rate(dtype: str, repeats: int) -> float:
     """Operations per second of one large square product."""
     n = 4096 if jax.default_backend() == "cpu" else 16384
-    x = jnp.ones((n, n), dtype)
+    x = jax.random.normal(jax.random.key(0), (n, n), dtype)
     product = jax.jit(lambda a, b: a @ b)
-    return 2 * n**3 / median_seconds(lambda: product(x, x).block_until_ready(), repeats)
+    call = {"product": lambda: product(x, x).block_until_ready()}
+    return 2 * n**3 / median_seconds(call, repeats)["product"]
 
 
 def embeddings(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +90,16 @@ def embeddings(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
     return anchors, anchors + rng.standard_normal((n, d), np.float32)
 
 
-def bench_jax(settings: Settings, version: str, n: int, d: int) -> dict[str, Any]:
-    """One case of ours: compiled first, so that its memory is known before it runs."""
+Case = tuple[dict[str, Any], Callable[[], float] | None]
+
+
+def prepare_jax(settings: Settings, version: str, n: int, d: int) -> Case:
+    """One case of ours: compiled first, so that its memory is known before it runs.
+
+    Returns:
+        What is known of it, and the call to be timed, which returns the loss; None instead of a
+        call that would not fit.
+    """
     shape = jax.ShapeDtypeStruct((n, d), settings.dtype)
 
     def loss(anchors: jax.Array, positives: jax.Array) -> jax.Array:
@@ -104,13 +114,12 @@ def bench_jax(settings: Settings, version: str, n: int, d: int) -> dict[str, Any
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     row = {"temporaries_bytes": temporaries}
     if temporaries > settings.memory_share * free_bytes():
-        return row | {"skipped": f"needs {temporaries / 1e9:.1f} GB of temporaries"}
+        return row | {"skipped": f"needs {temporaries / 1e9:.1f} GB of temporaries"}, None
     arrays = [jnp.asarray(x, settings.dtype) for x in embeddings(n, d)]
-    seconds = median_seconds(lambda: jax.block_until_ready(compiled(*arrays)), settings.repeats)
-    return row | {"seconds": seconds, "loss": float(compiled(*arrays)[0])}
+    return row, lambda: float(jax.block_until_ready(compiled(*arrays))[0])
 
 
-def bench_torch(settings: Settings, n: int, d: int) -> dict[str, Any]:
+def prepare_torch(settings: Settings, n: int, d: int) -> Case:
     """The authors' way: a similarity matrix and torch's cross-entropy."""
     import torch
 
@@ -119,7 +128,7 @@ def bench_torch(settings: Settings, n: int, d: int) -> dict[str, Any]:
     needed = 3 * n * n * (4 if settings.dtype == "float32" else 2)
     free = free_bytes() if device == "cpu" else torch.cuda.mem_get_info()[0]
     if needed > settings.memory_share * free:
-        return {"skipped": f"needs about {needed / 1e9:.1f} GB"}
+        return {"skipped": f"needs about {needed / 1e9:.1f} GB"}, None
     dtype = getattr(torch, settings.dtype)
     inputs = [
         torch.tensor(x, dtype=dtype, device=device, requires_grad=True) for x in embeddings(n, d)
@@ -134,7 +143,7 @@ def bench_torch(settings: Settings, n: int, d: int) -> dict[str, Any]:
         loss.backward()
         return loss.item()  # waits for the device
 
-    return {"seconds": median_seconds(call, settings.repeats), "loss": call()}
+    return {}, call
 
 
 def describe(row: dict[str, Any]) -> list[str]:
@@ -155,57 +164,33 @@ def describe(row: dict[str, Any]) -> list[str]:
 
 def main(settings: Settings) -> None:
     """Runs every case in turn, prints the table and writes the JSON."""
-    console = Console()
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        console.print("torch is not installed: its dense cross-entropy is left out.")
-    versions = [v for v in settings.versions if v != "torch" or torch is not None]
-    rate = matmul_rate(settings.dtype, settings.repeats)
-    device = jax.devices()[0]
-    console.print(
-        f"{device.device_kind} ({os.cpu_count()} CPU cores), jax {jax.__version__}, "
-        f"{settings.dtype}: matrix products at {rate / 1e9:,.0f} GFLOP/s"
-    )
-
-    rows = []
-    table = Table("N", "D", "version", "s", "temp. GB", "share of 6N²D", "share of 8N²D")
-    for d in settings.dims:
-        for n in settings.sizes:
-            for version in versions:
-                row = {"n": n, "d": d, "version": version}
-                if version == "torch":
-                    row |= bench_torch(settings, n, d)
-                else:
-                    row |= bench_jax(settings, version, n, d)
-                if "seconds" in row:
-                    for k in (6, 8):
-                        share = k * n * n * d / row["seconds"] / rate
-                        row[f"share_of_matmul_{k}n2d"] = share
-                rows.append(row)
-                table.add_row(*describe(row))
-                console.print("  ".join(x for x in describe(row) if x), style="dim")
-            table.add_section()
-    console.print(table)
-
-    result = {
-        "settings": dataclasses.asdict(settings),
-        "date": datetime.date.today().isoformat(),
-        "device": device.device_kind,
-        "platform": jax.default_backend(),
-        "machine": platform.machine(),
-        "cpu_cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "torch": None if torch is None else torch.__version__,
-        "matmul_flops_per_second": rate,
+    versions = installed({v: ("torch",) if v == "torch" else ("jax",) for v in settings.versions})
+    rows: list[dict[str, Any]] = []
+    columns = ("N", "D", "version", "s", "temp. GB", "share of 6N²D", "share of 8N²D")
+    for d, n in tqdm(list(itertools.product(settings.dims, settings.sizes)), unit=" sizes"):
+        rate = matmul_rate(settings.dtype, settings.repeats)
+        calls: dict[str, Callable[[], float]] = {}
+        own: dict[str, dict[str, Any]] = {}
+        for version in versions:
+            facts, call = (
+                prepare_torch(settings, n, d)
+                if version == "torch"
+                else prepare_jax(settings, version, n, d)
+            )
+            own[version] = {"n": n, "d": d, "version": version, "matmul_rate": rate, **facts}
+            if call is not None:
+                calls[version] = call
+        for version, seconds in median_seconds(calls, settings.repeats).items():
+            shares = {f"share_of_matmul_{k}n2d": k * n * n * d / seconds / rate for k in (6, 8)}
+            own[version] |= {"seconds": seconds, "loss": calls[version](), **shares}
+        rows += own.values()
+    value = {
+        "machine": machine(os.cpu_count() or 1),
+        "settings": dataclasses.asdict(settings) | {"output": settings.output.name},
         "rows": rows,
     }
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    beside = settings.output.with_suffix(".json.part")
-    beside.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
-    beside.rename(settings.output)
-    console.print(f"Written: {settings.output}")
+    title = f"Loss and gradients of InfoNCE, {settings.dtype}, {settings.repeats} rounds"
+    publish(settings.output, value, title, columns, [describe(row) for row in rows])
 
 
 if __name__ == "__main__":

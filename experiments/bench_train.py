@@ -12,7 +12,8 @@ their batches tokenised, padded to the longest sentence, and on the device.
     torch                   transformers' BertModel in SimCSE's recipe: cls, MLP head, τ = 0.05
     torch.compile           the same, compiled; on a GPU with fused AdamW, SDPA and autocast
     sentence-transformers   MultipleNegativesRankingLoss on pairs of equal sentences, mean pooling
-                            (its own SimCSE example: another head, the same encoder)
+                            (its own SimCSE example: another head, the same encoder); once more
+                            with its encoder compiled
 
 A library that is not installed, or does not work here, is left out with a line that says so.
 --shape bert-base takes random weights of BERT-base's shape. Before training each reports the
@@ -32,12 +33,16 @@ import tyro
 
 from experiments.bench import OURS, installed, machine, publish, serve, summary, take_turns
 
-Library = Literal["simcse_jax", "torch", "torch.compile", "sentence-transformers"]
+Library = Literal[
+    *("simcse_jax", "torch", "torch.compile"),
+    *("sentence-transformers", "sentence-transformers.compile"),
+]
 NEEDS = {
     "simcse_jax": ("jax",),
     "torch": ("torch", "transformers"),
     "torch.compile": ("torch", "transformers"),
     "sentence-transformers": ("torch", "sentence_transformers"),
+    "sentence-transformers.compile": ("torch", "sentence_transformers"),
 }
 LEARNING_RATE, TEMPERATURE = 3e-5, 0.05
 
@@ -92,6 +97,9 @@ def head_weights(width: int) -> np.ndarray:
 
 def ours(settings: Settings) -> tuple[Callable[[], Any], dict[str, Any]]:
     """This library's own training step and batches."""
+    from simcse_jax.memory import keep_freed_memory
+
+    keep_freed_memory()  # as experiments.runs does, before JAX is used
     import jax
 
     from simcse_jax import hub
@@ -217,7 +225,9 @@ def torch_recipe(settings: Settings, compiled: bool) -> tuple[Callable[[], Any],
     return work, {"loss_without_dropout": before}
 
 
-def sentence_transformers(settings: Settings) -> tuple[Callable[[], Any], dict[str, Any]]:
+def sentence_transformers(
+    settings: Settings, compiled: bool
+) -> tuple[Callable[[], Any], dict[str, Any]]:
     """Its loss for unsupervised SimCSE, with the same optimiser."""
     import torch
     from sentence_transformers import SentenceTransformer, losses
@@ -244,6 +254,8 @@ def sentence_transformers(settings: Settings) -> tuple[Callable[[], Any], dict[s
         }
         batches.append(features)
     model.train()
+    if compiled:
+        encoder.auto_model.compile()
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda"
@@ -315,7 +327,8 @@ if __name__ == "__main__":
         main(settings_)
     elif settings_.worker == OURS:
         serve(lambda: ours(settings_))
-    elif settings_.worker == "sentence-transformers":
-        serve(lambda: sentence_transformers(settings_))
+    elif settings_.worker.startswith("sentence-transformers"):
+        compiled_ = settings_.worker.endswith(".compile")
+        serve(lambda: sentence_transformers(settings_, compiled_))
     else:
         serve(lambda: torch_recipe(settings_, settings_.worker == "torch.compile"))

@@ -32,6 +32,7 @@ from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import cosine_similarity
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
+from simcse_jax.memory import keep_freed_memory
 from simcse_jax.models import BertConfig
 from simcse_jax.training import (
     Evaluation,
@@ -369,6 +370,7 @@ def train_seeds(
     Returns:
         The mean of each column, by name.
     """
+    keep_freed_memory()
     compiled = compilations()
     many = run.seeds or (run.seed,)
     all_results: list[dict[str, Any]] = []

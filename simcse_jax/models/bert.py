@@ -19,9 +19,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
 
-from simcse_jax.models.batch import AnyArray, Batch
+from simcse_jax.models.batch import AnyArray, Batch, first_token_indices, take_or_zero
 from simcse_jax.models.dropout import attention_dropout, dropout, head_counters, keep, token_seeds
 
 
@@ -225,7 +225,7 @@ class SelfAttention(nn.Module):
             query = split(qkv(firsts.of(x), (0, hidden)))  # [S N H]
             both = qkv(x, (hidden, 3 * hidden))
             key, value = map(split, lax.split(both, (hidden,) * 2, axis=-1))
-            if firsts.members is None:
+            if firsts.index is None:
                 one = None if seeds is None else seeds[:, :1]
                 context = self.attend(query[:, None], key, value, places, one)[:, 0]
             else:
@@ -248,12 +248,18 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "B Q N H"]:
         """Every query to the keys of its row."""
         bias = places.bias[:, :, : query.shape[1]]  # [B 1 1|Q K]
-        scores = jnp.einsum("BQNH,BKNH->BNQK", query, key, preferred_element_type=jnp.float32)
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B N L H]
+        scores = jnp.einsum("BNQH,BNKH->BNQK", query, key, preferred_element_type=jnp.float32)
         scores = scores * query.shape[-1] ** -0.5 + bias
-        probs = jax.nn.softmax(scores, axis=-1)  # float32
+        # A softmax whose division comes after the product with the values, where there are fewer
+        # numbers to divide and where it does not keep XLA from fusing on a CPU. float32.
+        highest = lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - highest)
+        total = weights.sum(-1, keepdims=True)  # [B N Q 1]
         rate = self.config.attention_probs_dropout_prob
-        probs = attention_dropout(probs, seeds, places.positions, rate, self.site)
-        return jnp.einsum("BNQK,BKNH->BQNH", probs.astype(self.dtype), value)
+        weights = attention_dropout(weights, seeds, places.positions, rate, self.site)
+        context = jnp.einsum("BNQK,BNKH->BNQH", weights.astype(self.dtype), value)
+        return jnp.swapaxes((context / total).astype(self.dtype), 1, 2)
 
     def attend_segments(
         self,
@@ -266,36 +272,33 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "S N H"]:
         """One query for each segment of packed rows, to the keys of its segment.
 
-        Every token meets one query, so that the scores are ``[T, N]``; sums over a segment are
-        products with zeros and ones, and exact.
+        Every token meets one query, so that the scores are ``[T, N]``.
         """
-        members = firsts.members
-        assert members is not None
-        exact = lax.Precision.HIGHEST
-
-        def to_tokens(x: Float[Array, "S *N"]) -> Float[Array, "T *N"]:
-            return jnp.einsum("ST,S...->T...", members, x, precision=exact)
+        segment = firsts.segments  # [T], 0 at padding
+        assert segment is not None
+        own = jnp.where(segment > 0, segment - 1, len(query))  # out of range at padding
 
         def to_segments(x: Float[Array, "T *N"]) -> Float[Array, "S *N"]:
-            return jnp.einsum("ST,T...->S...", members, x, precision=exact)
+            return jax.ops.segment_sum(x, own, len(query))
 
         heads, size = query.shape[1:]
         keys, values = (x.reshape(-1, heads, size).astype(jnp.float32) for x in (key, value))
-        queries = to_tokens(query.astype(jnp.float32))  # [T N H]
+        queries = take_or_zero(query.astype(jnp.float32), own)  # [T N H]
         scores = jnp.sum(queries * keys, -1) * size**-0.5  # [T N]
         # Any constant leaves the softmax as it is; the highest score keeps it in range.
-        segment = jnp.asarray(firsts.segments).reshape(-1)  # [T], 0 at padding
-        highest = jax.ops.segment_max(lax.stop_gradient(scores), segment, len(members) + 1)
-        weights = jnp.where(segment[:, None] > 0, jnp.exp(scores - highest[segment]), 0.0)
-        total = jnp.where(segment[:, None] > 0, to_tokens(to_segments(weights)), 1.0)
-        probs = weights / total  # [T N]
+        highest = jax.ops.segment_max(lax.stop_gradient(scores), own, len(query))
+        weights = jnp.where(
+            segment[:, None] > 0, jnp.exp(scores - take_or_zero(highest, own)), 0.0
+        )  # [T N]
+        total = to_segments(weights)  # [S N]
         rate = self.config.attention_probs_dropout_prob
         if seeds is not None and rate > 0:
-            own = firsts.of_seeds(seeds)[jnp.maximum(segment - 1, 0)]  # [T 2]
+            seeds = take_or_zero(firsts.of_seeds(seeds), own)  # [T 2]
             counters = head_counters(heads, places.positions.reshape(-1, 1))[..., 0]  # [T N/2]
-            mask = keep(own[:, None], counters, rate, self.site, axis=1)[:, :heads]
-            probs = jnp.where(mask, probs / (1 - rate), 0.0) if rate < 1 else 0 * probs
-        return to_segments(probs[..., None] * values).astype(self.dtype)
+            mask = keep(seeds[:, None], counters, rate, self.site, axis=1)[:, :heads]
+            weights = jnp.where(mask, weights / (1 - rate), 0.0) if rate < 1 else 0 * weights
+        context = to_segments(weights[..., None] * values)
+        return (context / jnp.where(total > 0, total, 1.0)[..., None]).astype(self.dtype)
 
 
 class Layer(nn.Module):
@@ -347,28 +350,24 @@ class FirstTokens(NamedTuple):
     """The first token of each sentence of a batch.
 
     Attributes:
-        segments: of packed rows.
-        members: of packed rows, 1 where a token belongs to a segment.
-        first: of packed rows, 1 where a token is a segment's first.
+        segments: of packed rows, ``[B·L]``: the sentence of each token, 0 at padding.
+        index: of packed rows, as `first_token_indices` gives it.
     """
 
-    segments: AnyArray | None = None
-    members: Float[Array, "S T"] | None = None
-    first: Float[Array, "S T"] | None = None
+    segments: Int[Array, "T"] | None = None
+    index: Int[Array, "S"] | None = None
 
     def of(self, x: Float[Array, "B L D"]) -> Float[Array, "S D"]:
-        """Their states."""
-        if self.first is None:
+        """Their states; zero for a sentence that is not there."""
+        if self.index is None:
             return x[:, 0]
-        flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-        picked = jnp.matmul(self.first, flat, precision=lax.Precision.HIGHEST)
-        return picked.astype(x.dtype)
+        return take_or_zero(x.reshape(-1, x.shape[-1]), self.index)
 
     def of_seeds(self, seeds: UInt32[Array, "B L 2"]) -> UInt32[Array, "S 2"]:
         """Their seeds."""
-        if self.first is None:
+        if self.index is None:
             return seeds[:, 0]
-        return seeds.reshape(-1, 2)[jnp.argmax(self.first, axis=1)]
+        return take_or_zero(seeds.reshape(-1, 2), self.index)
 
 
 def first_tokens(batch: Batch, num_segments: int | None) -> FirstTokens:
@@ -381,10 +380,8 @@ def first_tokens(batch: Batch, num_segments: int | None) -> FirstTokens:
         return FirstTokens()
     if num_segments is None:
         raise ValueError("a packed batch needs num_segments for its first tokens")
-    segments = jnp.asarray(batch.segment_ids)
-    members = jnp.arange(1, num_segments + 1)[:, None] == segments.reshape(-1)  # [S T]
-    first = members & (positions_of(batch).reshape(-1) == 0)
-    return FirstTokens(segments, members.astype(jnp.float32), first.astype(jnp.float32))
+    segments = jnp.asarray(batch.segment_ids).reshape(-1)
+    return FirstTokens(segments, first_token_indices(batch, num_segments))
 
 
 def positions_of(batch: Batch) -> AnyArray:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.models.batch import Batch
+from simcse_jax.models.batch import Batch, first_token_indices, take_or_zero
 from simcse_jax.models.bert import EncoderOutput
 
 _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
@@ -128,17 +128,15 @@ def pool(
         raise ValueError("a packed batch needs position_ids and num_segments to be pooled")
     flat = x.reshape(-1, x.shape[-1])  # [B·L D]
     segments = jnp.asarray(batch.segment_ids).reshape(-1)  # [B·L], 0 at padding
-    members = jnp.arange(1, num_segments + 1)[:, None] == segments  # [S B·L]
     if reduction == "cls":
-        members = members & (batch.position_ids.reshape(-1) == 0)
+        return take_or_zero(flat, first_token_indices(batch, num_segments))
+    # The sum of a slot 0 is padding's.
+    count = jax.ops.segment_sum(jnp.ones_like(segments), segments, num_segments + 1)[1:, None]
     if reduction == "max":
-        last = jnp.where(members, jnp.arange(len(segments)), 0).max(1)  # [S]
+        tokens = jnp.arange(len(segments))
+        last = jax.ops.segment_max(tokens, segments, num_segments + 1)[1:]  # [S]
+        last = jnp.maximum(last, 0)  # of a segment that is not there it is the least integer
         highest = _argmax_so_far(flat, segments)[last]  # [S D]
-        highest = jnp.take_along_axis(flat, highest, 0)
-        return jnp.where(members.any(1)[:, None], highest, 0.0)
-    count = jnp.maximum(members.sum(1), 1)[:, None]
-    # A matmul with zeros and ones rather than a scatter: exact, and quick on every device.
-    total = jnp.einsum(
-        "ST,TD->SD", members.astype(jnp.float32), flat, precision=jax.lax.Precision.HIGHEST
-    )
-    return total / count
+        return jnp.where(count > 0, jnp.take_along_axis(flat, highest, 0), 0.0)
+    total = jax.ops.segment_sum(flat, segments, num_segments + 1)[1:]
+    return total / jnp.maximum(count, 1)

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from experiments import bench, bench_growth
+from experiments import bench, bench_growth, bench_info_nce
 
 WORKER = """
 import sys
@@ -84,6 +85,42 @@ def test_the_table_lies_beside_the_numbers(tmp_path):
     text = (tmp_path / "bench.md").read_text()
     assert text.startswith("A title; a processor, 2 threads, 100 GFLOP/s in a float32 matmul")
     assert text.endswith("| library | s |\n| --- | --- |\n| ours | 1.0 |\n| theirs | 2.0 |\n")
+
+
+def test_an_accelerator_is_named_with_its_ceilings():
+    value = {
+        "processor": "a processor",
+        "threads": 2,
+        "python": "3.11",
+        "versions": {"jax": "0.10"},
+        "matmul_gflops": 100.0,
+        "copy_gb_per_s": 20.0,
+    }
+    assert bench.describe(value).startswith("a processor, 2 threads, 100 GFLOP/s")
+    device = {"accelerator": "a card", **bench.device_ceilings(size=128)}
+    assert min(v for v in device.values() if not isinstance(v, str)) > 0
+    assert bench.describe(value | device).startswith("a card, ")
+
+
+def test_versions_of_the_loss_take_turns_and_agree(tmp_path):
+    output = tmp_path / "info_nce.json"
+    versions = ("dense", "blockwise", "auto")
+    settings = bench_info_nce.Settings(
+        sizes=(64,), dims=(16,), versions=versions, repeats=2, output=output
+    )
+    bench_info_nce.main(settings)
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["version"] for row in rows] == list(versions)
+    assert all(row["seconds"] > 0 and row["temporaries_bytes"] > 0 for row in rows)
+    np.testing.assert_allclose([row["loss"] for row in rows], rows[0]["loss"], rtol=1e-6)
+    assert output.with_suffix(".md").read_text().count("| 64 | 16 |") == 3
+
+
+def test_what_does_not_fit_is_skipped_and_said(monkeypatch):
+    monkeypatch.setattr(bench_info_nce, "free_bytes", lambda: 10)
+    facts, call = bench_info_nce.prepare_jax(bench_info_nce.Settings(), "dense", 64, 16)
+    assert call is None
+    assert "of temporaries" in facts["skipped"]
 
 
 def test_sentences_of_the_growth_are_distinct_and_alike(tiny_data):
