@@ -248,9 +248,12 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "B Q N H"]:
         """Every query to the keys of its row."""
         bias = places.bias[:, :, : query.shape[1]]  # [B 1 1|Q K]
+        # Scaled before the product: fewer numbers, and XLA would write the factor out for every
+        # score where it fuses the products on a CPU.
+        query = query * query.shape[-1] ** -0.5
         query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B N L H]
         scores = jnp.einsum("BNQH,BNKH->BNQK", query, key, preferred_element_type=jnp.float32)
-        scores = scores * query.shape[-1] ** -0.5 + bias
+        scores = scores + bias
         # A softmax whose division comes after the product with the values, where there are fewer
         # numbers to divide and where it does not keep XLA from fusing on a CPU. float32.
         highest = lax.stop_gradient(scores.max(-1, keepdims=True))
@@ -258,7 +261,8 @@ class SelfAttention(nn.Module):
         total = weights.sum(-1, keepdims=True)  # [B N Q 1]
         rate = self.config.attention_probs_dropout_prob
         weights = attention_dropout(weights, seeds, places.positions, rate, self.site)
-        context = jnp.einsum("BNQK,BNKH->BNQH", weights.astype(self.dtype), value)
+        weights = weights.astype(self.dtype)
+        context = jnp.einsum("BNQK,BNKH->BNQH", weights, value, preferred_element_type=jnp.float32)
         return jnp.swapaxes((context / total).astype(self.dtype), 1, 2)
 
     def attend_segments(
