@@ -34,5 +34,6 @@ def keep_freed_memory() -> bool:
         mallopt = libc.mallopt
     except (OSError, AttributeError):  # not Linux, or another C library
         return False
-    options = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
+    # -1 is never; the highest threshold, 2 GB, is below what lies free between large steps.
+    options = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}
     return all([mallopt(option, value) == 1 for option, value in options.items()])
