@@ -72,8 +72,8 @@ class Settings:
     """For the script itself: be the process of one library."""
 
 
-def training_batches(settings: Settings):
-    """The batches that all libraries see, and the tokenizer."""
+def training_batches(settings: Settings, folder: Path | None = None):
+    """The batches that all libraries see, by the tokenizer of a model folder (MiniLM's)."""
     from simcse_jax.data.embedded import minilm_folder
     from simcse_jax.data.tokenizer import Tokenizer
     from simcse_jax.data.training_batches import TrainingBatches
@@ -84,7 +84,7 @@ def training_batches(settings: Settings):
         text = read_sentences(settings.train_file)
     else:
         text = sentences(embedded_wikipedia())
-    tokenizer = Tokenizer.from_folder(minilm_folder())
+    tokenizer = Tokenizer.from_folder(folder or minilm_folder())
     columns = TrainingText((tuple(text),))
     options: Any = {"max_length": settings.max_length, "seed": 0}
     return TrainingBatches(columns, tokenizer, settings.batch_size, **options)
