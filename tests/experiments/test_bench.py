@@ -25,6 +25,16 @@ serve(prepare)
 """
 
 
+MACHINE = {
+    "processor": "a processor",
+    "threads": 2,
+    "python": "3.11",
+    "versions": {"jax": "0.10"},
+    "matmul_gflops": 100.0,
+    "copy_gb_per_s": 20.0,
+}
+
+
 @pytest.fixture
 def workers(tmp_path, monkeypatch):
     (tmp_path / "fake_bench.py").write_text(WORKER)
@@ -70,15 +80,7 @@ def test_medians_and_ratios():
 
 
 def test_the_table_lies_beside_the_numbers(tmp_path):
-    machine = {
-        "processor": "a processor",
-        "threads": 2,
-        "python": "3.11",
-        "versions": {"jax": "0.10"},
-        "matmul_gflops": 100.0,
-        "copy_gb_per_s": 20.0,
-    }
-    value = {"machine": machine, "rows": {}}
+    value = {"machine": MACHINE, "rows": {}}
     rows = [["ours", "1.0"], ["theirs", "2.0"]]
     bench.publish(tmp_path / "bench.json", value, "A title", ("library", "s"), rows)
     assert json.loads((tmp_path / "bench.json").read_text()) == value
@@ -88,18 +90,10 @@ def test_the_table_lies_beside_the_numbers(tmp_path):
 
 
 def test_an_accelerator_is_named_with_its_ceilings():
-    value = {
-        "processor": "a processor",
-        "threads": 2,
-        "python": "3.11",
-        "versions": {"jax": "0.10"},
-        "matmul_gflops": 100.0,
-        "copy_gb_per_s": 20.0,
-    }
-    assert bench.describe(value).startswith("a processor, 2 threads, 100 GFLOP/s")
+    assert bench.describe(MACHINE).startswith("a processor, 2 threads, 100 GFLOP/s")
     device = {"accelerator": "a card", **bench.device_ceilings(size=128)}
     assert min(v for v in device.values() if not isinstance(v, str)) > 0
-    assert bench.describe(value | device).startswith("a card, ")
+    assert bench.describe(MACHINE | device).startswith("a card, ")
 
 
 def test_versions_of_the_loss_take_turns_and_agree(tmp_path):
