@@ -9,8 +9,9 @@ and gradients of both inputs, the versions taking turns; temporaries as XLA plan
 reached as a share of a large matrix product measured just before the size. ("auto", a further
 version, is what the library takes unless told otherwise: dense up to 2^20 logits.)
 
-The equation and its gradient need 6 N² D operations (three products); a version that recomputes its logits needs 8 N² D, which is what the literature
-counts, so both shares are given. The largest default sizes take minutes on a CPU.
+The equation and its gradient need 6 N² D operations (three products); a version that recomputes
+its logits needs 8 N² D, which is what the literature counts, so both shares are given. The largest
+default sizes take minutes on a CPU.
 """
 
 import dataclasses
