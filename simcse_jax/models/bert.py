@@ -225,7 +225,7 @@ class SelfAttention(nn.Module):
             query = split(qkv(firsts.of(x), (0, hidden)))  # [S N H]
             both = qkv(x, (hidden, 3 * hidden))
             key, value = map(split, lax.split(both, (hidden,) * 2, axis=-1))
-            if firsts.index is None:
+            if firsts.starts is None:
                 one = None if seeds is None else seeds[:, :1]
                 context = self.attend(query[:, None], key, value, places, one)[:, 0]
             else:
@@ -355,23 +355,23 @@ class FirstTokens(NamedTuple):
 
     Attributes:
         segments: of packed rows, ``[B·L]``: the sentence of each token, 0 at padding.
-        index: of packed rows, as `first_token_indices` gives it.
+        starts: of packed rows, as `first_token_indices` gives it.
     """
 
     segments: Int[Array, "T"] | None = None
-    index: Int[Array, "S"] | None = None
+    starts: Int[Array, "S"] | None = None
 
     def of(self, x: Float[Array, "B L D"]) -> Float[Array, "S D"]:
         """Their states; zero for a sentence that is not there."""
-        if self.index is None:
+        if self.starts is None:
             return x[:, 0]
-        return take_or_zero(x.reshape(-1, x.shape[-1]), self.index)
+        return take_or_zero(x.reshape(-1, x.shape[-1]), self.starts)
 
     def of_seeds(self, seeds: UInt32[Array, "B L 2"]) -> UInt32[Array, "S 2"]:
         """Their seeds."""
-        if self.index is None:
+        if self.starts is None:
             return seeds[:, 0]
-        return take_or_zero(seeds.reshape(-1, 2), self.index)
+        return take_or_zero(seeds.reshape(-1, 2), self.starts)
 
 
 def first_tokens(batch: Batch, num_segments: int | None) -> FirstTokens:
