@@ -28,8 +28,9 @@ from experiments.bench import machine, publish
 from experiments.bench_train import TEMPERATURE, head_weights, training_batches
 from experiments.bench_train import Settings as BenchSettings
 from simcse_jax import SentenceEncoder, hub
+from simcse_jax.cli import run_or_explain
 from simcse_jax.compilation_cache import enable_compilation_cache
-from simcse_jax.data.senteval import read_stsb
+from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.evaluation.sts import paired_similarity, spearman
 from simcse_jax.training import SiameseBatch, TrainSettings, create_state, simcse_step
 
@@ -82,12 +83,11 @@ def relative(a: Any, b: Any) -> float:
     return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
 
 
-def sts(settings: Settings, pooling: str) -> dict[str, float]:
+def sts(model: str, pairs: Pairs, pooling: str) -> dict[str, float]:
     """Differences of the vectors, and both scores × 100."""
-    pairs = read_stsb(settings.data, "test")
     vectors, scores = {}, {}
     for dtype in tqdm(DTYPES, desc=pooling):
-        encoder = SentenceEncoder.from_pretrained(settings.model, pooling=pooling, dtype=dtype)
+        encoder = SentenceEncoder.from_pretrained(model, pooling=pooling, dtype=dtype)
         sides = [encoder.encode(s, normalize=True) for s in (pairs.sentences1, pairs.sentences2)]
         vectors[dtype] = np.concatenate(sides)
         scores[dtype] = 100 * spearman(paired_similarity(*sides), pairs.scores)
@@ -102,6 +102,7 @@ def sts(settings: Settings, pooling: str) -> dict[str, float]:
 def main(settings: Settings) -> None:
     """Measure, print a table and write it."""
     enable_compilation_cache()
+    test = read_stsb(settings.data, "test")  # first: a wrong folder should not cost minutes
     found = gradients(settings)
     pairs = list(zip(found["bfloat16"], found["float32"], strict=True))
     parts = {
@@ -109,7 +110,7 @@ def main(settings: Settings) -> None:
         for name in pairs[0][0]
     }
     whole = float(np.mean([relative(*pair) for pair in pairs]))
-    scores = {pooling: sts(settings, pooling) for pooling in settings.poolings}
+    scores = {pooling: sts(settings.model, test, pooling) for pooling in settings.poolings}
     value = {
         "machine": machine(os.cpu_count() or 1),
         "settings": {name: getattr(settings, name) for name in ("model", "batches", "batch_size")},
@@ -135,4 +136,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    settings_ = tyro.cli(Settings, description=__doc__)
+    run_or_explain(lambda: main(settings_))
