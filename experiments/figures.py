@@ -56,7 +56,7 @@ from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText, read_sentences
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
-from simcse_jax.evaluation.geometry import alignment_uniformity, unit_rows
+from simcse_jax.evaluation.geometry import alignment_uniformity, checked_unit_rows
 from simcse_jax.evaluation.isotropy import (
     average_cosine,
     frequency_bins,
@@ -250,7 +250,7 @@ def measure_plane(known: Embeddings) -> dict[str, Any]:
                 "uniformity": plane.uniformity,
                 "average_cosine": average_cosine(vectors),
                 "isoscore": isoscore(vectors),
-                "partition_isotropy_of_unit_rows": partition_isotropy(unit_rows(vectors)),
+                "partition_isotropy_of_unit_rows": partition_isotropy(checked_unit_rows(vectors)),
             }
         )
     return {"methods": rows, "positive_pairs": plane.positive_pairs, "sentences": len(known.row)}
@@ -261,7 +261,7 @@ def measure_spectrum(known: Embeddings) -> dict[str, Any]:
 
     def row(method: Method) -> dict[str, Any]:
         vectors = known.of(method)
-        spectrum = singular_spectrum(unit_rows(vectors))
+        spectrum = singular_spectrum(checked_unit_rows(vectors))
         return {
             "method": method.label,
             "isoscore": isoscore(vectors),
@@ -383,7 +383,7 @@ def watch_training(
 
         plane = alignment_uniformity(embed, [dev])
         gram = gram_bounds(vectors)
-        spectrum = singular_spectrum(unit_rows(vectors))
+        spectrum = singular_spectrum(checked_unit_rows(vectors))
         return {
             "alignment": plane.alignment,
             "uniformity": plane.uniformity,

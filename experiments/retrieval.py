@@ -35,8 +35,8 @@ from simcse_jax import hub
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.transforms import Whitening
-from simcse_jax.transforms.base import unit_rows
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -32,7 +32,7 @@ from experiments.sbert import RunSettings, read_classifier, sbert_recipe, sbert_
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.training_text import TrainingText, read_labelled_nli
-from simcse_jax.losses.nli_softmax import Concatenation, nli_logits
+from simcse_jax.losses.nli_softmax import Concatenation, pair_features
 
 HELD_OUT = 0.1
 
@@ -88,7 +88,8 @@ def nli_accuracy(encoder: SentenceEncoder, folder: Path, text: TrainingText) -> 
     kernel, bias, concatenation = read_classifier(folder)
     vectors = encoder.encode([*text.columns[0], *text.columns[1]], normalize=False)
     u, v = np.split(vectors, 2)
-    logits = nli_logits(u, v, kernel, bias, concatenation=concatenation)
+    logits = pair_features(u, v, concatenation) @ kernel
+    logits = logits if bias is None else logits + bias
     return 100 * float(np.mean(np.argmax(logits, 1) == np.asarray(text.labels)))
 
 

@@ -21,7 +21,7 @@ from experiments.sbert import RunSettings, sbert_recipe, sbert_settings
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.data.training_text import TrainingText
-from simcse_jax.losses.cosine_regression import Regressand
+from simcse_jax.losses.cosine_regression import Score
 
 HIGHEST_SCORE = 5.0
 
@@ -33,7 +33,7 @@ class Settings(RunSettings):
     eval_data: Path | None = None
     """SentEval's folder: STS-B train to learn from, dev on the way, test at the end. Needed."""
     epochs: float = 4
-    regressand: Regressand = "cosine"
+    score: Score = "cosine"
     """What is fitted to score / 5: the cosine, or (cosine + 1) / 2."""
     output_dir: Path = Path("runs/sbert_stsb")
     """The run's folder."""

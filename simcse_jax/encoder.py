@@ -21,6 +21,7 @@ from simcse_jax import hub
 from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.models.batch import Batch
 from simcse_jax.models.bert import BertConfig, BertEncoder
 from simcse_jax.models.heads import Pooler
@@ -90,12 +91,7 @@ def cosine_similarity(
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"embeddings of shapes {a.shape} and {b.shape} cannot be compared")
-    return _unit(a) @ _unit(b).T
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x / np.where(norm == 0, 1, norm)
+    return unit_rows(a) @ unit_rows(b).T
 
 
 class SentenceEncoder:
@@ -337,7 +333,7 @@ class SentenceEncoder:
                 stacklevel=2,
             )
         if self.settings.normalize if normalize is None else normalize:
-            result = _unit(result)
+            result = unit_rows(result)
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
         index = {sentence: i for i, sentence in enumerate(distinct)}

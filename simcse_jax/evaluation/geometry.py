@@ -20,6 +20,7 @@ from scipy.special import logsumexp
 
 from simcse_jax.data.senteval import Pairs
 from simcse_jax.evaluation.sts import Encode, encode_distinct
+from simcse_jax.losses.geometry import squared_distance, unit_rows
 
 
 def alignment(
@@ -47,7 +48,7 @@ def alignment(
         raise ValueError(
             f"x and y should be pairs of embeddings of one shape, got {x.shape} and {y.shape}"
         )
-    differences = unit_rows(x, "x", 1) - unit_rows(y, "y", 1)  # [n, D]
+    differences = checked_unit_rows(x, "x", 1) - checked_unit_rows(y, "y", 1)  # [n, D]
     return float(np.mean(np.linalg.norm(differences, axis=1) ** alpha))
 
 
@@ -76,7 +77,7 @@ def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -
     """
     if block < 1:
         raise ValueError(f"block should be at least 1, got {block}")
-    points = unit_rows(x, "x", 2).astype(np.float32)
+    points = checked_unit_rows(x, "x", 2).astype(np.float32)
     n = len(points)
     block = min(block, n)
     tiles = [
@@ -147,16 +148,16 @@ def _tile_log_sum(
     A row without such a column gives −inf. (With i < j, j < n also keeps padded rows out.)
     """
     cosines = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)  # [b, b]
-    squares = jnp.maximum(2.0 - 2.0 * cosines, 0.0)
+    squares = squared_distance(cosines)
     i = row_start + jnp.arange(rows.shape[0])[:, None]
     j = column_start + jnp.arange(columns.shape[0])[None, :]
     return jax.nn.logsumexp(jnp.where((i < j) & (j < n), -t * squares, -jnp.inf), axis=1)
 
 
-def unit_rows(
+def checked_unit_rows(
     x: Float[np.ndarray, "n D"], name: str = "x", at_least: int = 1
 ) -> Float64[np.ndarray, "n D"]:
-    """Embeddings put on the unit sphere, in float64.
+    """Return the embeddings on the unit sphere, in float64, after checking that they have a place.
 
     Args:
         x: Embeddings.
@@ -178,7 +179,7 @@ def unit_rows(
             f"row {int(np.argmin(good))} of {name} has the norm {norms[np.argmin(good), 0]}: only "
             "a finite vector other than zero has a place on the sphere"
         )
-    return x / norms
+    return unit_rows(x)
 
 
 def _pad(x: Float32[np.ndarray, "m D"], rows: int) -> Float32[np.ndarray, "b D"]:

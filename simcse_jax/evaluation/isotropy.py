@@ -23,7 +23,7 @@ from jaxtyping import Float, Float64, Int
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from simcse_jax.evaluation.geometry import unit_rows
+from simcse_jax.evaluation.geometry import checked_unit_rows
 
 
 def singular_spectrum(x: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "K"]:
@@ -31,8 +31,8 @@ def singular_spectrum(x: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "K"]:
 
     SimCSE's section 5 (and appendix, "distribution of singular values"): the faster they fall, the
     fewer directions the embeddings use. The rows are taken as they are, neither centred nor
-    normalised; in SimCSE's derivation they have length one (`unit_rows`). Computed in float64,
-    O(n D²).
+    normalised; in SimCSE's derivation they have length one (`checked_unit_rows`). Computed in
+    float64, O(n D²).
 
     Args:
         x: Embeddings.
@@ -66,7 +66,7 @@ def average_cosine(x: Float[np.ndarray, "n D"]) -> float:
     Raises:
         ValueError: x is not [n, D] with n > 1, or a row is zero or not finite.
     """
-    points = unit_rows(x, "x", 2)
+    points = checked_unit_rows(x, "x", 2)
     n = len(points)
     total = points.sum(0)
     return float((total @ total - n) / (n * (n - 1)))
@@ -177,7 +177,7 @@ def gram_bounds(x: Float[np.ndarray, "m D"], block: int = 1024) -> GramBounds:
     """
     if block < 1:
         raise ValueError(f"block should be at least 1, got {block}")
-    points = unit_rows(x)
+    points = checked_unit_rows(x)
     m = len(points)
     total = points.sum(0)
     single = points.astype(np.float32)

@@ -11,6 +11,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
+from simcse_jax.losses.geometry import unit_rows
+
+_unit_rows = jax.jit(unit_rows)
 # Columns whose largest score is looked at before any of them is sorted.
 _GROUP = 64
 
@@ -82,6 +85,7 @@ def similarity_search(
     if not 1 <= top_k <= available:
         raise ValueError(f"top_k is {top_k}; it must be from 1 to {available}, the rows to find")
 
+    prepare = _unit_rows if similarity == "cosine" else lambda x: x
     # Every block has one shape, the last one padded, so that one program is compiled. Blocks are
     # whole groups; the group is smaller where the corpus is.
     rows = min(query_block, max(m, 1))
@@ -96,11 +100,11 @@ def similarity_search(
         # The corpus outside: each of its blocks is read, checked and moved to the device once.
         for low in starts:
             block = _padded(corpus[low : low + columns], columns, "corpus", low)
-            on_device = _prepare(jnp.asarray(block), similarity)
+            on_device = prepare(jnp.asarray(block))
             for first in range(0, m, rows):
                 part = queries[first : first + rows]
                 own = slice(first, first + len(part))
-                query = _prepare(jnp.asarray(_padded(part, rows, "queries", first)), similarity)
+                query = prepare(jnp.asarray(_padded(part, rows, "queries", first)))
                 best, where = _block_top_k(
                     query, on_device, jnp.int32(n - low), top_k,
                     jnp.int32(first - low) if exclude_self else None,
@@ -125,14 +129,6 @@ def _padded(x: np.ndarray, rows: int, name: str, start: int) -> Float[np.ndarray
     if len(part) == rows:
         return part
     return np.pad(part, ((0, rows - len(part)), (0, 0)))
-
-
-@jax.jit(static_argnames="similarity")
-def _prepare(x: Float[Array, "n D"], similarity: str) -> Float[Array, "n D"]:
-    if similarity == "dot":
-        return x
-    norm = jnp.linalg.norm(x, axis=1, keepdims=True)
-    return x / jnp.where(norm == 0, 1, norm)
 
 
 @jax.jit(static_argnames="k")

@@ -18,8 +18,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from simcse_jax.losses.cosine_regression import Regressand, cosine_regression
-from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_softmax
+from simcse_jax.losses.cosine_regression import Score, cosine_regression
+from simcse_jax.losses.nli_softmax import (
+    Concatenation,
+    feature_width,
+    nli_softmax,
+    pair_features,
+)
 from simcse_jax.losses.triplet import Distance, triplet_loss
 from simcse_jax.models.bert import BertConfig
 from simcse_jax.models.pooling import check_pooling
@@ -42,7 +47,7 @@ class SbertSettings(OptimizerSettings):
         use_bias: softmax: whether the classifier has a bias. The authors' code has one, the
             paper's formula and Su et al. (2021) have none.
         num_labels: softmax: the number of classes.
-        regressand: regression: ``"cosine"``, or ``"shifted"`` for `(cos + 1) / 2`.
+        score: regression: what is fitted, ``"cosine"``, or ``"shifted"`` for `(cos + 1) / 2`.
         margin: triplet: ε.
         distance: triplet: ``"euclidean"``, ``"cosine"`` or ``"manhattan"``.
     """
@@ -54,7 +59,7 @@ class SbertSettings(OptimizerSettings):
     concatenation: Concatenation = "uv-diff"
     use_bias: bool = True
     num_labels: int = 3
-    regressand: Regressand = "cosine"
+    score: Score = "cosine"
     margin: float = 1.0
     distance: Distance = "euclidean"
 
@@ -63,7 +68,7 @@ class SbertSettings(OptimizerSettings):
         for name, choices in (
             ("objective", Objective),
             ("concatenation", Concatenation),
-            ("regressand", Regressand),
+            ("score", Score),
             ("distance", Distance),
         ):
             self._check_choice(name, choices)
@@ -140,11 +145,10 @@ def sbert_step(
             return triplet_loss(*columns, **options)._asdict()
         u, v = columns
         if settings.objective == "regression":
-            return {"loss": cosine_regression(u, v, labels, regressand=settings.regressand)}
+            return {"loss": cosine_regression(u, v, labels, score=settings.score)}
         kernel, bias = params["classifier"]["kernel"], params["classifier"].get("bias")
-        return nli_softmax(
-            u, v, labels, kernel, bias, concatenation=settings.concatenation
-        )._asdict()
+        logits = pair_features(u, v, settings.concatenation) @ kernel  # [B K]
+        return nli_softmax(logits if bias is None else logits + bias, labels)._asdict()
 
     def step(
         state: TrainState, batch: SiameseBatch, key: Key[Array, ""]

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from simcse_jax.losses.geometry import alignment, uniformity
 from simcse_jax.losses.info_nce import info_nce
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
 from simcse_jax.models.batch import AnyArray, Batch
@@ -208,41 +208,6 @@ def group_ids(
     if axis_name is not None:
         groups = lax.dynamic_slice_in_dim(groups, lax.axis_index(axis_name) * rows, rows)
     return groups, duplicates
-
-
-def alignment(
-    x: Float[Array, "B D"], y: Float[Array, "B D"], axis_name: str | None = None
-) -> Float[Array, ""]:
-    """`E ‖x/‖x‖ − y/‖y‖‖²` over the positive pairs (Wang & Isola 2020; SimCSE, equation 2)."""
-    distance = jnp.square(_unit(x) - _unit(y)).sum(1).mean()
-    return distance if axis_name is None else lax.pmean(distance, axis_name)
-
-
-def uniformity(x: Float[Array, "B D"], axis_name: str | None = None) -> Float[Array, ""]:
-    """`log mean_{i<j} exp(−2 ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)` (Wang & Isola 2020; SimCSE, equation 3).
-
-    Blocks of rows keep the memory linear in B. A batch of one has no pair and gives −inf.
-    """
-    rows = _unit(x)
-    points = rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)
-    offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(rows)
-    others = jnp.arange(len(points))
-
-    def row_sum(row: tuple[Array, Array]) -> Array:
-        point, own = row
-        cosines = jnp.matmul(points, point, precision=lax.Precision.HIGHEST)
-        potential = jnp.exp(-2.0 * jnp.maximum(2.0 - 2.0 * cosines, 0.0))
-        return jnp.sum(potential, where=others != own)
-
-    numbers = offset + jnp.arange(len(rows))
-    total = lax.map(row_sum, (rows, numbers), batch_size=min(len(rows), 1024)).sum()
-    if axis_name is not None:
-        total = lax.psum(total, axis_name)
-    return jnp.log(total) - np.log(max(1, len(points) * (len(points) - 1)))
-
-
-def _unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from jaxtyping import Float
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from simcse_jax.losses.geometry import unit_rows
+
 SETTINGS = "transform.json"
 TENSORS = "transform.safetensors"
 FORMAT = 1
@@ -162,12 +164,6 @@ class Affine(Transform):
         """See ``Transform.from_state``."""
         fields: dict[str, Any] = {**settings, **tensors}
         return cls(**fields)
-
-
-def unit_rows(x: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K"]:
-    """Divide every row by its L2 norm; a row of zeros stays zero."""
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.maximum(norm, np.finfo(x.dtype).tiny)
 
 
 def check_embeddings(
