@@ -31,7 +31,8 @@ PROTOCOLS = ("all", "mean", "wmean")
 def cosine(x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]) -> Float64[np.ndarray, "n"]:
     """Cosine of each row of x with the same row of y, in float64: `x·y / sqrt(x·x y·y)`.
 
-    With a zero vector it is 0. Equal rows give exactly 1, so that repeated sentences tie.
+    With a zero vector it is 0. Equal rows give exactly 1, so that repeated sentences tie; the
+    product of unit rows would round.
     """
     x, y = _float64(x, y)
     squares = np.einsum("nd,nd->n", x, x) * np.einsum("nd,nd->n", y, y)

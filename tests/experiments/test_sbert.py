@@ -46,8 +46,8 @@ def test_an_interrupted_stsb_run_ends_with_the_same_bits(options, tmp_path, monk
         with pytest.raises(SystemExit, match="stopped at step 3 of 4; --resume continues"):
             sbert_stsb.main(run)
     run = dataclasses.replace(run, resume=True)
-    with pytest.raises(ValueError, match="regressand was 'cosine' and is 'shifted'"):
-        sbert_stsb.main(dataclasses.replace(run, regressand="shifted"))
+    with pytest.raises(ValueError, match="score was 'cosine' and is 'shifted'"):
+        sbert_stsb.main(dataclasses.replace(run, score="shifted"))
     sbert_stsb.main(run)
     found = hub.read_json(tmp_path / "run" / "results.json")
     for name in ("dev_before", "before", "dev_best", "best_step", "best", "last"):

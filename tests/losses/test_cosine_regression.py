@@ -16,7 +16,7 @@ from simcse_jax.losses.cosine_regression import cosine_regression, pair_cosine
 B, D = 8, 5
 RANDOM = np.random.default_rng(0)
 U, V = RANDOM.normal(size=(2, B, D)).astype(np.float32)
-SCORES = RANDOM.uniform(0, 1, B).astype(np.float32)
+GOLD = RANDOM.uniform(0, 1, B).astype(np.float32)
 COSINES = np.array([1 - cosine(u, v) for u, v in zip(U, V, strict=True)])
 
 
@@ -24,12 +24,10 @@ def test_doctests():
     assert doctest.testmod(module, extraglobs={"jnp": jnp}).failed == 0
 
 
-@pytest.mark.parametrize(
-    ("regressand", "found"), [("cosine", COSINES), ("shifted", (COSINES + 1) / 2)]
-)
-def test_the_equation(regressand, found):
-    loss = cosine_regression(U, V, SCORES, regressand=regressand)
-    np.testing.assert_allclose(loss, np.mean((found - SCORES) ** 2), rtol=1e-5)
+@pytest.mark.parametrize(("score", "found"), [("cosine", COSINES), ("shifted", (COSINES + 1) / 2)])
+def test_the_equation(score, found):
+    loss = cosine_regression(U, V, GOLD, score=score)
+    np.testing.assert_allclose(loss, np.mean((found - GOLD) ** 2), rtol=1e-5)
 
 
 def test_the_length_of_a_vector_does_not_matter():
@@ -38,7 +36,7 @@ def test_the_length_of_a_vector_does_not_matter():
 
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
-        u, v, y = (jnp.asarray(x, jnp.float64) for x in (U, V, SCORES))
+        u, v, y = (jnp.asarray(x, jnp.float64) for x in (U, V, GOLD))
         check_grads(
             lambda u, v: cosine_regression(u, v, y), (u, v), order=1, modes=["rev"], rtol=1e-6
         )
@@ -46,10 +44,10 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_a_zero_vector_has_cosine_zero_and_finite_gradients():
     zero = np.zeros_like(U)
-    loss, gradients = jax.value_and_grad(lambda u, v: cosine_regression(u, v, SCORES), (0, 1))(
+    loss, gradients = jax.value_and_grad(lambda u, v: cosine_regression(u, v, GOLD), (0, 1))(
         zero, V
     )
-    np.testing.assert_allclose(loss, np.mean(SCORES**2), rtol=1e-6)
+    np.testing.assert_allclose(loss, np.mean(GOLD**2), rtol=1e-6)
     assert all(np.isfinite(g).all() for g in gradients)
 
 
@@ -61,15 +59,15 @@ def test_devices_together_give_the_whole_batch():
         in_specs=PartitionSpec("data"),
         out_specs=PartitionSpec(),
     )
-    np.testing.assert_allclose(spread(U, V, SCORES), cosine_regression(U, V, SCORES), rtol=1e-6)
+    np.testing.assert_allclose(spread(U, V, GOLD), cosine_regression(U, V, GOLD), rtol=1e-6)
 
 
 def test_input_that_makes_no_sense():
-    with pytest.raises(ValueError, match="regressand is 'dot'; it must be one of cosine, shifted"):
-        cosine_regression(U, V, SCORES, regressand="dot")
+    with pytest.raises(ValueError, match="score is 'dot'; it must be one of cosine, shifted"):
+        cosine_regression(U, V, GOLD, score="dot")
     with pytest.raises(ValueError, match=r"u \(8, 5\) and v \(8, 4\)"):
-        cosine_regression(U, V[:, 1:], SCORES)
+        cosine_regression(U, V[:, 1:], GOLD)
     with pytest.raises(ValueError, match=r"similarities \(7,\) must be \[B\]"):
-        cosine_regression(U, V, SCORES[1:])
+        cosine_regression(U, V, GOLD[1:])
     with pytest.raises(ValueError, match=r"similarities \(0,\) must be \[B\] with B > 0"):
-        cosine_regression(U[:0], V[:0], SCORES[:0])
+        cosine_regression(U[:0], V[:0], GOLD[:0])

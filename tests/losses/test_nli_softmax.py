@@ -13,7 +13,6 @@ from simcse_jax.losses import nli_softmax as module
 from simcse_jax.losses.nli_softmax import (
     CONCATENATIONS,
     feature_width,
-    nli_logits,
     nli_softmax,
     pair_features,
 )
@@ -39,6 +38,12 @@ def weights(concatenation):
     return kernel, random.normal(size=K).astype(np.float32)
 
 
+def classify(u, v, labels, kernel, bias=None, *, concatenation="uv-diff", **options):
+    """`softmax(W_tᵀ (u, v, |u − v|) + b)`, the whole objective."""
+    logits = pair_features(u, v, concatenation) @ kernel
+    return nli_softmax(logits if bias is None else logits + bias, labels, **options)
+
+
 def test_doctests():
     assert doctest.testmod(module, extraglobs={"jnp": jnp}).failed == 0
 
@@ -54,9 +59,7 @@ def test_features_loss_and_accuracy(concatenation):
     kernel, bias = weights(concatenation)
     for b in (bias, None):
         logits = features.astype(np.float64) @ kernel + (0 if b is None else b)
-        options = {"concatenation": concatenation}
-        np.testing.assert_allclose(nli_logits(U, V, kernel, b, **options), logits, rtol=1e-4)
-        loss, accuracy = nli_softmax(U, V, LABELS, kernel, b, **options)
+        loss, accuracy = classify(U, V, LABELS, kernel, b, concatenation=concatenation)
         expected = -log_softmax(logits, axis=1)[np.arange(B), LABELS].mean()
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         np.testing.assert_allclose(accuracy, (logits.argmax(1) == LABELS).mean())
@@ -70,7 +73,7 @@ def test_gradients_are_those_of_finite_differences(concatenation):
     with jax.enable_x64(True):
 
         def loss(u, v, kernel, bias):
-            return nli_softmax(u, v, LABELS, kernel, bias, concatenation=concatenation).loss
+            return classify(u, v, LABELS, kernel, bias, concatenation=concatenation).loss
 
         gradients = jax.grad(loss, range(4))(*map(jnp.asarray, arrays))
         for place, gradient in enumerate(gradients):
@@ -86,43 +89,45 @@ def test_gradients_are_those_of_finite_differences(concatenation):
 
 def test_equal_sentences_have_finite_gradients():
     kernel, bias = weights("uv-diff")
-    gradient = jax.grad(lambda v: nli_softmax(U, v, LABELS, kernel, bias).loss)(jnp.asarray(U))
+    gradient = jax.grad(lambda v: classify(U, v, LABELS, kernel, bias).loss)(jnp.asarray(U))
     assert np.isfinite(gradient).all()
 
 
 def test_bfloat16_is_summed_in_float32():
     kernel, bias = weights("uv-diff")
     u, v = (jnp.asarray(x, jnp.bfloat16) for x in (U, V))
-    coarse = nli_softmax(u, v, LABELS, jnp.asarray(kernel), jnp.asarray(bias)).loss
+    coarse = classify(u, v, LABELS, jnp.asarray(kernel), jnp.asarray(bias)).loss
     assert coarse.dtype == jnp.float32
-    np.testing.assert_allclose(coarse, nli_softmax(U, V, LABELS, kernel, bias).loss, rtol=0.02)
+    np.testing.assert_allclose(coarse, classify(U, V, LABELS, kernel, bias).loss, rtol=0.02)
+    logits = jnp.asarray(pair_features(U, V) @ kernel, jnp.bfloat16)
+    loss, accuracy = nli_softmax(logits, LABELS)
+    assert loss.dtype == accuracy.dtype == jnp.float32
+    np.testing.assert_allclose(loss, nli_softmax(logits.astype(jnp.float32), LABELS).loss)
 
 
 def test_devices_together_give_the_whole_batch():
     kernel, bias = weights("uv-diff")
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.shard_map(
-        lambda u, v, labels: tuple(nli_softmax(u, v, labels, kernel, bias, axis_name="data")),
+        lambda u, v, labels: tuple(classify(u, v, labels, kernel, bias, axis_name="data")),
         mesh=mesh,
         in_specs=PartitionSpec("data"),
         out_specs=PartitionSpec(),
     )
     np.testing.assert_allclose(
-        spread(U, V, LABELS), nli_softmax(U, V, LABELS, kernel, bias), rtol=1e-6
+        spread(U, V, LABELS), classify(U, V, LABELS, kernel, bias), rtol=1e-6
     )
 
 
 def test_input_that_makes_no_sense():
-    kernel, bias = weights("uv-diff")
     with pytest.raises(ValueError, match="concatenation is 'uvw'; it must be one of uv, diff"):
         feature_width("uvw")
     with pytest.raises(ValueError, match=r"u \(8, 5\) and v \(7, 5\)"):
         pair_features(U, V[1:])
-    with pytest.raises(ValueError, match=r"kernel \(15, 3\) must be \[F, K\] with F = 10"):
-        nli_softmax(U, V, LABELS, kernel, concatenation="uv")
-    with pytest.raises(ValueError, match=r"bias \(2,\) must be \[K\]"):
-        nli_softmax(U, V, LABELS, kernel, bias[:2])
-    with pytest.raises(ValueError, match=r"labels \(7,\) must be \[B\]"):
-        nli_softmax(U, V, LABELS[1:], kernel)
+    logits = np.zeros((B, K), np.float32)
+    with pytest.raises(ValueError, match=r"labels \(7,\) must be \[B\] .* logits \(8, 3\)"):
+        nli_softmax(logits, LABELS[1:])
+    with pytest.raises(ValueError, match=r"labels \(8,\) must be \[B\] .* logits \(8,\)"):
+        nli_softmax(logits[:, 0], LABELS)
     with pytest.raises(ValueError, match=r"labels \(0,\) must be \[B\] with B > 0"):
-        nli_softmax(U[:0], V[:0], LABELS[:0], kernel)
+        nli_softmax(logits[:0], LABELS[:0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simcse_jax.losses.cosine_regression import cosine_regression
-from simcse_jax.losses.nli_softmax import nli_softmax
+from simcse_jax.losses.nli_softmax import nli_softmax, pair_features
 from simcse_jax.losses.triplet import triplet_loss
 
 pytestmark = pytest.mark.oracle
@@ -42,8 +42,7 @@ def compare(torch_loss, labels, ours, arrays, parameters=()):
     features = [{"embedding": t} for t in tensors]
     expected = torch_loss(features, None if labels is None else torch.tensor(labels))
     expected.backward()
-    own = [jnp.asarray(p.detach().numpy()) for p in parameters]
-    inputs = [*(jnp.asarray(x) for x in arrays), *own]
+    inputs = [jnp.asarray(x) for x in (*arrays, *(p.detach().numpy() for p in parameters))]
     loss, gradients = jax.value_and_grad(ours, range(len(inputs)))(*inputs)
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
     for gradient, tensor in zip(gradients, [*tensors, *parameters], strict=True):
@@ -79,18 +78,19 @@ def test_softmax_loss(identity, concatenation, rep, difference, multiplication, 
     labels = np.random.default_rng(1).integers(0, 3, B)
 
     def ours(u, v, weight, bias=None):
-        return nli_softmax(u, v, labels, weight.T, bias, concatenation=concatenation).loss
+        logits = pair_features(u, v, concatenation) @ weight.T
+        return nli_softmax(logits if bias is None else logits + bias, labels).loss
 
     compare(loss, labels, ours, embeddings(2), list(loss.classifier.parameters()))
     assert isinstance(loss.classifier, torch.nn.Linear)
 
 
-@pytest.mark.parametrize("regressand", ["cosine", "shifted"])
-def test_cosine_similarity_loss(identity, regressand):
+@pytest.mark.parametrize("score", ["cosine", "shifted"])
+def test_cosine_similarity_loss(identity, score):
     torch = pytest.importorskip("torch")
     losses = pytest.importorskip("sentence_transformers.losses")
     options = {}
-    if regressand == "shifted":
+    if score == "shifted":
 
         class Shifted(torch.nn.Module):
             def forward(self, cosine):
@@ -98,12 +98,12 @@ def test_cosine_similarity_loss(identity, regressand):
 
         options["cos_score_transformation"] = Shifted()
     loss = losses.CosineSimilarityLoss(identity, **options)
-    scores = np.random.default_rng(1).uniform(0, 1, B).astype(np.float32)
+    similarities = np.random.default_rng(1).uniform(0, 1, B).astype(np.float32)
 
     def ours(u, v):
-        return cosine_regression(u, v, scores, regressand=regressand)
+        return cosine_regression(u, v, similarities, score=score)
 
-    compare(loss, scores, ours, embeddings(2))
+    compare(loss, similarities, ours, embeddings(2))
 
 
 @pytest.mark.parametrize("margin", [1.0, 5.0])

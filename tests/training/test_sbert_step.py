@@ -10,7 +10,7 @@ import pytest
 
 from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.losses.cosine_regression import cosine_regression
-from simcse_jax.losses.nli_softmax import nli_softmax
+from simcse_jax.losses.nli_softmax import nli_softmax, pair_features
 from simcse_jax.losses.triplet import triplet_loss
 from simcse_jax.models import Batch, BertEncoder
 from simcse_jax.training import (
@@ -126,13 +126,8 @@ def reference(tiny, settings, batch):
         if settings.objective == "regression":
             return cosine_regression(*columns, batch.labels)
         classifier = params["classifier"]
-        return nli_softmax(
-            *columns,
-            batch.labels,
-            classifier["kernel"],
-            classifier.get("bias"),
-            concatenation=settings.concatenation,
-        ).loss
+        logits = pair_features(*columns, settings.concatenation) @ classifier["kernel"]
+        return nli_softmax(logits + classifier.get("bias", 0.0), batch.labels).loss
 
     state = start(tiny, settings)
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
@@ -207,7 +202,7 @@ def test_the_learning_rate_rises_for_a_tenth_of_the_steps():
     [
         ({"objective": "rank"}, "objective is 'rank'; it must be one of softmax, regression"),
         ({"concatenation": "uvw"}, "concatenation is 'uvw'; it must be one of uv, diff"),
-        ({"regressand": "dot"}, "regressand is 'dot'; it must be one of cosine, shifted"),
+        ({"score": "dot"}, "score is 'dot'; it must be one of cosine, shifted"),
         ({"distance": "dot"}, "distance is 'dot'; it must be one of euclidean"),
         ({"pooling": "pooler"}, "pooling is 'pooler'"),
         ({"margin": -1.0}, "margin is -1.0; it must be at least 0"),

@@ -9,7 +9,6 @@ import optax
 import pytest
 from training_support import MASKING, make_batch, packed
 
-from simcse_jax.evaluation import geometry
 from simcse_jax.losses.masked_lm import IGNORED
 from simcse_jax.models import Batch, BertEncoder
 from simcse_jax.training import (
@@ -21,14 +20,12 @@ from simcse_jax.training import (
     simcse_step,
 )
 from simcse_jax.training.step import (
-    alignment,
     embed_rows,
     group_ids,
     mask_tokens,
     row_keys,
     row_keys_of,
     stream,
-    uniformity,
 )
 
 KEY = jax.random.key(3)
@@ -229,14 +226,6 @@ def test_masking_is_80_10_10_of_15_percent():
 
     again = mask_tokens(Batch(ids[:2], mask[:2]), keys[:2], special, vocab)
     np.testing.assert_array_equal(again[0], out[:2])  # a row's draw depends on its key alone
-
-
-def test_metrics_are_the_definitions():
-    x, y = np.random.default_rng(0).normal(size=(2, 37, 5)).astype(np.float32)
-    np.testing.assert_allclose(
-        alignment(jnp.asarray(x), jnp.asarray(y)), geometry.alignment(x, y), rtol=1e-5
-    )
-    np.testing.assert_allclose(uniformity(jnp.asarray(x)), geometry.uniformity(x), rtol=1e-5)
 
 
 def test_duplicates_are_counted_and_masked_on_request(tiny):
