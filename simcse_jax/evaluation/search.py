@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from simcse_jax.losses.geometry import unit_rows
 
-_unit_rows = jax.jit(unit_rows)
 # Columns whose largest score is looked at before any of them is sorted.
 _GROUP = 64
+
+_unit_rows = jax.jit(unit_rows)
 
 
 class SearchResult(NamedTuple):
