@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 
 from simcse_jax.data.embedded import minilm_folder
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.models.bert import BertConfig
+from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import check_pooling, layers_and_reduction
 from simcse_jax.transforms import Affine, Transform, load_transform
 

@@ -8,34 +8,43 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Regressand = Literal["cosine", "shifted"]
+from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.losses.geometry import unit_rows
+
+Score = Literal["cosine", "shifted"]
 """What is compared with the gold similarity: `cos(u, v)`, or `(cos(u, v) + 1) / 2`."""
 
-REGRESSANDS: tuple[Regressand, ...] = get_args(Regressand)
+SCORES: tuple[Score, ...] = get_args(Score)
 
 
-def pair_cosine(u: Float[Array, "B D"], v: Float[Array, "B D"]) -> Float[Array, "B"]:
-    """Cosine of each row of u with the same row of v, in float32 at least.
+def pair_cosine(u: Float[AnyArray, "B D"], v: Float[AnyArray, "B D"]) -> Float[Array, "B"]:
+    """Return the cosine of each row of u with the same row of v, in float32 at least.
 
     A zero vector has cosine 0 with everything, and finite gradients.
+
+    Args:
+      u: ``[B, D]``.
+      v: ``[B, D]``.
 
     Raises:
       ValueError: the shapes differ.
     """
     if u.ndim != 2 or u.shape != v.shape:
         raise ValueError(f"u {u.shape} and v {v.shape} must be of one shape [B, D].")
-    return jnp.sum(_unit(u) * _unit(v), axis=1)
+    u, v = (jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in (u, v))
+    product = unit_rows(u, differentiable=True) * unit_rows(v, differentiable=True)
+    return jnp.sum(product, axis=1)
 
 
 def cosine_regression(
-    u: Float[Array, "B D"],
-    v: Float[Array, "B D"],
-    similarities: Float[Array, "B"],
+    u: Float[AnyArray, "B D"],
+    v: Float[AnyArray, "B D"],
+    similarities: Float[AnyArray, "B"],
     *,
-    regressand: Regressand = "cosine",
+    score: Score = "cosine",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    r"""Mean squared error of the cosine (Reimers & Gurevych 2019, section 3).
+    r"""Return the mean squared error of the cosine (Reimers & Gurevych 2019, section 3).
 
     .. math:: \ell = \frac{1}{B} \sum_i \left(\cos(u_i, v_i) - y_i\right)^2
 
@@ -44,9 +53,9 @@ def cosine_regression(
 
     Args:
       u: ``[B, D]``, the first sentence of each pair.
-      v: ``[B, D]``, the second.
+      v: ``[B, D]``, the second sentence of each pair.
       similarities: ``[B]``, y: the gold similarities in [0, 1], STS scores over 5.
-      regressand: ``"cosine"``, or ``"shifted"`` for `(cos + 1) / 2`.
+      score: what is fitted to y: ``"cosine"``, or ``"shifted"`` for `(cos + 1) / 2`.
       axis_name: the mapped axis over which the batch is spread, in equal shares.
 
     Returns:
@@ -60,21 +69,14 @@ def cosine_regression(
       >>> print(f"{cosine_regression(u, u, jnp.array([1.0, 0.5])):.4f}")  # (0² + 0.5²) / 2
       0.1250
     """
-    if regressand not in REGRESSANDS:
-        raise ValueError(
-            f"regressand is {regressand!r}; it must be one of {', '.join(REGRESSANDS)}"
-        )
-    found = pair_cosine(u, v)
-    if similarities.shape != found.shape or not len(found):
+    if score not in SCORES:
+        raise ValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}")
+    scores = pair_cosine(u, v)
+    if similarities.shape != scores.shape or not len(scores):
         raise ValueError(
             f"similarities {similarities.shape} must be [B] with B > 0, u is {u.shape}."
         )
-    if regressand == "shifted":
-        found = (found + 1) / 2
-    loss = jnp.mean(jnp.square(found - similarities))
+    if score == "shifted":
+        scores = (scores + 1) / 2
+    loss = jnp.mean(jnp.square(scores - similarities))
     return loss if axis_name is None else lax.pmean(loss, axis_name)
-
-
-def _unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))

@@ -1,27 +1,31 @@
-"""Masked-language-model cross entropy, SimCSE's auxiliary loss."""
+"""The masked language model's cross entropy, SimCSE's auxiliary loss."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from simcse_jax.losses.arrays import AnyArray
+
 IGNORED = -100
 """The label of a position that is not to be predicted."""
 
 
 def masked_lm_loss(
-    logits: Float[Array, "B L V"],
-    labels: Int[Array, "B L"],
+    logits: Float[AnyArray, "B L V"],
+    labels: Int[AnyArray, "B L"],
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    r"""Mean cross entropy over the masked positions (SimCSE, section 4, times λ in training).
+    r"""Return the mean cross entropy over the masked positions.
 
     .. math:: \ell = -\frac{1}{|M|} \sum_{(b,l) \in M} \log p_{b,l}(\text{label}_{b,l})
 
+    M are the masked positions. SimCSE's section 4 adds it to its own loss, times λ.
+
     Args:
       logits: ``[B, L, V]``, any float dtype; the softmax is computed in float32.
-      labels: ``[B, L]``, token ids, -100 where nothing is to be predicted.
+      labels: ``[B, L]``, token ids; -100 where nothing is to be predicted.
       axis_name: the mapped axis over which the batch is spread; the mean is then over the masked
         positions of all devices.
 
@@ -40,9 +44,10 @@ def masked_lm_loss(
             f"labels {labels.shape} must be [B, L] where logits {logits.shape} are [B, L, V]."
         )
     masked = labels != IGNORED
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    picked = jnp.take_along_axis(logits, jnp.where(masked, labels, 0)[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - picked  # [B, L]
+    logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, jnp.float32))
+    index = jnp.where(masked, labels, 0)[..., None]  # [B L 1]
+    label_logits = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - label_logits  # [B L]
     total, count = jnp.sum(losses, where=masked), jnp.sum(masked)
     if axis_name is not None:
         total, count = lax.psum((total, count), axis_name)

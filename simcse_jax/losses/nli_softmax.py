@@ -1,4 +1,4 @@
-"""Sentence-BERT's classification objective: a softmax over what two embeddings make together."""
+"""Sentence-BERT's classification objective: a softmax over features of two embeddings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+from simcse_jax.losses.arrays import AnyArray
 
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
 """The paper's Table 6, in its order.
@@ -42,7 +44,7 @@ class NliSoftmax(NamedTuple):
 
 
 def feature_width(concatenation: Concatenation) -> int:
-    """How many times D the features are wide.
+    """Return how many times D the features are wide.
 
     Raises:
       ValueError: the name is none of :data:`CONCATENATIONS`.
@@ -59,15 +61,15 @@ def feature_width(concatenation: Concatenation) -> int:
 
 
 def pair_features(
-    u: Float[Array, "B D"], v: Float[Array, "B D"], concatenation: Concatenation = "uv-diff"
+    u: Float[AnyArray, "B D"], v: Float[AnyArray, "B D"], concatenation: Concatenation = "uv-diff"
 ) -> Float[Array, "B F"]:
-    """`(u, v, |u − v|)`, or another concatenation of SBERT's Table 6.
+    """Return `(u, v, |u − v|)`, or another concatenation of SBERT's Table 6.
 
     Where u and v are equal, the gradient of `|u − v|` is 0.
 
     Args:
       u: ``[B, D]``, the first sentence of each pair.
-      v: ``[B, D]``, the second.
+      v: ``[B, D]``, the second sentence of each pair.
       concatenation: a name of :data:`CONCATENATIONS`.
 
     Returns:
@@ -88,84 +90,44 @@ def pair_features(
     return jnp.concatenate(chosen, axis=1)  # [B F]
 
 
-def nli_logits(
-    u: Float[Array, "B D"],
-    v: Float[Array, "B D"],
-    kernel: Float[Array, "F K"],
-    bias: Float[Array, "K"] | None = None,
-    *,
-    concatenation: Concatenation = "uv-diff",
-) -> Float[Array, "B K"]:
-    """`W_tᵀ (u, v, |u − v|) + b`, the scores of the K classes, float32.
-
-    Args:
-      u: ``[B, D]``, the first sentence of each pair.
-      v: ``[B, D]``, the second.
-      kernel: ``W_t``, ``[F, K]``, F as in `pair_features`.
-      bias: ``[K]``, or None for none. The paper's formula and Su et al. (2021) have none, the
-        authors' code has one.
-      concatenation: a name of :data:`CONCATENATIONS`.
-
-    Raises:
-      ValueError: shapes that do not fit, or an unknown name.
-    """
-    features = pair_features(u, v, concatenation)
-    if kernel.ndim != 2 or len(kernel) != features.shape[1]:
-        raise ValueError(
-            f"the kernel {kernel.shape} must be [F, K] with F = {features.shape[1]} for "
-            f"{concatenation!r} of embeddings {u.shape}."
-        )
-    if bias is not None and bias.shape != kernel.shape[1:]:
-        raise ValueError(f"the bias {bias.shape} must be [K] where the kernel is {kernel.shape}.")
-    logits = jnp.matmul(features, kernel, preferred_element_type=_accum(features))
-    return logits if bias is None else logits + bias
-
-
 def nli_softmax(
-    u: Float[Array, "B D"],
-    v: Float[Array, "B D"],
-    labels: Int[Array, "B"],
-    kernel: Float[Array, "F K"],
-    bias: Float[Array, "K"] | None = None,
+    logits: Float[AnyArray, "B K"],
+    labels: Int[AnyArray, "B"],
     *,
-    concatenation: Concatenation = "uv-diff",
     axis_name: str | None = None,
 ) -> NliSoftmax:
-    r"""Softmax classification of sentence pairs (Reimers & Gurevych 2019, section 3).
+    r"""Return loss and accuracy of classified pairs (Reimers & Gurevych 2019, section 3).
 
     .. math:: \ell = -\frac{1}{B} \sum_i \log \mathrm{softmax}(W_t (u_i, v_i, |u_i - v_i|))_{y_i}
 
+    The logits are `W_tᵀ (u, v, |u − v|) + b`, a linear classifier's on `pair_features`. The paper's
+    formula and Su et al. (2021) have no bias b, the authors' code has one.
+
     Args:
-      u: ``[B, D]``, the first sentence of each pair (the premise).
-      v: ``[B, D]``, the second (the hypothesis).
+      logits: ``[B, K]``, any float dtype; the softmax is computed in float32 at least.
       labels: ``[B]``, the classes y, from 0 to K - 1.
-      kernel: ``W_t``, ``[F, K]``, F as in `pair_features`.
-      bias: ``[K]``, or None for none.
-      concatenation: a name of :data:`CONCATENATIONS`.
       axis_name: the mapped axis over which the batch is spread, in equal shares.
 
     Returns:
       ``NliSoftmax(loss, accuracy)``, float32 scalars (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, an empty batch, or an unknown name.
+      ValueError: shapes that do not fit, or an empty batch.
 
     Example:
-      >>> u, v = jnp.ones((4, 2)), jnp.zeros((4, 2))
-      >>> loss, _ = nli_softmax(u, v, jnp.zeros(4, int), jnp.zeros((6, 3)))
+      >>> loss, _ = nli_softmax(jnp.zeros((4, 3)), jnp.zeros(4, int))
       >>> print(f"{loss:.4f}")  # log 3
       1.0986
     """
-    logits = nli_logits(u, v, kernel, bias, concatenation=concatenation)  # [B K]
-    if labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(f"labels {labels.shape} must be [B] with B > 0, u is {u.shape}.")
-    picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(
+            f"labels {labels.shape} must be [B] with B > 0 where logits {logits.shape} are [B, K]."
+        )
+    logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, jnp.float32))
+    labels = jnp.asarray(labels)
+    label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - label_logits)
     accuracy = lax.stop_gradient(jnp.mean(logits.argmax(1) == labels, dtype=loss.dtype))
     if axis_name is not None:
         loss, accuracy = lax.pmean((loss, accuracy), axis_name)
     return NliSoftmax(loss, accuracy)
-
-
-def _accum(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)

@@ -1,4 +1,4 @@
-"""Sentence-BERT's triplet objective: the positive is nearer than the negative by a margin."""
+"""Sentence-BERT's triplet objective: the positive should be nearer than the negative."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from simcse_jax.losses.arrays import AnyArray
 from simcse_jax.losses.cosine_regression import pair_cosine
 
 Distance = Literal["euclidean", "cosine", "manhattan"]
@@ -18,7 +19,7 @@ class Triplet(NamedTuple):
     """What `triplet_loss` returns: two scalars over the global batch.
 
     Attributes:
-      loss: mean hinge.
+      loss: mean of the hinge.
       accuracy: share of anchors that are nearer to the positive than to the negative (a tie is
         wrong); it has no gradient.
     """
@@ -28,9 +29,9 @@ class Triplet(NamedTuple):
 
 
 def pair_distance(
-    x: Float[Array, "B D"], y: Float[Array, "B D"], distance: Distance = "euclidean"
+    x: Float[AnyArray, "B D"], y: Float[AnyArray, "B D"], distance: Distance = "euclidean"
 ) -> Float[Array, "B"]:
-    """Distance of each row of x to the same row of y, in float32 at least.
+    """Return the distance of each row of x to the same row of y, in float32 at least.
 
     Its gradient is finite everywhere, and 0 where the rows are equal.
 
@@ -49,41 +50,41 @@ def pair_distance(
     if x.ndim != 2 or x.shape != y.shape:
         raise ValueError(f"{x.shape} and {y.shape} must be of one shape [B, D].")
     accum = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
-    difference = x.astype(accum) - y.astype(accum)
+    difference = jnp.asarray(x, accum) - jnp.asarray(y, accum)
     if distance == "manhattan":
         return jnp.abs(difference).sum(1)
     square = jnp.square(difference).sum(1)
-    # The root's slope at 0 is infinite, and infinity times 0 is not a number: so no root there.
-    apart = square > 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+    # The root's slope at 0 is infinite, and infinity times 0 is NaN: no root is taken there.
+    differ = square > 0
+    return jnp.where(differ, jnp.sqrt(jnp.where(differ, square, 1.0)), 0.0)
 
 
 def triplet_loss(
-    anchors: Float[Array, "B D"],
-    positives: Float[Array, "B D"],
-    negatives: Float[Array, "B D"],
+    anchors: Float[AnyArray, "B D"],
+    positives: Float[AnyArray, "B D"],
+    negatives: Float[AnyArray, "B D"],
     *,
     margin: float = 1.0,
     distance: Distance = "euclidean",
     axis_name: str | None = None,
 ) -> Triplet:
-    r"""The triplet hinge (Reimers & Gurevych 2019, section 3).
+    r"""Return the triplet hinge and its accuracy (Reimers & Gurevych 2019, section 3).
 
     .. math:: \ell = \frac{1}{B} \sum_i \max(d(a_i, p_i) - d(a_i, n_i) + \epsilon, 0)
 
     Args:
-      anchors: a, ``[B, D]``.
-      positives: p, ``[B, D]``.
-      negatives: n, ``[B, D]``.
-      margin: ε; the paper's 1. sentence-transformers has 5 as its default.
-      distance: d: ``"euclidean"`` as in the paper, ``"cosine"`` or ``"manhattan"``.
+      anchors: ``[B, D]``, a.
+      positives: ``[B, D]``, p.
+      negatives: ``[B, D]``, n.
+      margin: ε; 1 as in the paper, where sentence-transformers' default is 5.
+      distance: d; ``"euclidean"`` as in the paper, ``"cosine"`` or ``"manhattan"``.
       axis_name: the mapped axis over which the batch is spread, in equal shares.
 
     Returns:
       ``Triplet(loss, accuracy)``, float32 scalars (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that differ, an empty batch, an unknown name, or a negative margin.
+      ValueError: shapes that differ, an empty batch, an unknown name, or a margin below 0.
 
     Example:
       >>> a, p, n = jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]), jnp.array([[1.5, 0.0]])

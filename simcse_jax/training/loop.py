@@ -20,7 +20,7 @@ from jaxtyping import Array, Key
 from tqdm import tqdm
 
 from simcse_jax.training.checkpoint import RunCheckpoints
-from simcse_jax.training.sharding import CompiledStep
+from simcse_jax.training.devices import CompiledStep
 
 
 class Batches(Protocol):

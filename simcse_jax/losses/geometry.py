@@ -1,0 +1,102 @@
+"""The geometry of embeddings on the unit sphere: unit rows, alignment and uniformity.
+
+Wang & Isola, *Understanding Contrastive Representation Learning through Alignment and Uniformity on
+the Hypersphere* (ICML 2020), section 4.1; equations 2 and 3 of SimCSE. Lower is better for both.
+The two here are measured at every training step: float32, on the device, over a batch that may be
+spread over several. `simcse_jax.evaluation.geometry` measures whole corpora on the host in float64
+and in tiles; that is another order of summation, so the two stay apart, and the tests compare them.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from simcse_jax.losses.arrays import AnyArray
+
+AnyArrayT = TypeVar("AnyArrayT", Array, np.ndarray)
+
+# The least squared length that a row is divided by where the result is differentiated.
+_MIN_SQUARE = 1e-16
+
+
+def unit_rows(
+    x: Float[AnyArrayT, "*B D"], *, differentiable: bool = False
+) -> Float[AnyArrayT, "*B D"]:
+    """Divide every row by its L2 norm.
+
+    A row of zeros stays zero under both conventions. They differ in their gradients, and in rows
+    shorter than 1e-8:
+
+    * by default `x / ‖x‖`, exact for rows of any length; the gradient of a zero row is NaN;
+    * with ``differentiable``, `x · rsqrt(max(‖x‖², 1e-16))`, as the losses have it: the gradient
+      is finite everywhere.
+
+    Args:
+      x: ``[..., D]`` of floating point; a NumPy array stays one, and keeps its dtype.
+      differentiable: for JAX arrays, the convention of the losses.
+
+    Raises:
+      TypeError: ``differentiable`` with a NumPy array.
+
+    Example:
+      >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+      [[0.6, 0.8], [0.0, 0.0]]
+    """
+    if differentiable:
+        if isinstance(x, np.ndarray):
+            raise TypeError("differentiable unit rows need a JAX array, not a NumPy array.")
+        return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), _MIN_SQUARE))
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    norm = numpy.linalg.norm(x, axis=-1, keepdims=True)
+    return x / numpy.where(norm == 0, 1, norm)
+
+
+def squared_distance(cosine: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return `‖x − y‖² = 2 − 2 cos(x, y)` of unit vectors; rounding cannot make it negative."""
+    return jnp.maximum(2.0 - 2.0 * cosine, 0.0)
+
+
+def alignment(
+    x: Float[AnyArray, "B D"], y: Float[AnyArray, "B D"], axis_name: str | None = None
+) -> Float[Array, ""]:
+    """Return `E ‖x/‖x‖ − y/‖y‖‖²` over the positive pairs (Wang & Isola 2020; SimCSE, equation 2).
+
+    Args:
+      x: ``[B, D]``, float32.
+      y: ``[B, D]``; row i is the positive of row i of x.
+      axis_name: the mapped axis over which the batch is spread, in equal shares.
+    """
+    x, y = (unit_rows(jnp.asarray(z), differentiable=True) for z in (x, y))
+    distance = jnp.square(x - y).sum(1).mean()
+    return distance if axis_name is None else lax.pmean(distance, axis_name)
+
+
+def uniformity(x: Float[AnyArray, "B D"], axis_name: str | None = None) -> Float[Array, ""]:
+    """Return `log mean_{i<j} exp(−2 ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)` (SimCSE, equation 3).
+
+    Wang & Isola's uniformity loss with their t of 2. Blocks of rows keep the memory linear in B.
+
+    Args:
+      x: ``[B, D]``, float32. A batch of one has no pair and gives −inf.
+      axis_name: the mapped axis over which the batch is spread, in equal shares.
+    """
+    rows = unit_rows(jnp.asarray(x), differentiable=True)  # [B D]
+    points = rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)  # [N D]
+    offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(rows)
+    columns = jnp.arange(len(points))
+
+    def row_sum(row: tuple[Array, Array]) -> Array:
+        point, number = row
+        cosines = jnp.matmul(points, point, precision=lax.Precision.HIGHEST)  # [N]
+        return jnp.sum(jnp.exp(-2.0 * squared_distance(cosines)), where=columns != number)
+
+    numbers = offset + jnp.arange(len(rows))
+    total = lax.map(row_sum, (rows, numbers), batch_size=min(len(rows), 1024)).sum()
+    if axis_name is not None:
+        total = lax.psum(total, axis_name)
+    return jnp.log(total) - np.log(max(1, len(points) * (len(points) - 1)))

@@ -1,0 +1,84 @@
+"""InfoNCE as the paper writes it: for reading, and for testing the faster implementations."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.losses.geometry import unit_rows
+
+Similarity = Literal["cosine", "dot"]
+
+
+class InfoNCE(NamedTuple):
+    """What `info_nce` returns: two scalars over the global batch.
+
+    Attributes:
+      loss: mean negative log-likelihood of each anchor's positive.
+      accuracy: share of anchors whose positive scores strictly above every other candidate, so
+        a collapsed encoder has accuracy 0. It is a by-product of the log-sum-exp and has no
+        gradient.
+    """
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+def info_nce_reference(
+    anchors: Float[AnyArray, "B D"],
+    positives: Float[AnyArray, "B D"],
+    hard_negatives: Float[AnyArray, "B D"] | None = None,
+    *,
+    temperature: float | Float[AnyArray, ""] = 0.05,
+    hard_negative_weight: float = 0.0,
+    similarity: Similarity = "cosine",
+    symmetric: bool = False,
+    group_ids: Int[AnyArray, "B"] | None = None,
+) -> InfoNCE:
+    r"""Return in-batch InfoNCE as written in SimCSE's equations 1, 4 and 5.
+
+    .. math::
+      \ell_i = -\log \frac{e^{s(h_i, h_i^+)/\tau}}
+        {\sum_j e^{s(h_i, h_j^+)/\tau} + \sum_j \alpha^{[i=j]} e^{s(h_i, h_j^-)/\tau}}
+
+    It computes in float32 (float64 for float64 inputs) on one device and holds all logits. The
+    arguments are those of `info_nce`, which checks them and has faster implementations.
+
+    Example:
+      >>> h = jnp.eye(4)
+      >>> print(f"{info_nce_reference(h, h, temperature=1.0).loss:.4f}")  # log(1 + 3 / e)
+      0.7437
+    """
+    same = jnp.eye(len(anchors), dtype=bool)  # [B B], i = j
+    logits = _similarities(anchors, positives, similarity) / temperature  # [B B]
+    if group_ids is not None:
+        logits = jnp.where(_equal(group_ids) & ~same, -jnp.inf, logits)
+    if hard_negatives is not None:
+        hard = _similarities(anchors, hard_negatives, similarity) / temperature
+        logits = jnp.concatenate([logits, hard + hard_negative_weight * same], axis=1)  # [B 2B]
+    positive = jnp.diagonal(logits)  # [B]
+    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive)
+    at_least = jnp.sum(logits >= positive[:, None], axis=1)  # the positive itself among them
+    accuracy = jnp.mean(at_least == 1, dtype=loss.dtype)
+    if symmetric:
+        options = {"temperature": temperature, "similarity": similarity, "group_ids": group_ids}
+        reverse = info_nce_reference(positives, anchors, **options)
+        loss, accuracy = (loss + reverse.loss) / 2, (accuracy + reverse.accuracy) / 2
+    return InfoNCE(loss, accuracy)
+
+
+def _similarities(
+    x: Float[AnyArray, "B D"], y: Float[AnyArray, "C D"], similarity: Similarity
+) -> Float[Array, "B C"]:
+    x, y = (jnp.asarray(z, jnp.promote_types(z.dtype, jnp.float32)) for z in (x, y))
+    if similarity == "cosine":
+        x, y = (unit_rows(z, differentiable=True) for z in (x, y))
+    return jnp.einsum("BD,CD->BC", x, y, precision=lax.Precision.HIGHEST)
+
+
+def _equal(ids: Int[AnyArray, "B"]) -> Bool[Array, "B B"]:
+    ids = jnp.asarray(ids)
+    return ids[:, None] == ids[None, :]
