@@ -49,7 +49,9 @@ def dropout(
         return x
     width = x.shape[-1]
     counters = jnp.arange(-(-width // 2), dtype=jnp.uint32)
-    return _apply(x, keep(seeds[..., None, :], counters, rate, dropout_id, axis=-1)[..., :width], rate)
+    return _apply(
+        x, keep(seeds[..., None, :], counters, rate, dropout_id, axis=-1)[..., :width], rate
+    )
 
 
 def attention_dropout(
@@ -83,7 +85,11 @@ def head_counters(heads: int, positions: AnyArray) -> UInt32[Array, "R P K"]:
 
 
 def keep(
-    seeds: UInt32[Array, "*T 2"], counters: UInt32[Array, "*T"], rate: float, dropout_id: int, axis: int
+    seeds: UInt32[Array, "*T 2"],
+    counters: UInt32[Array, "*T"],
+    rate: float,
+    dropout_id: int,
+    axis: int,
 ) -> Bool[Array, "*T"]:
     """Two decisions for each counter: those of the low halves, then along ``axis`` of the high."""
     counters = counters + jnp.uint32((dropout_id + 1) << _ID_BITS)

@@ -145,7 +145,7 @@ def other_keys(keys: Key[Array, "S"], number: int) -> Key[Array, "S"]:
 
 
 def check_fields(config: Any, *rules: tuple[bool, str, str]) -> None:
-    """Raise ValueError for the first rule ``(holds, field, what it must be)`` that does not hold."""
+    """Raise ValueError for the first rule ``(holds, field, what it must be)`` that is broken."""
     for holds, field, wanted in rules:
         if not holds:
             raise ValueError(f"{field} is {getattr(config, field)!r}; it must be {wanted}")

@@ -91,7 +91,7 @@ class Sbert(TokenObjective):
         return params
 
     def build(self, model: Model) -> Objective:
-        """See `ObjectiveConfig.build`; the metrics are ``loss`` and but for the regression ``accuracy``."""
+        """See `ObjectiveConfig.build`; the metrics are ``loss`` and, of classes, ``accuracy``."""
         encoder = SentenceModel(model.config, model.pooling, None, model.dtype)
 
         def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
@@ -133,7 +133,7 @@ class Sbert(TokenObjective):
         return module.apply({"params": classifier}, features)  # type: ignore[return-value]
 
     def check_batch(self, batch: TrainingBatch) -> None:
-        """Raise ValueError for another number of sentences than the objective takes, or no labels."""
+        """Raise ValueError for a wrong number of sentences an example, or missing labels."""
         columns, wanted = batch.sentences.shape[1], _COLUMNS[self.kind]
         if columns != wanted:
             raise ValueError(
@@ -167,7 +167,5 @@ def read_classifier(folder: Path) -> tuple[Sbert, Params]:
         params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         concatenation: Any = file.metadata()["concatenation"]
     labels = params["kernel"].shape[1]
-    objective = Sbert(
-        concatenation=concatenation, use_bias="bias" in params, num_labels=labels
-    )
+    objective = Sbert(concatenation=concatenation, use_bias="bias" in params, num_labels=labels)
     return objective, params

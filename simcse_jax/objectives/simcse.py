@@ -18,8 +18,8 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from simcse_jax.data.batches import TrainingBatch
-from simcse_jax.losses.info_nce import Implementation, Similarity, info_nce
 from simcse_jax.losses.geometry import alignment, uniformity
+from simcse_jax.losses.info_nce import Implementation, Similarity, info_nce
 from simcse_jax.models import Projection, SentenceModel
 from simcse_jax.objectives.masked_lm import init_head, masked_lm_term
 from simcse_jax.objectives.objective import (
@@ -90,7 +90,9 @@ class SimCSE(TokenObjective):
     def check_pooling(self, pooling: str) -> None:
         """Raise ValueError for a pooling that this head cannot follow."""
         if pooling == "pooler":
-            raise ValueError("pooling is 'pooler'; it must be 'cls' with a head, which is the pooler")
+            raise ValueError(
+                "pooling is 'pooler'; it must be 'cls' with a head, which is the pooler"
+            )
         if self.head == "train_and_test" and pooling != "cls":
             raise ValueError(
                 f"pooling is {pooling!r}; it must be 'cls' where the head is kept at test time"

@@ -25,7 +25,7 @@ _EVERYWHERE, _SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Make the mesh with the one axis ``data``, over the devices of all processes or those given."""
+    """Make the mesh with the one axis ``data``, over all devices of all processes or those given."""
     if devices is None:
         devices = jax.devices()
     # Auto, because Linen's nn.Embed cannot be used under explicit axes.
@@ -118,9 +118,7 @@ def compile_step(step: Step, mesh: Mesh, parallel: Parallel = "shard_map") -> Co
 
 def _pmap_step(step: Step, mesh: Mesh) -> CompiledStep:
     devices = list(mesh.devices.flat)
-    mapped = jax.pmap(
-        step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices
-    )
+    mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
     def run(state: Any, batch: Any, key: Key[Array, ""]) -> tuple[Any, Any]:
         return mapped(state, split_shards(batch, len(mesh.local_devices)), key)

@@ -25,21 +25,25 @@ class TrainState:
         step: the number of updates done.
         params: what is trained, as the objective names it.
         opt_state: the optimizer's.
+        frozen: what the objective sees among the parameters and no update moves.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
+    frozen: Params = flax.struct.field(default_factory=dict)
 
 
 Step = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
 
-def start_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def start_state(
+    params: Params, optimizer: optax.GradientTransformation, frozen: Params | None = None
+) -> TrainState:
     """Return the state before the first update, of copies of these parameters."""
     # Copies: the compiled step donates its state, and the caller keeps its parameters.
-    params = jax.tree.map(lambda p: jnp.array(p), params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    params, frozen = jax.tree.map(jnp.array, (params, frozen or {}))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
 
 
 def make_step(
@@ -62,15 +66,25 @@ def make_step(
         the run's and the same at every step, and metrics are the same on every device. Metrics are
         float32 scalars: ``loss``, ``gradient_norm`` (before clipping) and the objective's own.
     """
-    compute = grad_cache(objective, chunks)
 
     def step(state: TrainState, batch: Any, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         keys = functools.partial(stream, key, step=state.step)
+        compute = grad_cache(with_frozen(objective, state.frozen), chunks)
         metrics, gradient = compute(state.params, batch, keys)
         gradient = lax.pmean(gradient, AXIS)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step
+
+
+def with_frozen(objective: Objective, frozen: Params) -> Objective:
+    """Return the objective as a function of the other parameters alone."""
+    if not frozen:
+        return objective
+    return objective._replace(
+        embed=lambda params, *rest: objective.embed(params | frozen, *rest),
+        loss=lambda params, *rest: objective.loss(params | frozen, *rest),
+    )
