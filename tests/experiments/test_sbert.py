@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from test_simcse import interrupt_at_second_evaluation, lines, weights
+from test_simcse import interrupt_at_second_evaluation, weights
 from tiny_data import LABELS, SENTENCES
 
 from experiments import runs, sbert_ablation, sbert_nli, sbert_stsb, sbert_wikisections
 from experiments.sbert import read_classifier
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.training_text import read_labelled_nli
-from simcse_jax.io import read_json
+from simcse_jax.io import read_json, read_json_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -55,9 +55,9 @@ def test_an_interrupted_stsb_run_ends_with_the_same_bits(options, tmp_path, monk
         assert found[name] == results[name]
     for which in ("best", "last"):
         assert weights(tmp_path / "run" / which) == weights(tmp_path / "whole" / which)
-    steps = [record["step"] for record in lines(tmp_path / "run" / "metrics.jsonl")]
+    steps = [record["step"] for record in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps == [1, 2, 2, 3, 4, 4]
-    assert lines(tmp_path / "run" / "metrics.jsonl")[0]["sentences_per_second"] > 0
+    assert read_json_lines(tmp_path / "run" / "metrics.jsonl")[0]["sentences_per_second"] > 0
 
 
 def test_nli_seeds_with_accuracy_on_a_test_file_then_stsb(options, tiny_data, tmp_path, capsys):
@@ -148,7 +148,7 @@ def test_wikisections_of_a_dump(options, tmp_path, capsys):
     assert results["last"]["sections"] > results["before"]["sections"]
     assert means["sections_last"] == results["last"]["sections"]
     assert all(0 <= score <= 100 for score in means.values())
-    records = lines(tmp_path / "run" / "metrics.jsonl")
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     assert records[-2]["loss"] < records[0]["loss"]
     assert "section triplets of" in capsys.readouterr().out
 
