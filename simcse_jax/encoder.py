@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -344,7 +344,7 @@ class SentenceEncoder:
         mesh = self._rows_sharding.mesh
         platform = mesh.devices.flat[0].platform
         pooling = self.settings.pooling
-        projection = "pooler" if pooling == "pooler" else None
+        projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
         model = SentenceModel(self.config, pooling, projection, self.dtype)
         if batch_size is None:
             batch_size = (64 if platform == "cpu" else 2048) * mesh.size

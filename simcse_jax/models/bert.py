@@ -167,7 +167,7 @@ def after_attention(
         attended: what the attention made of it.
         seeds: of the same tokens' dropout.
     """
-    cfg, number, dtype = layer.config, layer.number, layer.dtype  # type: ignore[attr-defined]
+    cfg, number, dtype = layer.config, layer.number, layer.dtype
 
     def drop(x: Array, place: int) -> Array:
         return dropout(x, seeds, cfg.hidden_dropout_prob, dropout_id=3 * number + place)

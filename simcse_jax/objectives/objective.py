@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models import BertConfig
+from simcse_jax.models.batch import AnyArray
 from simcse_jax.models.pooling import check_pooling
 
 AXIS = "data"
@@ -33,12 +34,12 @@ class TokenTerm(NamedTuple):
     """A loss of single tokens, which may be added up piece by piece.
 
     Attributes:
-        count: ``(batch, keys) -> count``: over how many tokens the mean goes, of this piece.
+        count_of: ``(batch, keys) -> count``: over how many tokens the mean goes, of this piece.
         loss: ``(params, batch, keys, count) -> loss, metrics``: this piece's share of the mean over
             ``count`` tokens; the shares of pieces add up, and so do the metrics.
     """
 
-    count: Callable[[TrainingBatch, Keys], Int[Array, ""]]
+    count_of: Callable[[TrainingBatch, Keys], Int[Array, ""]]
     loss: Callable[[Params, TrainingBatch, Keys, Int[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 
@@ -131,7 +132,7 @@ def stream(key: Key[Array, ""], name: str, step: Int[Array, ""] | int) -> Key[Ar
     return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
 
 
-def sentence_keys(key: Key[Array, ""], sentences: Int[Array, "B C"]) -> Key[Array, "S"]:
+def sentence_keys(key: Key[Array, ""], sentences: Int[AnyArray, "B C"]) -> Key[Array, "S"]:
     """Return a key for each sentence, by its number in the global batch.
 
     They are in the order of the shard's segments.

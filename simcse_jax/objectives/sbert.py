@@ -21,6 +21,7 @@ from simcse_jax.losses.cosine_regression import Score, cosine_regression
 from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_softmax, pair_features
 from simcse_jax.losses.triplet import Distance, triplet_loss
 from simcse_jax.models import SentenceModel, SoftmaxClassifier
+from simcse_jax.models.batch import AnyArray
 from simcse_jax.models.heads import init_classifier
 from simcse_jax.objectives.objective import (
     AXIS,
@@ -125,7 +126,7 @@ class Sbert(TokenObjective):
         return loss, {"accuracy": accuracy}
 
     def classify(
-        self, classifier: Params, u: Float[Array, "B D"], v: Float[Array, "B D"]
+        self, classifier: Params, u: Float[AnyArray, "B D"], v: Float[AnyArray, "B D"]
     ) -> Float[Array, "B K"]:
         """Return the softmax' scores of every class for pairs of vectors."""
         module = SoftmaxClassifier(self.num_labels, self.use_bias)
@@ -147,7 +148,7 @@ class Sbert(TokenObjective):
         """See `ObjectiveConfig.save`: the softmax' classifier, which `read_classifier` reads."""
         if self.kind == "softmax":
             tensors = {name: np.asarray(x) for name, x in params["classifier"].items()}
-            metadata = {"concatenation": self.concatenation}
+            metadata: dict[str, str] = {"concatenation": self.concatenation}
             save_file(tensors, folder / CLASSIFIER_FILE, metadata)
 
 

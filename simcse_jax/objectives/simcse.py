@@ -197,7 +197,7 @@ class SimCSE(TokenObjective):
         The head becomes the ``"pooler"`` where it is kept and is dropped elsewhere; the masked-LM
         head stays; a second encoder does not.
         """
-        kept = {name: params[name] for name in ("encoder", "mlm") if name in params}
+        kept: Params = {name: params[name] for name in ("encoder", "mlm") if name in params}
         if self.head == "train_and_test":
             kept["pooler"] = params["head"]
         return kept

@@ -25,7 +25,7 @@ _EVERYWHERE, _SPREAD = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Make the mesh with the one axis ``data``, over all devices of all processes or those given."""
+    """Make the mesh with the one axis ``data`` over all processes' devices, or those given."""
     if devices is None:
         devices = jax.devices()
     # Auto, because Linen's nn.Embed cannot be used under explicit axes.

@@ -92,7 +92,7 @@ def _token_count(objective: Objective, batch: Any, keys: Keys, pieces: Any = Non
     """Count the tokens of the objective's token term over all chunks and devices."""
     if objective.tokens is None:
         return jnp.zeros((), jnp.int32)
-    count = objective.tokens.count
+    count = objective.tokens.count_of
     if pieces is None:
         return lax.psum(count(batch, keys), AXIS)
     return lax.psum(lax.map(lambda piece: count(piece, keys), pieces).sum(), AXIS)

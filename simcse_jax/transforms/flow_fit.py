@@ -77,7 +77,8 @@ def fit_flow(
     on_step: Callable[[int, dict[str, float]], None] | None,
 ) -> FittedFlow:
     """Fit a flow; see `simcse_jax.transforms.Flow.fit`, whose arguments these are."""
-    x = check_embeddings(embeddings(0) if callable(embeddings) else embeddings, least=2)
+    first: Any = embeddings(0) if callable(embeddings) else embeddings
+    x = check_embeddings(first, least=2)
     rows, dim = x.shape
     check_dim(dim, run.config.levels)
     floor = run.config.whiten
