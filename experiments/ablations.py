@@ -38,7 +38,7 @@ from rich.table import Table
 
 from experiments.runs import hardware
 from simcse_jax import SentenceEncoder, hub
-from simcse_jax.cli import run_or_explain, written_file
+from simcse_jax.cli import run_or_explain
 from simcse_jax.data.augmentation import (
     augmented_pairs,
     crop,
@@ -55,6 +55,7 @@ from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText, read_sentences, read_training_file
 from simcse_jax.data.wikipedia import embedded_wikipedia
 from simcse_jax.evaluation.sts import paired_similarity, spearman
+from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.training import (
     Evaluation,
     MaskingTokens,
@@ -386,7 +387,7 @@ def run_row(
     name = "".join(c if c.isalnum() or c in ".=" else "-" for c in variant.label)
     file = settings.output_dir / preset / f"{name}-seed-{seed}.json"
     if settings.resume and file.exists():
-        results = hub.read_json(file)
+        results = read_json(file)
         if results["settings"] != fixed:
             raise ValueError(f"{file} is of other settings; choose another folder")
         return results
@@ -411,8 +412,7 @@ def run_row(
         "best_step": best["step"],
         "records": records,
     }
-    with written_file(file) as temporary:
-        hub.write_json(temporary, results)
+    write_json(file, results)
     return results
 
 
@@ -473,10 +473,8 @@ def main(settings: Settings) -> None:
     for files in ("train_file", "nli"):
         how[files] = [path.name for path in how[files]]
     results = {"settings": how, "hardware": hardware(), "tables": tables}
-    with written_file(settings.output_dir / "ablations.json") as temporary:
-        hub.write_json(temporary, results)
-    with written_file(settings.output_dir / "ablations.md") as temporary:
-        temporary.write_text(markdown(results), encoding="utf-8")
+    write_json(settings.output_dir / "ablations.json", results)
+    write_text(settings.output_dir / "ablations.md", markdown(results))
     for preset, rows in tables.items():
         table = Table(title=f"{preset}: best Spearman × 100 on STS-B dev")
         for name in ("row", "paper, BERT-base", "ours"):

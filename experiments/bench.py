@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from simcse_jax.cli import written_file
+from simcse_jax.io import write_json, write_text
 
 console = Console(width=110)
 MARK = "REPORT"
@@ -281,8 +281,7 @@ def publish(
         columns: their names.
         rows: of texts.
     """
-    with written_file(output) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_json(output, value, indent=1)
     table = Table(title=title)
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i else "left")
@@ -292,7 +291,6 @@ def publish(
     where = describe(value["machine"])
     text = "\n".join(" | ".join(line).strip() for line in lines)
     beside = output.with_suffix(".md")
-    with written_file(beside) as temporary:
-        temporary.write_text(f"{title}; {where}:\n\n{text}\n", encoding="utf-8")
+    write_text(beside, f"{title}; {where}:\n\n{text}\n")
     console.print(table)
     console.print(f"{where}\nnumbers: {output}, the table: {beside}")

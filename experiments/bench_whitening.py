@@ -11,7 +11,6 @@ where numpy copies all of them.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import time
@@ -23,6 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from simcse_jax.io import write_json
 from simcse_jax.transforms import Whitening
 
 
@@ -77,16 +77,12 @@ def main(settings: Settings) -> None:
         )  # fmt: skip
     Console().print(table)
 
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    target = settings.output_dir / "bench_whitening.json"
     record = {
         "settings": {**dataclasses.asdict(settings), "output_dir": str(settings.output_dir)},
         "machine": {"cpus": os.cpu_count(), "arch": platform.machine(), "numpy": np.__version__},
         "results": results,
     }
-    beside = target.with_suffix(".json.tmp")
-    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    beside.replace(target)
+    write_json(settings.output_dir / "bench_whitening.json", record)
 
 
 if __name__ == "__main__":

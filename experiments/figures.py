@@ -24,7 +24,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ from experiments.figures_draw import DRAW
 from experiments.postprocess import fit_transform, plain_encoder
 from experiments.runs import hardware
 from simcse_jax import SentenceEncoder, hub
-from simcse_jax.cli import run_or_explain, written_file
+from simcse_jax.cli import run_or_explain
 from simcse_jax.data.augmentation import delete_one_word
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
@@ -66,6 +65,7 @@ from simcse_jax.evaluation.isotropy import (
     singular_spectrum,
 )
 from simcse_jax.evaluation.sts import cosine, spearman
+from simcse_jax.io import read_json, read_json_lines, write_json, written_file
 
 Name = Literal["plane", "path", "spectrum", "cosines", "frequency", "bound"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -418,8 +418,7 @@ def batch_path(folder: Path) -> dict[str, list[float]] | None:
     file = next((p / "metrics.jsonl" for p in places if (p / "metrics.jsonl").is_file()), None)
     if file is None:
         return None
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if "alignment" in line and "uniformity" in line]
+    steps = [line for line in read_json_lines(file) if "alignment" in line and "uniformity" in line]
     groups = [steps[i : i + WINDOW] for i in range(0, len(steps), WINDOW)]
     return {
         name: [float(np.mean([line[name] for line in group])) for group in groups]
@@ -467,9 +466,7 @@ def measure(settings: Settings, names: Sequence[str]) -> Mapping[str, dict[str, 
         for files in ("corpus", "train_file"):
             how[files] = [path.name for path in how[files]]
         results[name] = value | {"settings": how, "hardware": hardware()}
-        with written_file(settings.output_dir / f"{name}.json") as temporary:
-            text = json.dumps(results[name], ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(settings.output_dir / f"{name}.json", results[name], indent=None)
 
     if {"plane", "spectrum", "cosines"} & set(names):
         known = Embeddings(settings)
@@ -491,7 +488,7 @@ def measure(settings: Settings, names: Sequence[str]) -> Mapping[str, dict[str, 
 
 def draw(name: str, folder: Path) -> None:
     """NAME.png and NAME.pdf from NAME.json."""
-    figure = DRAW[name](hub.read_json(folder / f"{name}.json"))
+    figure = DRAW[name](read_json(folder / f"{name}.json"))
     for kind in ("png", "pdf"):
         with written_file(folder / f"{name}.{kind}") as temporary:
             # No date, so that a figure drawn again from the same numbers is the same file.
@@ -524,7 +521,7 @@ def main(settings: Settings) -> None:
     for name in tqdm(settings.figures, desc="draw", unit="figure"):
         draw(name, settings.output_dir)
     if "plane" in settings.figures:
-        console.print(table(hub.read_json(settings.output_dir / "plane.json")))
+        console.print(table(read_json(settings.output_dir / "plane.json")))
     files = ", ".join(f"{name}.png" for name in settings.figures)
     console.print(f"{settings.output_dir}: {files}, each with its .pdf and .json")
 

@@ -30,10 +30,11 @@ from rich.table import Table
 from tqdm import tqdm
 
 from experiments.runs import hardware
-from simcse_jax import SentenceEncoder, hub
+from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.io import write_json, written_file
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -139,7 +140,8 @@ def draw(rows: Sequence[dict[str, Any]], beyond: dict[str, Any], path: Path) -> 
         axes.text(beyond["n"], value * 1.1, name, fontsize=8, color="grey", ha="right")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with written_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
     plt.close(figure)
 
 
@@ -191,14 +193,13 @@ def main(settings: Settings) -> dict[str, Any]:
         table.add_row(number, f"{pairs_of(row['n']):,}", *cells)
     console.print(table)
 
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
     record = {
         "settings": dataclasses.asdict(settings) | {"output_dir": None},
         "hardware": hardware(),
         "measured": rows,
         "extrapolated": beyond,
     }
-    hub.write_json(settings.output_dir / "pair_search.json", record)
+    write_json(settings.output_dir / "pair_search.json", record)
     draw(rows, beyond, settings.output_dir / "pair_search.png")
     console.print(f"numbers and picture: {settings.output_dir}/pair_search.json, .png")
     return record

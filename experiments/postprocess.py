@@ -29,6 +29,7 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import StsResults, evaluate_sts, results_to_json
+from simcse_jax.io import write_json, written_folder
 from simcse_jax.transforms import (
     CONFIGS,
     Flow,
@@ -184,7 +185,7 @@ def main(settings: Settings) -> dict[str, Any]:
     text = [] if target else read_sentences(settings.fit)
     seeds = settings.seeds if settings.method == "flow" else settings.seeds[:1]
 
-    with hub.written_folder(settings.output_dir) as out:
+    with written_folder(settings.output_dir) as out:
         encoder = plain_encoder(settings.model, settings.pooling, settings.num_layers)
         cached = Cached(encoder, [*sentences_of(tasks), *text])
 
@@ -229,7 +230,7 @@ def main(settings: Settings) -> dict[str, Any]:
             "raw": results_to_json(raw),
             "runs": {str(s): results_to_json(r) for s, r in zip(seeds, runs, strict=True)},
         }
-        hub.write_json(out / "results.json", results)
+        write_json(out / "results.json", results)
 
     name = " ".join(
         str(x)

@@ -29,11 +29,12 @@ from experiments.postprocess import (
     sentences_of,
 )
 from experiments.runs import hardware
-from simcse_jax import SentenceEncoder, hub
+from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import StsResults
+from simcse_jax.io import write_json, write_text
 from simcse_jax.transforms import Affine, Flow, Moments, Transform
 from simcse_jax.transforms.whitening import spectrum
 
@@ -288,8 +289,7 @@ def main(settings: Settings) -> None:
         tasks = list(read_sts(settings.eval_data, TASKS if everything else ["STS-B"]).values())
         records += measure(settings, layers, tasks, fits if everything else {})
     text = tables(records, settings)
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    hub.write_json(
+    write_json(
         settings.output_dir / "postprocess.json",
         {
             "settings": dataclasses.asdict(settings)
@@ -299,7 +299,7 @@ def main(settings: Settings) -> None:
             "records": records,
         },
     )
-    (settings.output_dir / "postprocess.md").write_text(text, encoding="utf-8")
+    write_text(settings.output_dir / "postprocess.md", text)
     print(text)
 
 

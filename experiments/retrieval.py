@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from experiments.postprocess import plain_encoder
 from experiments.runs import hardware
-from simcse_jax import hub
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.io import write_json, written_file
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.transforms import Whitening
 
@@ -140,7 +140,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xticks(size, [str(s) for s in size], rotation=45)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with written_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
     plt.close(figure)
 
 
@@ -195,9 +196,8 @@ def main(settings: Settings) -> list[dict[str, Any]]:
         )  # fmt: skip
     console.print(table)
 
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
     name = f"retrieval_{settings.pooling}"
-    hub.write_json(
+    write_json(
         settings.output_dir / f"{name}.json",
         {
             "settings": dataclasses.asdict(settings) | {"output_dir": None},

@@ -29,6 +29,7 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import PROTOCOLS, evaluate_sts, results_to_json
+from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.transforms import Transform
 
 PAPERS = Path(__file__).parent / "papers"
@@ -122,7 +123,7 @@ def run_models(run: Path) -> dict[str, Path]:
     results = sorted(run.glob("seed-*/results.json")) or list(run.glob("results.json"))
     if not results:
         raise FileNotFoundError(f"{run} has no results.json: it is no finished run of experiments")
-    return {str(hub.read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
+    return {str(read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
 
 
 def sources(settings: Settings) -> dict[str, dict[str, Callable[[], SentenceEncoder]]]:
@@ -189,7 +190,7 @@ def measure_all(
     for row in todo:
         key = row_key(settings, row)
         path = out / f"{row.label.replace(' ', '_')}.json"
-        if path.exists() and (known := hub.read_json(path))["key"] == key:
+        if path.exists() and (known := read_json(path))["key"] == key:
             measured[row.label] = known
         else:
             missing.append((row, key, path))
@@ -209,7 +210,7 @@ def measure_all(
                     runs[row.label][f"{seed} {flow}".strip()] = scores
         for row, key, path in mine:
             measured[row.label] = {"key": key, "hardware": hardware(), "runs": runs[row.label]}
-            hub.write_json(path, measured[row.label])
+            write_json(path, measured[row.label])
     return measured
 
 
@@ -219,7 +220,7 @@ def row_key(settings: Settings, row: Row) -> dict[str, Any]:
     if row.source in ("sbert", "unsup", "sup"):
         run = getattr(settings, row.source)
         key = {
-            str(seed): hub.read_json(model.parent / "results.json")["settings"]
+            str(seed): read_json(model.parent / "results.json")["settings"]
             for seed, model in run_models(run).items()
         }
     if row.method is not None:
@@ -326,10 +327,10 @@ def main(settings: Settings) -> None:
     titles = {p: f"{settings.model}{depth}: Spearman × 100, protocol {p}" for p in PROTOCOLS}
     out = settings.output_dir
     text = "\n".join(markdown(titles[p], tables[p]) for p in PROTOCOLS)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_text(out / "table.md", text)
     code = "\n".join(latex(titles[p].replace("×", r"$\times$"), tables[p]) for p in PROTOCOLS)
-    (out / "table.tex").write_text(code, encoding="utf-8")
-    hub.write_json(
+    write_text(out / "table.tex", code)
+    write_json(
         out / "table.json",
         {
             "model": settings.model,

@@ -19,10 +19,11 @@ from rich.table import Table
 
 from experiments.postprocess import Cached
 from experiments.runs import hardware
-from simcse_jax import SentenceEncoder, hub
+from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.transfer import TRANSFER_TASKS, read_transfer
 from simcse_jax.evaluation.transfer import SEED, TransferScore, average, evaluate_transfer
+from simcse_jax.io import write_json
 
 console = Console()
 
@@ -73,8 +74,7 @@ def main(settings: Settings) -> dict[str, TransferScore]:
     table.add_row(*(f"{s.accuracy:.2f}" for s in scores.values()), f"{average(scores):.2f}")
     console.print(table)
     if settings.output is not None:
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
-        hub.write_json(
+        write_json(
             settings.output,
             {
                 "settings": dataclasses.asdict(settings) | {"data": None, "output": None},

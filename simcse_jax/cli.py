@@ -1,18 +1,21 @@
-"""The console command: ``simcse-jax encode`` and ``simcse-jax evaluate``."""
+"""The console command: ``simcse-jax encode``, ``simcse-jax train`` and ``simcse-jax evaluate``."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
-import tempfile
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
+
+from simcse_jax.io import read_lines, write_json, written_file
+
+if TYPE_CHECKING:
+    from simcse_jax.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +25,20 @@ class Model:
     model: str = "minilm"
     """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
     pooling: str | None = None
-    """cls, pooler, mean, max, last-2, first-last, embedding-last, layer-K; default: as the model
-    says."""
+    """How the encoder's output becomes one vector: cls, pooler, mean, max, last-2, first-last,
+    embedding-last or layer-K; default: as the model says."""
     num_layers: int | None = None
-    """Keep the first so many layers."""
+    """Keep the first so many layers of the encoder; default: all."""
     max_length: int | None = None
     """Cut sentences to so many tokens; default: the whole position table."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The compute type."""
+    """The type to compute in; parameters and vectors are float32."""
     batch_size: int | None = None
-    """Sentences at a time; default: 64 on a CPU, 2048 on a GPU or TPU."""
+    """About how many sentences the device gets at a time; default: 64 on a CPU, 2048 on a GPU or
+    TPU."""
 
     def load(self):
-        """The encoder, with nothing cut unless asked."""
+        """Return the encoder, with nothing cut unless asked."""
         from simcse_jax.encoder import SentenceEncoder
         from simcse_jax.hub import find_model, read_config
 
@@ -56,13 +60,11 @@ class Encode:
     output: Path
     """The .npy file to write."""
     normalize: bool | None = None
-    """Scale to length one; default: as the model says."""
+    """Scale vectors to length one; default: as the model says."""
     model: Annotated[Model, tyro.conf.arg(name="")] = Model()
 
     def run(self) -> None:
-        """Do it."""
-        from simcse_jax.data.text import read_lines
-
+        """Run the command."""
         sentences = read_lines(self.input)
         with written_file(self.output) as temporary:
             encoder = self.model.load()
@@ -87,69 +89,102 @@ class Evaluate:
     model: Annotated[Model, tyro.conf.arg(name="")] = Model()
 
     def run(self) -> None:
-        """Do it."""
+        """Run the command."""
         from simcse_jax.data.senteval import TASKS, read_sts
         from simcse_jax.evaluation.sts import evaluate_sts, format_table, results_to_json
 
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
         tasks = read_sts(self.data, self.tasks or TASKS)
-        with written_file(self.output) as temporary:
+        output: AbstractContextManager[Path | None] = (
+            nullcontext() if self.output is None else written_file(self.output)
+        )
+        with output as temporary:
             encoder = self.model.load()
             results = evaluate_sts(
                 lambda sentences: encoder.encode(sentences, batch_size=self.model.batch_size),
                 tasks,
             )
             settings = dataclasses.asdict(self.model) | {"pooling": encoder.settings.pooling}
-            value = results_to_json(results) | {"settings": settings}
-            temporary.write_text(json.dumps(value, indent=2) + "\n")
+            if temporary is not None:
+                write_json(temporary, results_to_json(results) | {"settings": settings})
         print(f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}")
         if self.output:
             print(f"\nresults in {self.output}")
 
 
-@contextmanager
-def written_file(path: Path | None):
-    """A file to write beside ``path``, renamed to it at the end; nothing is left on failure.
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model; `simcse-jax train CONFIG --help` has every option."""
 
-    It is made at once, so that a place that cannot be written is known before the work.
-    """
-    if path is None:
-        yield Path(os.devnull)
-        return
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    config: tyro.conf.Positional[str]
+    """The configuration: a built-in name, a .json file, or a .py file that defines CONFIG."""
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["train"]:
+        run_or_explain(lambda: train_command(args[1:]))
+        return
     command = tyro.extras.subcommand_cli_from_dict(
-        {"encode": Encode, "evaluate": Evaluate}, prog="simcse-jax", args=args
+        {"encode": Encode, "train": Train, "evaluate": Evaluate}, prog="simcse-jax", args=args
     )
     run_or_explain(command.run)
 
 
+def train_command(args: list[str]) -> None:
+    """Train by a configuration that is named first, with the options that follow it.
+
+    Raises:
+        FileNotFoundError: there is no such configuration.
+        ValueError: no configuration is named, or it cannot be so.
+    """
+    from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
+    from simcse_jax.train import train
+
+    names = "\n".join(f"  {name:<20}{DESCRIPTIONS[name]}" for name in CONFIGS)
+    usage = (
+        "usage: simcse-jax train CONFIG [--option value ...]\n\n"
+        "CONFIG is a .json file, a .py file that defines CONFIG, or one of:\n\n"
+        f"{names}\n\nsimcse-jax train CONFIG --help lists the options of a configuration."
+    )
+    if not args or args[0] in ("-h", "--help"):
+        print(usage)
+        return
+    if args[0].startswith("-"):
+        raise ValueError(f"the configuration comes first: simcse-jax train CONFIG {args[0]} ...")
+    config = load_config(args[0])
+    encoder = train(override(config, args[0], args[1:]))
+    print(f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r}) loads it")
+
+
+def override(config: Config, name: str, args: list[str]) -> Config:
+    """Change the fields of a configuration that the command line names."""
+    from simcse_jax.config import DESCRIPTIONS, Config
+
+    # The objective's own fields become options, so its type must be the one at hand.
+    sections = [(f.name, type(getattr(config, f.name))) for f in dataclasses.fields(config)]
+    shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
+    parsed = tyro.cli(
+        tyro.conf.OmitArgPrefixes[shape],
+        prog=f"simcse-jax train {name}",
+        description=DESCRIPTIONS.get(name, f"Train by {name}."),
+        default=shape(*(getattr(config, section) for section, _ in sections)),
+        args=args,
+    )
+    return Config(**{section: getattr(parsed, section) for section, _ in sections})
+
+
 def run_or_explain(run) -> None:
-    """Call ``run``; an error in the input becomes one line instead of a traceback."""
+    """Call ``run``; an error of the user's, or numbers that are none, become one line."""
     try:
         run()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, FloatingPointError) as error:
         if os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, FloatingPointError) else 2) from None
 
 
 if __name__ == "__main__":

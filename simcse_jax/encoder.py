@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,7 @@ from simcse_jax.compilation_cache import enable_compilation_cache, encoding_opti
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.losses.geometry import unit_rows
-from simcse_jax.models.batch import Batch
-from simcse_jax.models.bert import BertConfig, BertEncoder
-from simcse_jax.models.heads import Pooler
-from simcse_jax.models.pooling import check_pooling, first_only, pool
+from simcse_jax.models import Batch, BertConfig, SentenceModel
 from simcse_jax.transforms import Transform
 
 # Sentences tokenised at a time: memory is bounded by this, not by the corpus.
@@ -36,50 +33,34 @@ _TOKENS_PER_SENTENCE = 16
 
 
 def embed(
-    config: BertConfig,
+    model: SentenceModel,
     params: hub.Params,
     batch: Batch,
-    *,
-    pooling: str,
-    dtype: Any = jnp.float32,
-    num_segments: int | None = None,
+    num_sentences: int,
     dropout_key: Array | None = None,
 ) -> Float[Array, "S D"]:
-    """Encode and pool a batch: the pure function behind :class:`SentenceEncoder`.
+    """Encode, pool and project a batch: the pure function behind :class:`SentenceEncoder`.
 
     Args:
-        config: the architecture.
+        model: the module.
         params: ``{"encoder": …}``, with ``"pooler"`` for that pooling.
-        batch: rows of tokens, packed or not.
-        pooling: a name of :data:`simcse_jax.models.POOLINGS`.
-        dtype: the compute type.
-        num_segments: for packed batches, the static number of sentences.
+        batch: rows of tokens.
+        num_sentences: the static number of sentences S.
         dropout_key: switches dropout on; each sentence has a key of its own, made from it.
 
     Returns:
         float32 ``[S, D]``.
     """
-    keys = None
-    if dropout_key is not None:
-        keys = jax.random.split(dropout_key, num_segments or len(batch.input_ids))
-    output: Any = BertEncoder(config, dtype).apply(
-        {"params": params["encoder"]},
-        batch,
-        keys,
-        first_only=first_only(pooling),
-        num_segments=num_segments,
-    )
-    pooled: Any = pool(output, batch, pooling, num_segments)
-    if pooling == "pooler":
-        pooled = Pooler(config).apply({"params": params["pooler"]}, pooled)
-    return pooled
+    keys = None if dropout_key is None else jax.random.split(dropout_key, num_sentences)
+    variables = {"params": params}
+    return model.apply(variables, batch, keys, num_sentences=num_sentences)  # type: ignore[return-value]
 
 
 @functools.cache
 def _embed_jit(platform: str) -> Callable[..., Array]:
     return jax.jit(
         embed,
-        static_argnames=("config", "pooling", "dtype", "num_segments"),
+        static_argnames=("model", "num_sentences"),
         compiler_options=encoding_options(platform),
     )
 
@@ -146,9 +127,7 @@ class SentenceEncoder:
         if self.dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
             raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
         self.tokenizer_folder = tokenizer_folder
-        check_pooling(self.settings.pooling, config.num_hidden_layers)
-        if self.settings.pooling == "pooler" and "pooler" not in params:
-            raise ValueError("pooling 'pooler' needs a pooler, and this model has none; try 'cls'")
+        hub.check_settings(self.settings, config, params)
         if transform is not None and transform.input_dim != config.hidden_size:
             raise ValueError(
                 f"the transform takes {transform.input_dim} dimensions, the encoder gives "
@@ -360,6 +339,9 @@ class SentenceEncoder:
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         mesh = self._rows_sharding.mesh
         platform = mesh.devices.flat[0].platform
+        pooling = self.settings.pooling
+        projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
+        model = SentenceModel(self.config, pooling, projection, self.dtype)
         if batch_size is None:
             batch_size = (64 if platform == "cpu" else 2048) * mesh.size
 
@@ -367,12 +349,10 @@ class SentenceEncoder:
             number, (batch, order) = numbered
             rows, length = batch.input_ids.shape
             vectors = _embed_jit(platform)(
-                self.config,
+                model,
                 self.params,
                 jax.device_put(batch, self._rows_sharding),
-                pooling=self.settings.pooling,
-                dtype=self.dtype,
-                num_segments=rows * length // TOKENS_PER_SEGMENT,
+                num_sentences=rows * length // TOKENS_PER_SEGMENT,
                 dropout_key=None if key is None else jax.random.fold_in(key, number),
             )
             return order, np.asarray(vectors)[: len(order)]
@@ -418,7 +398,7 @@ class SentenceEncoder:
 def _batches(
     ids: list[np.ndarray], limit: int, tokens: int, devices: int
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """Packed batches of at most a dozen shapes: three numbers of rows for each row length."""
+    """Make packed batches of at most a dozen shapes: three numbers of rows for each row length."""
     lengths = [len(i) for i in ids]
     edges = [r for r in ROW_LENGTHS if r < limit]
     edges.append(next((r for r in ROW_LENGTHS if r >= limit), limit))
@@ -427,8 +407,10 @@ def _batches(
         rows = pack_rows([lengths[i] for i in members], row_length)
         start = 0
         for size in _row_counts(len(rows), tokens // row_length, devices):
-            chosen = [[members[i] for i in row] for row in rows[start : start + size]]
-            yield packed_batch(ids, chosen, (size, row_length))
+            order = [members[i] for row in rows[start : start + size] for i in row]
+            place = iter(range(len(order)))
+            numbered = [[next(place) for _ in row] for row in rows[start : start + size]]
+            yield packed_batch([ids[i] for i in order], numbered, (size, row_length)), order
             start += size
 
 

@@ -47,30 +47,40 @@ def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 def packed_batch(
     ids: Sequence[np.ndarray], rows: Sequence[Sequence[int]], shape: tuple[int, int]
-) -> tuple[Batch, list[int]]:
-    """Lay sentences out as a packed batch.
+) -> Batch:
+    """Lay sentences out as a packed batch of numpy arrays.
 
     Args:
-        ids: token ids of every sentence.
+        ids: token ids of every sentence; sentence ``i`` becomes segment ``i + 1``.
         rows: the sentences of each row.
-        shape: ``(B, L)`` of the batch; rows that are not there stay empty.
-
-    Returns:
-        The batch (numpy arrays), and the sentences in the order of their segments.
+        shape: ``(R, L)`` of the batch; rows that are not there stay empty.
     """
-    input_ids = np.zeros(shape, np.int32)
-    position_ids = np.zeros(shape, np.int32)
-    segment_ids = np.zeros(shape, np.int32)
-    order: list[int] = []
+    input_ids, segment_ids, position_ids = np.zeros((3, *shape), np.int32)
     for r, row in enumerate(rows):
         start = 0
         for sentence in row:
             tokens = ids[sentence]
             end = start + len(tokens)
-            order.append(sentence)
             input_ids[r, start:end] = tokens
+            segment_ids[r, start:end] = sentence + 1
             position_ids[r, start:end] = np.arange(len(tokens))
-            segment_ids[r, start:end] = len(order)
             start = end
-    batch = Batch(input_ids, segment_ids > 0, segment_ids=segment_ids, position_ids=position_ids)
-    return batch, order
+    return Batch(input_ids, segment_ids, position_ids)
+
+
+def deal(lengths: Sequence[int], shards: int) -> list[list[int]]:
+    """Deal examples to shards by length, in a snake: longest first, 1 2 … n, n … 2 1, 1 2 … n.
+
+    So each shard gets as many examples and about as many tokens as every other.
+
+    Args:
+        lengths: tokens of each example, all its sentences together; as many examples as the
+            shards divide.
+        shards: how many.
+
+    Returns:
+        The examples (their indices) of each shard, in ascending order.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable").reshape(-1, shards)
+    order[1::2] = order[1::2, ::-1]
+    return np.sort(order.T, axis=1).tolist()

@@ -1,17 +1,23 @@
 """Pure Flax Linen modules: the encoder, pooling, heads, and the flow. They know no other room."""
 
-from simcse_jax.models.batch import Batch
-from simcse_jax.models.bert import BertConfig, BertEncoder, EncoderOutput
-from simcse_jax.models.heads import MaskedLMHead, Pooler
+from simcse_jax.models.batch import Batch, one_a_row
+from simcse_jax.models.bert import BertEncoder
+from simcse_jax.models.config import BertConfig
+from simcse_jax.models.first_tokens import FirstTokenEncoder
+from simcse_jax.models.heads import MaskedLMHead, Projection, SoftmaxClassifier
 from simcse_jax.models.pooling import POOLINGS, pool
+from simcse_jax.models.sentence import SentenceModel
 
 __all__ = [
     "POOLINGS",
     "Batch",
     "BertConfig",
     "BertEncoder",
-    "EncoderOutput",
+    "FirstTokenEncoder",
     "MaskedLMHead",
-    "Pooler",
+    "Projection",
+    "SentenceModel",
+    "SoftmaxClassifier",
+    "one_a_row",
     "pool",
 ]

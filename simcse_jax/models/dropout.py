@@ -3,7 +3,7 @@
 SimCSE's augmentation is nothing but these masks, so what they depend on is part of the contract:
 the mask of an activation follows from its sentence's key, its token's position in the sentence,
 the place in the network, and the feature. It does not depend on how sentences are laid out in
-rows, so that a packed batch, a padded one and one cut into chunks give the same update.
+rows, so that one device and several, a whole batch and one cut into chunks give the same update.
 
 The bits come from a hash of 32-bit integers with a state of 64 bits, ten operations for two
 activations of 16 bits each; Threefry, the generator behind `jax.random`, takes about a hundred.
@@ -18,30 +18,24 @@ from jaxtyping import Array, Bool, Float, Key, UInt32
 
 from simcse_jax.models.batch import AnyArray, Batch
 
-_SITE_BITS, _HEAD_BITS = 24, 13
+_ID_BITS, _HEAD_BITS = 24, 13
 
 
-def token_seeds(keys: Key[Array, "S"], batch: Batch) -> UInt32[Array, "B L 2"]:
-    """64 bits for each token, from its sentence's key and its position in the sentence.
+def token_seeds(keys: Key[Array, "S"], batch: Batch) -> UInt32[Array, "R L 2"]:
+    """Draw 64 bits for each token, from its sentence's key and its position in the sentence.
 
     Args:
-        keys: one for each row, or for each segment of packed rows.
+        keys: one for each sentence.
         batch: of the tokens.
     """
     words = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys)  # [S 2]
-    length = batch.input_ids.shape[1]
-    if batch.segment_ids is None:
-        positions = jnp.arange(length)[None]
-        words = words[:, None]  # [B 1 2]
-    else:
-        assert batch.position_ids is not None
-        positions = jnp.asarray(batch.position_ids)
-        words = words[jnp.maximum(jnp.asarray(batch.segment_ids) - 1, 0)]  # [B L 2]
+    words = words[jnp.maximum(jnp.asarray(batch.segment_ids) - 1, 0)]  # [R L 2]
+    positions = jnp.asarray(batch.position_ids)
     return _scramble(words + _scramble(positions.astype(jnp.uint32) + 1)[..., None])
 
 
 def dropout(
-    x: Float[Array, "*T D"], seeds: UInt32[Array, "*T 2"] | None, rate: float, site: int
+    x: Float[Array, "*T D"], seeds: UInt32[Array, "*T 2"] | None, rate: float, dropout_id: int
 ) -> Float[Array, "*T D"]:
     """Zero features with probability ``rate`` and scale the others by ``1 / (1 - rate)``.
 
@@ -49,50 +43,56 @@ def dropout(
         x: the features of tokens.
         seeds: of these tokens; None leaves ``x`` alone.
         rate: from 0 to 1, used to 16 bits.
-        site: the number of the place in the network.
+        dropout_id: the number of the place in the network.
     """
     if seeds is None or rate == 0:
         return x
     width = x.shape[-1]
     counters = jnp.arange(-(-width // 2), dtype=jnp.uint32)
-    return _apply(x, keep(seeds[..., None, :], counters, rate, site, axis=-1)[..., :width], rate)
+    return _apply(
+        x, keep(seeds[..., None, :], counters, rate, dropout_id, axis=-1)[..., :width], rate
+    )
 
 
 def attention_dropout(
-    probs: Float[Array, "B N Q K"],
-    seeds: UInt32[Array, "B Q 2"] | None,
+    probs: Float[Array, "R N Q K"],
+    seeds: UInt32[Array, "R Q 2"] | None,
     positions: AnyArray,
     rate: float,
-    site: int,
-) -> Float[Array, "B N Q K"]:
+    dropout_id: int,
+) -> Float[Array, "R N Q K"]:
     """`dropout` of attention probabilities.
 
     Args:
         probs: by head, query and key.
         seeds: of the queries.
-        positions: ``[B or 1, K]``, of the keys in their sentence.
+        positions: ``[R, K]``, of the keys in their sentence.
         rate: as in `dropout`.
-        site: as in `dropout`.
+        dropout_id: as in `dropout`.
     """
     if seeds is None or rate == 0:
         return probs
     heads = probs.shape[1]
-    counters = head_counters(heads, positions)[:, :, None]  # [B N/2 1 K]
-    mask = keep(seeds[:, None, :, None], counters, rate, site, axis=1)[:, :heads]
+    counters = head_counters(heads, positions)[:, :, None]  # [R N/2 1 K]
+    mask = keep(seeds[:, None, :, None], counters, rate, dropout_id, axis=1)[:, :heads]
     return _apply(probs, mask, rate)
 
 
-def head_counters(heads: int, positions: AnyArray) -> UInt32[Array, "B P K"]:
+def head_counters(heads: int, positions: AnyArray) -> UInt32[Array, "R P K"]:
     """The counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
     pairs = jnp.arange(-(-heads // 2), dtype=jnp.uint32)[None, :, None]
     return (pairs << _HEAD_BITS) + jnp.asarray(positions, jnp.uint32)[:, None]
 
 
 def keep(
-    seeds: UInt32[Array, "*T 2"], counters: UInt32[Array, "*T"], rate: float, site: int, axis: int
+    seeds: UInt32[Array, "*T 2"],
+    counters: UInt32[Array, "*T"],
+    rate: float,
+    dropout_id: int,
+    axis: int,
 ) -> Bool[Array, "*T"]:
     """Two decisions for each counter: those of the low halves, then along ``axis`` of the high."""
-    counters = counters + jnp.uint32((site + 1) << _SITE_BITS)
+    counters = counters + jnp.uint32((dropout_id + 1) << _ID_BITS)
     x = _half_scramble(seeds[..., 0] + counters * jnp.uint32(0x9E3779B1)) ^ seeds[..., 1]
     words = _scramble(x)
     # Kept with probability 1 - rate, to 16 bits.

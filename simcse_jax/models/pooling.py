@@ -21,14 +21,14 @@ name                      what it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.models.batch import Batch, first_token_indices, take_or_zero
-from simcse_jax.models.bert import EncoderOutput
+from simcse_jax.models.batch import AnyArray, Batch, first_token_indices, take_or_zero
 
 _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
     "cls": ((-1,), "cls"),
@@ -43,7 +43,7 @@ POOLINGS = (*_LAYERS_AND_REDUCTION, "layer-K")
 
 
 def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
-    """The layers that a pooling averages (indices into the hidden states) and its reduction.
+    """Look up which layers a pooling averages (as indices into the hidden states), and how.
 
     Raises:
         ValueError: the name is none of :data:`POOLINGS`.
@@ -57,7 +57,7 @@ def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
 
 
 def first_only(pooling: str) -> bool:
-    """Whether a pooling looks at nothing but the last layer's first tokens."""
+    """Tell whether a pooling looks at nothing but the last layer's first tokens."""
     return layers_and_reduction(pooling) == ((-1,), "cls")
 
 
@@ -69,7 +69,7 @@ def check_pooling(pooling: str, num_layers: int) -> None:
 
 
 def _argmax_so_far(x: Float[Array, "T D"], segments: Int[Array, "T"]) -> Int[Array, "T D"]:
-    """The token of the highest value in each token's segment up to it, per dimension.
+    """Find the token of the highest value in each token's segment up to it, per dimension.
 
     An index rather than the value itself: the gradient of a maximum looks for the operand that
     equals it, and finds none where the compiler rounds the operand differently the second time.
@@ -91,52 +91,37 @@ def _argmax_so_far(x: Float[Array, "T D"], segments: Int[Array, "T"]) -> Int[Arr
 
 
 def pool(
-    output: EncoderOutput, batch: Batch, pooling: str, num_segments: int | None = None
+    states: Sequence[Float[AnyArray, "R L D"]], batch: Batch, pooling: str, num_sentences: int
 ) -> Float[Array, "S D"]:
-    """One float32 vector a sentence; for ``pooler`` the head is still to be applied.
+    """Pool the tokens of each sentence to one float32 vector.
 
     Args:
-        output: the encoder's hidden states, ``[B, L, D]`` each.
+        states: every hidden state of the encoder, ``[R, L, D]`` each.
         batch: the batch they came from.
-        pooling: a name of :data:`POOLINGS`.
-        num_segments: for packed batches, the (static) number of sentences S; sentence ``s`` is
-            the one whose ``segment_ids`` are ``s + 1``. Without packing S is B.
+        pooling: a name of :data:`POOLINGS`; for ``pooler`` the head is still to be applied.
+        num_sentences: the (static) number of sentences S; sentence ``s`` is the one whose
+            ``segment_ids`` are ``s + 1``.
 
     Returns:
-        ``[S, D]``, float32; zero for a segment that is not there.
+        ``[S, D]``, float32; zero for a sentence that is not there.
 
     Raises:
-        ValueError: an unknown pooling, or a packed batch without ``num_segments``.
+        ValueError: an unknown pooling.
     """
     layers, reduction = layers_and_reduction(pooling)
-    if output.first_tokens is not None:
-        if not first_only(pooling):
-            raise ValueError(f"pooling {pooling!r} needs every token of the last layer")
-        return output.first_tokens.astype(jnp.float32)
-    states = [output.hidden_states[i].astype(jnp.float32) for i in layers]
-    x = sum(states[1:], states[0]) / len(states)  # [B L D]
-    if batch.segment_ids is None:
-        mask = batch.attention_mask[..., None]  # [B L 1]
-        if reduction == "cls":
-            return x[:, 0]
-        if reduction == "max":
-            highest = jnp.where(mask, x, -jnp.inf).argmax(1, keepdims=True)  # [B 1 D]
-            return jnp.where(mask.any(1), jnp.take_along_axis(x, highest, 1)[:, 0], 0.0)
-        return jnp.where(mask, x, 0.0).sum(1) / jnp.maximum(mask.sum(1), 1)
-
-    if num_segments is None or batch.position_ids is None:
-        raise ValueError("a packed batch needs position_ids and num_segments to be pooled")
-    flat = x.reshape(-1, x.shape[-1])  # [B·L D]
-    segments = jnp.asarray(batch.segment_ids).reshape(-1)  # [B·L], 0 at padding
+    chosen = [jnp.asarray(states[i]).astype(jnp.float32) for i in layers]
+    x = sum(chosen[1:], chosen[0]) / len(chosen)  # [R L D]
+    flat = x.reshape(-1, x.shape[-1])  # [R·L D]
     if reduction == "cls":
-        return take_or_zero(flat, first_token_indices(batch, num_segments))
-    # The sum of a slot 0 is padding's.
-    count = jax.ops.segment_sum(jnp.ones_like(segments), segments, num_segments + 1)[1:, None]
+        return take_or_zero(flat, first_token_indices(batch, num_sentences))
+    segments = jnp.asarray(batch.segment_ids).reshape(-1)  # [R·L], 0 at padding
+    # Slot 0 is padding's, and cut off.
+    count = jax.ops.segment_sum(jnp.ones_like(segments), segments, num_sentences + 1)[1:, None]
     if reduction == "max":
         tokens = jnp.arange(len(segments))
-        last = jax.ops.segment_max(tokens, segments, num_segments + 1)[1:]  # [S]
-        last = jnp.maximum(last, 0)  # of a segment that is not there it is the least integer
+        last = jax.ops.segment_max(tokens, segments, num_sentences + 1)[1:]  # [S]
+        last = jnp.maximum(last, 0)  # of a sentence that is not there it is the least integer
         highest = _argmax_so_far(flat, segments)[last]  # [S D]
         return jnp.where(count > 0, jnp.take_along_axis(flat, highest, 0), 0.0)
-    total = jax.ops.segment_sum(flat, segments, num_segments + 1)[1:]
+    total = jax.ops.segment_sum(flat, segments, num_sentences + 1)[1:]
     return total / jnp.maximum(count, 1)

@@ -1,44 +1,29 @@
-"""Training: the step, its state, the loop, checkpoints, and several devices."""
+"""Training: the step, its optimizer, the loop, checkpoints, and several devices."""
 
 from simcse_jax.training.checkpoint import Restored, RunCheckpoints
+from simcse_jax.training.devices import compile_step, make_mesh, replicate, shard_batch
+from simcse_jax.training.grad_cache import grad_cache, value_and_gradient
 from simcse_jax.training.loop import Batches, Evaluation, FitResult, fit
-from simcse_jax.training.sbert import (
-    SbertSettings,
-    create_sbert_state,
-    sbert_step,
-)
-from simcse_jax.training.sharding import compile_step, make_mesh, replicate, shard_batch
-from simcse_jax.training.state import (
-    OptimizerSettings,
-    TrainSettings,
-    TrainState,
-    create_state,
-    make_optimizer,
-    model_params,
-)
-from simcse_jax.training.step import MaskingTokens, SiameseBatch, simcse_step
+from simcse_jax.training.optimizer import OptimizerConfig, make_optimizer
+from simcse_jax.training.step import Step, TrainState, make_step, start_state
 
 __all__ = [
     "Batches",
     "Evaluation",
     "FitResult",
-    "MaskingTokens",
-    "OptimizerSettings",
+    "OptimizerConfig",
     "Restored",
     "RunCheckpoints",
-    "SbertSettings",
-    "SiameseBatch",
-    "TrainSettings",
+    "Step",
     "TrainState",
     "compile_step",
-    "create_sbert_state",
-    "create_state",
     "fit",
+    "grad_cache",
     "make_mesh",
     "make_optimizer",
-    "model_params",
+    "make_step",
     "replicate",
-    "sbert_step",
     "shard_batch",
-    "simcse_step",
+    "start_state",
+    "value_and_gradient",
 ]

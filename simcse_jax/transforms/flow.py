@@ -18,20 +18,21 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
-from simcse_jax.models.glow import COUPLINGS, PERMUTATIONS, Coupling, Glow, Permutation, check_dim
-from simcse_jax.transforms.base import SETTINGS, Transform, check_embeddings, load_state, save_state
+from simcse_jax.models.glow import COUPLINGS, PERMUTATIONS, Coupling, Glow, Permutation
+from simcse_jax.transforms.base import Transform, check_embeddings
 from simcse_jax.transforms.whitening import Moments, spectrum
+
+if TYPE_CHECKING:  # who only applies a flow need not import what fits it
+    from simcse_jax.training import OptimizerConfig
 
 # Rows of one forward pass outside of training.
 _CHUNK = 4096
@@ -41,59 +42,39 @@ Embeddings = np.ndarray | jax.Array | Callable[[int], np.ndarray]
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """A flow and the way it is trained.
-
-    Attributes:
-        levels: blocks; half of the vector leaves after each but the last.
-        depth: steps of every level.
-        width: hidden size of the coupling networks.
-        coupling: ``additive`` or ``affine``.
-        permutation: ``reverse``, ``random`` or ``lu`` (a learned linear map).
-        logscale_factor: of the activation normalisation.
-        whiten: floor of the whitening put before the flow, as a fraction of the largest
-            eigenvalue; None for no whitening. It is fitted once on all embeddings and kept.
-        learning_rate: of Adam.
-        schedule: ``constant``, or ``cosine`` from the learning rate to 0 over the whole fit.
-        weight_decay: decoupled, on every parameter (the authors exclude names no flow has).
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        eps: added to the root of the second moment.
-        bias_correction: of the two moments; the BERT code base's Adam has none, so that its first
-            steps are up to ``(1 - beta1) / sqrt(1 - beta2)`` = 3.2 times as long.
-        clip: of the gradient's global norm.
-        towers: the loss is bits per dimension times this. The authors add the means of the first
-            and the second sentences of the pairs, hence 2; only clipping and eps can see it.
-        init_rows: embeddings of the first batch that initialise the activation normalisation;
-            the authors use the first sentences of 32 pairs.
-    """
+    """The shape of a flow, where it starts, and the scale of its loss."""
 
     levels: int = 3
+    """The number of blocks; half of the vector leaves after each but the last."""
     depth: int = 3
+    """The number of steps of every level."""
     width: int = 32
+    """The hidden size of the coupling networks."""
     coupling: Coupling = "additive"
+    """What a half of the vector does to the other: it is added, or 'affine' also scales."""
     permutation: Permutation = "reverse"
+    """What mixes the dimensions between two couplings: 'reverse', 'random', or 'lu' for a learned
+    linear map."""
     logscale_factor: float = 3.0
+    """The factor of the activation normalisation's log-scale, which rescales its gradient."""
     whiten: float | None = None
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-6
-    bias_correction: bool = False
-    clip: float = 1.0
-    towers: float = 2.0
+    """The floor of the whitening put before the flow, as a fraction of the largest eigenvalue; None
+    for no whitening. It is fitted once on all embeddings and kept."""
+    loss_scale: float = 2.0
+    """The loss is bits per dimension times this. The authors add the means of the first and of the
+    second sentences of the pairs, hence 2; only clipping and Adam's eps can see it."""
     init_rows: int = 32
+    """So many embeddings of the first batch initialise the activation normalisation; the authors
+    use the first sentences of 32 pairs."""
 
     def __post_init__(self) -> None:
         for field, value, allowed in (
             ("coupling", self.coupling, COUPLINGS),
             ("permutation", self.permutation, PERMUTATIONS),
-            ("schedule", self.schedule, ("constant", "cosine")),
         ):
             if value not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        for field in ("levels", "depth", "width", "init_rows", "learning_rate", "clip", "towers"):
+        for field in ("levels", "depth", "width", "init_rows", "loss_scale"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
 
@@ -110,30 +91,38 @@ class FlowConfig:
 
 
 CONFIGS: dict[str, FlowConfig] = {
-    # `config_l3_d3_w32` of the authors' code and its optimiser (`optimization_bert_flow.py`).
+    # `config_l3_d3_w32` of the authors' code.
     "code": FlowConfig(),
     # Appendix B of the paper: two levels, a random permutation.
     "paper": FlowConfig(levels=2, permutation="random"),
     # Ours: starts from the whitened embeddings rather than the standardised ones, where the
-    # likelihood is already higher than the other two reach; textbook Adam.
-    "modern": FlowConfig(
-        permutation="random", whiten=1e-4, schedule="cosine", bias_correction=True
-    ),
+    # likelihood is already higher than the other two reach.
+    "modern": FlowConfig(permutation="random", whiten=1e-4),
+}
+
+# The authors' optimizer (`optimization_bert_flow.py`): BERT's Adam at a constant rate. Weight decay
+# falls on every parameter, since the names that the authors exclude are of no flow's.
+AUTHORS_OPTIMIZER: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "weight_decay": 0.01,
+    "decay_vectors": True,
+    "clip_norm": 1.0,
+    "eps": 1e-6,
+    "bias_correction": False,
+}
+# The fields of `simcse_jax.training.OptimizerConfig`, as keywords: the training room is imported
+# by who trains.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "code": AUTHORS_OPTIMIZER,
+    "paper": AUTHORS_OPTIMIZER,
+    # Textbook Adam.
+    "modern": AUTHORS_OPTIMIZER | {"schedule": "cosine", "bias_correction": True},
 }
 
 
-class FlowState(NamedTuple):
-    """All that a fit carries from step to step; with the seed, all that it is resumed from."""
-
-    params: Any
-    constants: Any
-    mu: Any  # Adam's first moment
-    nu: Any  # and its second
-    step: Array  # [] int32
-
-
-class Base(NamedTuple):
-    """The affine map before the flow, ``(x - mean) W``, with the inverse of W and its log-det."""
+class PreWhitening(NamedTuple):
+    """The affine map before the flow, `(x - mean) W`, with the inverse of W and its log-det."""
 
     mean: Float[np.ndarray, " D"]
     matrix: Float[np.ndarray, "D D"]
@@ -141,7 +130,7 @@ class Base(NamedTuple):
     logdet: float
 
     @classmethod
-    def whitening(cls, x: Float[np.ndarray, "n D"], floor: float) -> Base:
+    def fit(cls, x: Float[np.ndarray, "n D"], floor: float) -> PreWhitening:
         """Whiten along the embeddings' own axes (ZCA), eigenvalues raised to ``floor`` Λ_1."""
         moments = Moments.of(x)
         values, vectors = spectrum(moments, ddof=0)
@@ -152,76 +141,6 @@ class Base(NamedTuple):
             (vectors * scale) @ vectors.T,
             -float(np.log(scale).sum()),
         )
-
-
-def bits_per_dimension(nats: Array, dim: int) -> Array:
-    """Return ``-log p(x) / (D ln 2)`` of log-densities in nats; any shape."""
-    return -nats / (dim * math.log(2))
-
-
-def init_state(config: FlowConfig, key: Array, first: Float[Array, "rows D"]) -> FlowState:
-    """Initialise the flow from the embeddings of the first batch, and Adam at zero."""
-    variables = config.model().init(key, first, method="forward")
-    params = variables["params"]
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return FlowState(params, variables.get("constants", {}), zeros, zeros, jnp.zeros((), jnp.int32))
-
-
-def train_step(
-    state: FlowState,
-    batch: Float[Array, "B D"],
-    weight: Float[Array, " B"],
-    *,
-    config: FlowConfig,
-    total_steps: int,
-) -> tuple[FlowState, dict[str, Array]]:
-    """Take one step of maximum likelihood; pure and not jitted.
-
-    Args:
-        state: the flow and its optimiser.
-        batch: the global batch ``[B, D]``; over how many devices it lies changes nothing.
-        weight: ``[B]``, 1 for an embedding and 0 for a row that only fills the batch.
-        config: the flow's and the optimiser's settings.
-        total_steps: of the whole fit, for the cosine schedule; a constant rate ignores it.
-
-    Returns:
-        The next state, and ``nats`` (mean -log p), ``bits`` (per dimension) and ``grad_norm``.
-    """
-    model = config.model()
-
-    def loss(params: Any) -> tuple[Array, Array]:
-        variables = {"params": params, "constants": state.constants}
-        log_prob = jnp.asarray(model.apply(variables, batch, method="log_prob"))  # [B]
-        mean = jnp.sum(log_prob * weight) / jnp.sum(weight)
-        return config.towers * bits_per_dimension(mean, batch.shape[1]), mean
-
-    (_, mean), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    norm = jnp.linalg.norm(jnp.stack([jnp.linalg.norm(g) for g in jax.tree.leaves(grads)]))
-    grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, config.clip / (norm + 1e-30)), grads)
-
-    step = state.step + 1
-    mu = jax.tree.map(lambda m, g: config.beta1 * m + (1 - config.beta1) * g, state.mu, grads)
-    nu = jax.tree.map(lambda v, g: config.beta2 * v + (1 - config.beta2) * g**2, state.nu, grads)
-    c1 = 1 - config.beta1**step if config.bias_correction else 1.0
-    c2 = 1 - config.beta2**step if config.bias_correction else 1.0
-    rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * state.step / total_steps))
-
-    def move(p: Array, m: Array, v: Array) -> Array:
-        update = (m / c1) / (jnp.sqrt(v / c2) + config.eps) + config.weight_decay * p
-        return (p - rate * update).astype(p.dtype)
-
-    params = jax.tree.map(move, state.params, mu, nu)
-    metrics = {
-        "nats": -mean,
-        "bits": bits_per_dimension(mean, batch.shape[1]),
-        "grad_norm": norm,
-    }
-    return FlowState(params, state.constants, mu, nu, step), metrics
-
-
-_train_step = jax.jit(train_step, static_argnames=("config", "total_steps"), donate_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "method"))
@@ -242,8 +161,8 @@ class Flow(Transform):
         config: the flow and how it was trained.
         variables: the module's ``params`` and ``constants``, on the host.
         dim: D.
-        base: the whitening before the flow, if any.
-        steps: optimiser steps taken.
+        prewhitening: the whitening before the flow, if any.
+        steps: optimizer steps taken.
     """
 
     kind: ClassVar[str] = "flow"
@@ -251,7 +170,7 @@ class Flow(Transform):
     config: FlowConfig
     variables: dict[str, Any]
     dim: int
-    base: Base | None = None
+    prewhitening: PreWhitening | None = None
     steps: int = 0
 
     @property
@@ -267,6 +186,7 @@ class Flow(Transform):
         epochs: int = 1,
         seed: int = 0,
         *,
+        optimizer: OptimizerConfig | None = None,
         batch_size: int = 64,
         shuffle: bool = True,
         mesh: Mesh | None = None,
@@ -284,114 +204,55 @@ class Flow(Transform):
         Args:
             embeddings: ``[n, D]``; or a function of the epoch (0, 1, ...) that gives them, for
                 embeddings drawn anew with the encoder's dropout on.
-            config: a name in ``CONFIGS`` or settings of one's own.
+            config: a name in ``CONFIGS`` or a configuration of one's own.
             epochs: passes over the embeddings; 0 leaves the flow where its initialisation put it.
             seed: of the run.
+            optimizer: default that of the name in ``OPTIMIZERS``, or the authors'.
             batch_size: embeddings of a step, over all devices. What does not fill a last batch is
                 left out, other rows in every epoch: as every gradient is clipped to one length, a
                 batch of a few rows would move the flow as far as a full one.
             shuffle: draw a new order in every epoch.
             mesh: a mesh with one axis, ``data``: every batch is spread over its devices. The
                 result does not depend on it, up to the rounding of sums. None: one device.
-            progress: show a tqdm bar with the bits per dimension.
-            state_folder: keep the training state there: after every epoch and at ``save_every``.
+            progress: show a progress bar.
+            state_folder: keep the training state there, every ``save_every`` steps and at the end.
                 If it holds one of the same run, go on from it; the result has the same bits.
-            save_every: steps between two saves within an epoch.
-            on_step: called after every step with its number and its metrics.
+            save_every: steps between two saves; default an epoch.
+            on_step: called after every step with its number and its metrics: ``nats`` and ``bits``
+                (per dimension), ``loss`` and ``gradient_norm``.
 
         Raises:
             ValueError: embeddings that are not finite matrices, of a D that the levels do not
                 split, of fewer than two rows; a ``state_folder`` of another run.
             FloatingPointError: the loss or its gradient is not finite; nothing is saved.
         """
+        from simcse_jax.transforms import flow_fit
+
         if isinstance(config, str):
             if config not in CONFIGS:
                 raise ValueError(f"config must be one of {', '.join(CONFIGS)}, got {config!r}")
+            optimizer = optimizer or flow_fit.OptimizerConfig(**OPTIMIZERS[config])
             config = CONFIGS[config]
         if batch_size < 1 or epochs < 0:
             raise ValueError(f"batch_size={batch_size} and epochs={epochs}: at least 1 and 0")
-        draw = embeddings if callable(embeddings) else None
-        x = check_embeddings(draw(0) if draw else embeddings, least=2)  # type: ignore[arg-type]
-        n, dim = x.shape
-        check_dim(dim, config.levels)
-        base = None if config.whiten is None else Base.whitening(x, config.whiten)
-
-        per_epoch = max(1, n // batch_size)
-        total = epochs * per_epoch
-        run = {
-            "kind": "flow_state",
-            "config": dataclasses.asdict(config),
-            "rows": n,
-            "dim": dim,
-            "seed": seed,
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            # A cosine is drawn over the whole fit; a constant rate lets a run be lengthened.
-            "total_steps": total if config.schedule == "cosine" else None,
-        }
-        # Static in the jitted step: a constant rate must not compile anew for another length.
-        horizon = total if config.schedule == "cosine" else 0
-        key = jax.random.key(seed)
-        init_key, order_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-
-        def order(epoch: int) -> np.ndarray:
-            if not shuffle:
-                return np.arange(n)
-            return np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), n))
-
-        place = functools.partial(jax.device_put, device=_sharding(mesh, PartitionSpec()))
-        spread = functools.partial(jax.device_put, device=_sharding(mesh, PartitionSpec("data")))
-        # Rows of zero weight fill a batch that the devices do not divide.
-        devices = 1 if mesh is None else mesh.size
-        rows = -(-min(batch_size, n) // devices) * devices
-
-        state = _load_run(state_folder, run) if state_folder is not None else None
-        if state is None:
-            first = order(0)[: min(config.init_rows, batch_size)]
-            if first.size < 2:
-                raise ValueError("activation normalisation needs two embeddings: a larger batch")
-            state = jax.jit(init_state, static_argnums=0)(
-                config, init_key, jnp.asarray(_based(base, x[first]))
-            )
-        state = place(state)
-
-        start = int(state.step)
-        bar = tqdm(total=total, initial=start, desc="flow", unit="step", disable=not progress)
-        with bar:
-            for epoch in range(start // per_epoch, epochs):
-                if draw and epoch:
-                    x = check_embeddings(draw(epoch), dim=dim, least=n)
-                indices = order(epoch)
-                for i in range(start % per_epoch if epoch == start // per_epoch else 0, per_epoch):
-                    rows_now = indices[i * batch_size : (i + 1) * batch_size]
-                    batch = np.zeros((rows, dim), np.float32)
-                    batch[: rows_now.size] = _based(base, x[rows_now])
-                    weight = (np.arange(rows) < rows_now.size).astype(np.float32)
-                    state, device_metrics = _train_step(
-                        state, spread(batch), spread(weight), config=config, total_steps=horizon
-                    )
-                    metrics = {k: float(v) for k, v in device_metrics.items()}
-                    step = epoch * per_epoch + i + 1
-                    if not all(map(math.isfinite, metrics.values())):
-                        raise FloatingPointError(
-                            f"step {step} (epoch {epoch}): -log p is {metrics['nats']} nats and "
-                            f"its gradient's norm {metrics['grad_norm']}; lower the learning rate "
-                            f"({config.learning_rate}), or look for outliers in the embeddings"
-                        )
-                    if base is not None:
-                        metrics["nats"] -= base.logdet
-                        metrics["bits"] -= base.logdet / (dim * math.log(2))
-                    bar.update()
-                    bar.set_postfix_str(f"{metrics['bits']:.3f} bits/dim", refresh=False)
-                    if state_folder is not None and (
-                        i + 1 == per_epoch or (save_every and step % save_every == 0)
-                    ):
-                        _save_run(state_folder, run, state)
-                    if on_step is not None:
-                        on_step(step, metrics)
-
-        variables = {"params": state.params, "constants": state.constants}
-        return cls(config, jax.device_get(variables), dim, base, int(state.step))
+        run = flow_fit.FlowRun(
+            config,
+            optimizer or flow_fit.OptimizerConfig(**AUTHORS_OPTIMIZER),
+            epochs=epochs,
+            seed=seed,
+            batch_size=batch_size,
+            shuffle=shuffle,
+        )
+        fitted = flow_fit.fit_flow(
+            run,
+            embeddings,
+            mesh=mesh,
+            progress=progress,
+            state_folder=state_folder,
+            save_every=save_every,
+            on_step=on_step,
+        )
+        return cls(config, *fitted)
 
     def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
         """Return the latents ``z [n, D]`` of embeddings, float32 on the host.
@@ -406,18 +267,22 @@ class Flow(Transform):
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]:
         """Return ``(z, log |det dz/dx|)``, float32."""
         x = check_embeddings(embeddings, dim=self.dim)
-        z, logdet = self._chunks(_based(self.base, x), "forward")
-        return z, logdet if self.base is None else logdet + np.float32(self.base.logdet)
+        z, logdet = self._chunks(prewhiten(self.prewhitening, x), "forward")
+        return z, logdet if self.prewhitening is None else logdet + np.float32(
+            self.prewhitening.logdet
+        )
 
     def inverse(
         self, latents: Float[np.ndarray, "n D"]
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]:
         """Return ``(x, log |det dx/dz|)``, float32: ``forward``'s inverse."""
         x, logdet = self._chunks(check_embeddings(latents, dim=self.dim), "inverse")
-        if self.base is None:
+        if self.prewhitening is None:
             return x, logdet
-        x = x @ self.base.inverse.astype(np.float32) + self.base.mean.astype(np.float32)
-        return x, logdet - np.float32(self.base.logdet)
+        x = x @ self.prewhitening.inverse.astype(np.float32) + self.prewhitening.mean.astype(
+            np.float32
+        )
+        return x, logdet - np.float32(self.prewhitening.logdet)
 
     def log_prob(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, " n"]:
         """Return ``log p(x)`` in nats, ``[n]`` float64."""
@@ -453,59 +318,42 @@ class Flow(Transform):
             "dim": self.dim,
             "steps": self.steps,
         }
-        tensors = _flatten(self.variables)
-        if self.base is not None:
-            settings["base_logdet"] = self.base.logdet
+        flat = flatten_dict(self.variables, sep="/")
+        tensors = {name: np.asarray(x) for name, x in flat.items()}
+        if self.prewhitening is not None:
+            settings["base_logdet"] = self.prewhitening.logdet
             for name in ("mean", "matrix", "inverse"):
-                tensors[f"base/{name}"] = getattr(self.base, name)
+                tensors[f"base/{name}"] = getattr(self.prewhitening, name)
         return settings, tensors
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:
         """See ``Transform.from_state``."""
-        tree = _unflatten(tensors)
+        tree = unflatten_dict(tensors, sep="/")
         kept = tree.pop("base", None)
-        base = None if kept is None else Base(logdet=settings["base_logdet"], **kept)
+        prewhitening = (
+            None if kept is None else PreWhitening(logdet=settings["base_logdet"], **kept)
+        )
         variables = {"params": tree["params"], "constants": tree.get("constants", {})}
-        config = FlowConfig(**settings["config"])
-        return cls(config, variables, settings["dim"], base, settings["steps"])
+        config = FlowConfig(**_of_today(settings["config"]))
+        return cls(config, variables, settings["dim"], prewhitening, settings["steps"])
 
 
-def _based(base: Base | None, x: np.ndarray) -> np.ndarray:
-    if base is None:
+def prewhiten(prewhitening: PreWhitening | None, x: np.ndarray) -> np.ndarray:
+    """Apply the map before the flow, if there is one."""
+    if prewhitening is None:
         return x
-    return (x - base.mean.astype(np.float32)) @ base.matrix.astype(np.float32)
+    return (x - prewhitening.mean.astype(np.float32)) @ prewhitening.matrix.astype(np.float32)
 
 
-def _sharding(mesh: Mesh | None, spec: PartitionSpec) -> NamedSharding | None:
-    return None if mesh is None else NamedSharding(mesh, spec)
+def _of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """Read the configuration in a flow's folder, also of version 0.1.
 
-
-def _flatten(tree: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {k: np.asarray(v) for k, v in flatten_dict(tree, sep="/").items()}
-
-
-def _unflatten(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    return unflatten_dict(tensors, sep="/")
-
-
-def _save_run(folder: str | os.PathLike[str], run: dict[str, Any], state: FlowState) -> None:
-    save_state(folder, run, _flatten(jax.device_get(state._asdict())))
-
-
-def _load_run(folder: str | os.PathLike[str], run: dict[str, Any]) -> FlowState | None:
-    """Return the state saved in ``folder``, None where there is none.
-
-    Raises:
-        ValueError: the state belongs to a run with other settings, which are named.
+    There ``loss_scale`` was called ``towers``, and the optimizer's fields stood beside the flow's.
     """
-    if not (Path(folder) / SETTINGS).exists():
-        return None
-    settings, tensors = load_state(folder)
-    differ = sorted(k for k in run.keys() | settings.keys() if run.get(k) != settings.get(k))
-    if differ:
-        what = ", ".join(f"{k} {settings.get(k)!r} there, {run.get(k)!r} here" for k in differ)
-        raise ValueError(f"{Path(folder)} holds the training state of another run: {what}")
-    tree = _unflatten(tensors)
-    tree.setdefault("constants", {})
-    return FlowState(**tree)
+    renamed = {"loss_scale" if name == "towers" else name: x for name, x in config.items()}
+    of_optimizer = {
+        *("learning_rate", "schedule", "weight_decay", "beta1", "beta2", "eps"),
+        *("bias_correction", "clip"),
+    }
+    return {name: x for name, x in renamed.items() if name not in of_optimizer}

@@ -1,0 +1,368 @@
+"""The configuration of a training run: model, data, objective, optimizer, run.
+
+A configuration is a name of `CONFIGS`, a JSON file, or a Python file that defines ``CONFIG``; each
+of its fields has a name of its own, by which it is changed: `replace(config, batch_size=32)` in
+Python, ``--batch-size 32`` on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from simcse_jax import io
+from simcse_jax.data.datasets import DataConfig
+from simcse_jax.models.pooling import layers_and_reduction
+from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
+from simcse_jax.training.devices import Parallel
+from simcse_jax.training.optimizer import OptimizerConfig
+from simcse_jax.transforms.flow import AUTHORS_OPTIMIZER, FlowConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The pretrained model that training starts from."""
+
+    model: str = "minilm"
+    """'minilm' (embedded), a model folder, or a Hugging Face hub id such as bert-base-uncased."""
+    pooling: str = "mean"
+    """How the encoder's output becomes one vector: cls, mean, max, last-2, first-last,
+    embedding-last or layer-K."""
+    num_layers: int | None = None
+    """Keep the first so many layers of the encoder; default: all."""
+    dropout: float | None = None
+    """The dropout rate of the encoder while it trains; default: the model's own."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The type to compute in; parameters are float32."""
+
+    def __post_init__(self) -> None:
+        layers_and_reduction(self.pooling)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; it must be float32 or bfloat16")
+        if self.dropout is not None and not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout is {self.dropout}; it must lie between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How long a run takes, what is measured, and where everything goes."""
+
+    output_dir: Path = Path("runs/run")
+    """The folder of the run: models, metrics, checkpoints, results."""
+    epochs: float = 1.0
+    """How often the data is seen, unless max_steps is given."""
+    max_steps: int | None = None
+    """The number of updates, instead of epochs."""
+    eval_data: Path | None = None
+    """SentEval's folder: STS-B dev chooses the best model, STS-B test is scored at the end.
+    Default: the embedded Lee corpus for both."""
+    all_tasks: bool = False
+    """Score all seven STS tasks at the end, not STS-B alone."""
+    test_before: bool = False
+    """Score the test before training too."""
+    eval_every: int = 125
+    """The number of steps between two evaluations."""
+    seed: int = 42
+    """The seed of the run: of the order of the data, the fresh parameters and the dropout."""
+    seeds: tuple[int, ...] = ()
+    """Train once for each of these seeds, in a folder of its own; the closing table then has mean
+    and standard deviation."""
+    grad_cache_chunks: int = 1
+    """Cut each device's batch into so many chunks for the encoder (GradCache): memory is that of a
+    chunk, loss and gradient stay those of the whole batch."""
+    parallel: Parallel = "shard_map"
+    """What maps the step over the devices: shard_map, or pmap; the numbers are the same."""
+    resume: bool = False
+    """Continue an interrupted run; a finished one is reused."""
+
+    def __post_init__(self) -> None:
+        for field in ("eval_every", "grad_cache_chunks"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
+        if not 0 < self.epochs < float("inf"):
+            raise ValueError(f"epochs is {self.epochs}; it must be positive and finite")
+        if self.parallel not in get_args(Parallel):
+            raise ValueError(
+                f"parallel is {self.parallel!r}; it must be one of {', '.join(get_args(Parallel))}"
+            )
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of updates: ``max_steps``, or ``epochs`` times those of an epoch."""
+        return self.max_steps or max(1, round(self.epochs * steps_per_epoch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    objective: ObjectiveConfig | FlowConfig
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+
+OBJECTIVES: dict[str, type] = {
+    "simcse": SimCSE,
+    "sbert": Sbert,
+    "masked_lm": MaskedLM,
+    "flow": FlowConfig,
+}
+"""The objectives by the names that JSON files call them."""
+
+_SECTIONS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "run": RunConfig,
+}
+# Places (the text has a fingerprint), and what is asked for: these may differ when resumed.
+_FREE = {
+    *("output_dir", "eval_data", "train_files", "test_files", "dataset_source"),
+    *("resume", "seeds", "all_tasks"),
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# The configurations of the papers
+# ---------------------------------------------------------------------------------------------
+
+# Sentence-BERT's: one epoch, batch 16, Adam with learning rate 2e-5 after a warm-up of 10 %.
+_SBERT_OPTIMIZER = OptimizerConfig(learning_rate=2e-5, warmup_ratio=0.1)
+_SBERT_DATA = DataConfig(batch_size=16, max_length=128)
+
+CONFIGS: dict[str, Config] = {
+    "unsup_simcse": Config(
+        SimCSE(head="train_only"),
+        ModelConfig(pooling="cls"),
+        DataConfig(batch_size=64),
+        OptimizerConfig(learning_rate=3e-5),
+        RunConfig(Path("runs/unsup_simcse")),
+    ),
+    "sup_simcse": Config(
+        SimCSE(head="train_and_test"),
+        ModelConfig(pooling="cls"),
+        DataConfig(dataset="embedded_triplets", batch_size=512),
+        OptimizerConfig(learning_rate=5e-5),
+        RunConfig(Path("runs/sup_simcse"), epochs=3),
+    ),
+    "sbert_nli": Config(
+        Sbert("softmax"),
+        ModelConfig(pooling="mean"),
+        dataclasses.replace(_SBERT_DATA, labelled_nli=True),
+        _SBERT_OPTIMIZER,
+        RunConfig(Path("runs/sbert_nli"), test_before=True),
+    ),
+    "sbert_stsb": Config(
+        Sbert("regression"),
+        ModelConfig(pooling="mean"),
+        dataclasses.replace(_SBERT_DATA, dataset="stsb"),
+        _SBERT_OPTIMIZER,
+        RunConfig(Path("runs/sbert_stsb"), epochs=4, test_before=True),
+    ),
+    "sbert_wikisections": Config(
+        Sbert("triplet"),
+        ModelConfig(pooling="mean"),
+        dataclasses.replace(_SBERT_DATA, dataset="wikipedia_sections"),
+        _SBERT_OPTIMIZER,
+        RunConfig(Path("runs/sbert_wikisections"), test_before=True),
+    ),
+    "mlm": Config(
+        MaskedLM(),
+        ModelConfig(pooling="mean"),
+        DataConfig(batch_size=64, max_length=128),
+        OptimizerConfig(learning_rate=5e-5, warmup_ratio=0.1),
+        RunConfig(Path("runs/mlm")),
+    ),
+    "flow": Config(
+        FlowConfig(),
+        ModelConfig(pooling="first-last"),
+        DataConfig(batch_size=64, max_length=64),
+        OptimizerConfig(**AUTHORS_OPTIMIZER),
+        RunConfig(Path("runs/flow"), test_before=True),
+    ),
+}
+"""The configurations that `train` knows by name: the papers' settings for BERT-base, but for the
+model, which is the embedded MiniLM, and the text, which is the embedded Wikipedia's."""
+
+DESCRIPTIONS: dict[str, str] = {
+    "unsup_simcse": "Unsupervised SimCSE (Gao et al. 2021, section 3): the positive of a sentence "
+    "is the sentence itself under another dropout mask.",
+    "sup_simcse": "Supervised SimCSE (Gao et al. 2021, section 4): the positive is an entailed "
+    "sentence, a contradiction is the hard negative. Without NLI at hand: section triplets of "
+    "Wikipedia.",
+    "sbert_nli": "Sentence-BERT on NLI (Reimers & Gurevych 2019, section 3): a softmax over "
+    "(u, v, |u - v|) tells entailment, neutral and contradiction apart.",
+    "sbert_stsb": "Sentence-BERT on the STS benchmark (section 4.2): the cosine of a pair is "
+    "fitted to its score. Needs SentEval's folder as eval_data.",
+    "sbert_wikisections": "Sentence-BERT on Wikipedia's sections (section 4.4): two sentences of "
+    "one section are brought nearer to each other than to one of another section.",
+    "mlm": "Continued pretraining by masked language modelling (domain adaptation), on the text "
+    "that the model is to know.",
+    "flow": "BERT-flow (Li et al. 2020): an invertible network maps the frozen encoder's vectors "
+    "to a Gaussian; the model is the encoder with that transform.",
+}
+"""What each of `CONFIGS` is, in a sentence or two."""
+
+
+# ---------------------------------------------------------------------------------------------
+# Changing, reading, writing
+# ---------------------------------------------------------------------------------------------
+
+
+def field_names(config: Config) -> dict[str, str]:
+    """Return the section of every field of a configuration, by the field's name."""
+    return {
+        field.name: section.name
+        for section in dataclasses.fields(config)
+        for field in dataclasses.fields(getattr(config, section.name))
+    }
+
+
+def replace(config: Config, **changes: Any) -> Config:
+    """Return the configuration with some of its fields changed, whatever section they are in.
+
+    Example:
+        >>> replace(CONFIGS["unsup_simcse"], batch_size=128, temperature=0.1).data.batch_size
+        128
+
+    Raises:
+        ValueError: there is no such field, or a value that it cannot have.
+    """
+    sections = field_names(config)
+    by_section: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        if name not in sections:
+            raise ValueError(
+                f"a configuration of this objective has no field {name!r}; it has "
+                f"{', '.join(sorted(sections))}"
+            )
+        by_section.setdefault(sections[name], {})[name] = value
+    return dataclasses.replace(
+        config,
+        **{
+            section: dataclasses.replace(getattr(config, section), **fields)
+            for section, fields in by_section.items()
+        },
+    )
+
+
+def load_config(name: str | Path) -> Config:
+    """Find a configuration: a name of `CONFIGS`, a JSON file, or a Python file with ``CONFIG``.
+
+    Raises:
+        FileNotFoundError: there is no such name or file.
+        ValueError: the file does not hold a configuration; the message names file and field.
+    """
+    if str(name) in CONFIGS:
+        return CONFIGS[str(name)]
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no configuration {str(name)!r}: give one of {', '.join(CONFIGS)}, a .json "
+            "file, or a .py file that defines CONFIG"
+        )
+    if path.suffix == ".py":
+        config = runpy.run_path(str(path)).get("CONFIG")
+        if not isinstance(config, Config):
+            raise ValueError(f"{path} does not define CONFIG, a simcse_jax.config.Config")
+        return config
+    return from_json(io.read_json(path), path)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Return the configuration as JSON, from which `from_json` makes it again."""
+    kinds = {kind: name for name, kind in OBJECTIVES.items()}
+    kind = type(config.objective)
+    value = dataclasses.asdict(config)
+    value["objective"] = {"type": kinds.get(kind, kind.__qualname__), **value["objective"]}
+    return {section: _plain(fields) for section, fields in value.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(x) for x in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_json(value: Any, where: Path | str = "the configuration") -> Config:
+    """Make a configuration of what `to_json` returned; fields that are absent have their default.
+
+    Raises:
+        ValueError: an unknown section, field or objective, or a value of another type; the message
+            names ``where`` and the field.
+    """
+    known = {"objective", *_SECTIONS}
+    if not isinstance(value, Mapping) or not value.keys() <= known:
+        raise ValueError(f"{where} must be a JSON object of {', '.join(sorted(known))}")
+    objective = value.get("objective")
+    kind = objective.get("type") if isinstance(objective, Mapping) else None
+    if kind not in OBJECTIVES:
+        raise ValueError(
+            f"{where}: objective must have a type, one of {', '.join(OBJECTIVES)}, not {kind!r}"
+        )
+    assert isinstance(objective, Mapping)
+    fields = {name: x for name, x in objective.items() if name != "type"}
+    return Config(
+        _section(OBJECTIVES[kind], fields, f"{where}: objective"),
+        **{
+            name: _section(section, value.get(name, {}), f"{where}: {name}")
+            for name, section in _SECTIONS.items()
+        },
+    )
+
+
+def _section(section: type, fields: Any, where: str) -> Any:
+    hints = typing.get_type_hints(section)
+    names = {field.name for field in dataclasses.fields(section)}
+    if not isinstance(fields, Mapping) or not fields.keys() <= names:
+        unknown = sorted(fields.keys() - names) if isinstance(fields, Mapping) else [fields]
+        raise ValueError(f"{where} has no field {unknown[0]!r}; it has {', '.join(sorted(names))}")
+    try:
+        return section(**{n: _typed(hints[n], x, f"{where}.{n}") for n, x in fields.items()})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where not in str(error) else error) from None
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """Turn a value of JSON into one of the type that a field is annotated with."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _typed(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, args))}")
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(args[0], x, where) for x in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise ValueError(f"{where} is {value!r}; it must be a {wanted}")
+
+
+def fixed_fields(config: Config, fingerprint: str) -> dict[str, Any]:
+    """Return what must not change when a run is resumed, by the fields' names, as JSON.
+
+    Args:
+        config: of one seed.
+        fingerprint: of the training text.
+    """
+    sections = to_json(config)
+    fixed = {name: x for fields in sections.values() for name, x in fields.items()}
+    return {name: x for name, x in fixed.items() if name not in _FREE} | {"text": fingerprint}

@@ -1,0 +1,293 @@
+"""What a run trains on: files, or a data set by its name; as it stands, or augmented."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from simcse_jax.data.augmentation import (
+    Augmentation,
+    augmented_pairs,
+    crop,
+    delete_one_word,
+    delete_words,
+    mask_words,
+    next_sentence_pairs,
+    replace_synonym,
+    wordnet_synonyms,
+)
+from simcse_jax.data.senteval import read_stsb
+from simcse_jax.data.training_text import (
+    TrainingText,
+    read_labelled_nli,
+    read_sentences,
+    read_training_file,
+)
+from simcse_jax.data.wikipedia import (
+    SectionTriplet,
+    embedded_wikipedia,
+    read_articles,
+    section_triplets,
+    split_articles,
+)
+
+Positives = Literal[
+    "same", "crop", "delete-words", "delete-one-word", "mask-words", "synonym", "next-sentence"
+]
+
+HIGHEST_STSB_SCORE = 5.0
+# A share of the premises of labelled NLI is held out where there is no test file.
+NLI_HELD_OUT = 0.1
+# Of Wikipedia's articles; the test's are those of experiments.demo.
+TEST_FRACTION, DEV_FRACTION, TEST_SEED, DEV_SEED = 0.2, 0.1, 0, 1
+TRIPLETS_PER_ARTICLE = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to train on, and in which batches."""
+
+    train_files: tuple[Path, ...] = ()
+    """Files to train on: .txt with a sentence a line; or .csv, .tsv or .jsonl with one column
+    (sentences), two (pairs), three (triplets with a hard negative) or premise, hypothesis and
+    label (NLI, which becomes triplets)."""
+    dataset: str = "embedded_wikipedia"
+    """The data set to train on where there are no files, by its name: see
+    simcse_jax.data.datasets.DATASETS."""
+    dataset_source: Path | None = None
+    """The file or folder that the data set is read from, where it is not embedded or downloaded."""
+    labelled_nli: bool = False
+    """Keep NLI files as pairs with their label, which Sentence-BERT's softmax learns."""
+    test_files: tuple[Path, ...] = ()
+    """NLI files for the accuracy of the softmax; default: a tenth of the premises is held out."""
+    columns: int | None = None
+    """Train on the first so many columns only."""
+    positives: Positives = "same"
+    """How sentences get their positives: the sentence itself under another dropout mask, its
+    augmentation, or the sentence that follows in the text."""
+    share: float = 0.1
+    """The share of the words that the augmentations crop, delete-words and mask-words change."""
+    window: int = 1
+    """The positive of next-sentence is one of so many next sentences."""
+    per_article: int | None = None
+    """At most so many triplets of an article of Wikipedia; default: each sentence is an anchor."""
+    batch_size: int = 64
+    """The number of examples of a batch, over all devices."""
+    max_length: int = 32
+    """Sentences are cut to so many tokens."""
+
+    def __post_init__(self) -> None:
+        if self.positives not in get_args(Positives):
+            raise ValueError(
+                f"positives is {self.positives!r}; it must be one of "
+                f"{', '.join(get_args(Positives))}"
+            )
+
+
+class TrainingData(NamedTuple):
+    """What a run trains on, and what belongs to it.
+
+    Attributes:
+        text: the rows.
+        held_out: parts of the same data for the scores: "dev", "test" and "all" of triplets, or
+            "nli" of labelled pairs.
+        documents: the sentences in reading order, where they have one.
+    """
+
+    text: TrainingText
+    held_out: Mapping[str, TrainingText] = {}
+    documents: Sequence[Sequence[str]] = ()
+
+
+def load_training_data(
+    config: DataConfig, seed: int, eval_data: Path | None = None
+) -> TrainingData:
+    """Read what a run trains on.
+
+    Args:
+        config: files or the name of a data set.
+        seed: of what is drawn: one contradiction of each NLI premise, Wikipedia's triplets.
+        eval_data: SentEval's folder, which STS-B is read from.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file that cannot be read, an unknown data set, or too few columns.
+    """
+    if config.train_files and config.labelled_nli:
+        data = _labelled_nli(config)
+    elif config.train_files:
+        text = read_training_file(config.train_files, seed=seed)
+        # Every file is a document.
+        plain = len(text.columns) == 1
+        documents = [read_sentences(file) for file in config.train_files] if plain else []
+        data = TrainingData(text, documents=documents)
+    elif config.labelled_nli:
+        raise ValueError(
+            "train_files is missing: name NLI files with the columns premise, hypothesis and label"
+        )
+    elif config.dataset in DATASETS:
+        data = DATASETS[config.dataset](config, seed, eval_data)
+    else:
+        raise ValueError(
+            f"there is no data set {config.dataset!r}; it must be one of {', '.join(DATASETS)}"
+        )
+    if config.columns is None:
+        return data
+    columns = data.text.columns
+    if len(columns) < config.columns:
+        raise ValueError(
+            f"columns is {config.columns}, but the training text has {len(columns)} only"
+        )
+    return data._replace(text=TrainingText(columns[: config.columns]))
+
+
+def with_positives(data: TrainingData, config: DataConfig, seed: int) -> TrainingText:
+    """Return the text with the positives that the configuration asks for.
+
+    Args:
+        data: sentences, one column.
+        config: which positives.
+        seed: of the augmentation's draws.
+
+    Raises:
+        FileNotFoundError: synonyms are asked for and WordNet is not installed.
+        ValueError: the text has positives of its own.
+    """
+    if config.positives == "same":
+        return data.text
+    if config.positives == "next-sentence":
+        return next_sentence_pairs(data.documents, config.window, seed)
+    return augmented_pairs(data.text, _augmentation(config), seed)
+
+
+def _augmentation(config: DataConfig) -> Augmentation:
+    if config.positives == "synonym":
+        return functools.partial(replace_synonym, synonyms=wordnet_synonyms())
+    if config.positives == "delete-one-word":
+        return delete_one_word
+    by_share = {"crop": crop, "delete-words": delete_words, "mask-words": mask_words}
+    return functools.partial(by_share[config.positives], share=config.share)
+
+
+# ---------------------------------------------------------------------------------------------
+# Data sets by name
+# ---------------------------------------------------------------------------------------------
+
+
+def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
+    """Every sentence of the Wikipedia excerpt in gensim's wheel; each section is a document."""
+    articles = embedded_wikipedia(progress=True)
+    documents = [list(section.sentences) for article in articles for section in article.sections]
+    sentences = tuple(sentence for document in documents for sentence in document)
+    return TrainingData(TrainingText((sentences,)), documents=documents)
+
+
+def _embedded_triplets(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
+    """Section triplets of the embedded articles that the demo does not test on."""
+    train, _ = split_articles(embedded_wikipedia(progress=True), TEST_FRACTION, TEST_SEED)
+    return TrainingData(_triplet_text(section_triplets(train, seed=0)))
+
+
+def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
+    """Section triplets of a MediaWiki dump or the embedded Wikipedia, and held-out articles'.
+
+    Sentence-BERT's section 4.4: a fifth of the articles is held out for the test, and a tenth of
+    the others for choosing the best model.
+
+    Raises:
+        ValueError: too few articles for every part to have a triplet.
+    """
+    if config.dataset_source is None:
+        articles, source = embedded_wikipedia(progress=True), "embedded Wikipedia"
+    else:
+        articles = list(read_articles(config.dataset_source, progress=True))
+        source = config.dataset_source.name
+    rest, test = split_articles(articles, TEST_FRACTION, TEST_SEED)
+    train, dev = split_articles(rest, DEV_FRACTION, DEV_SEED)
+    chosen = section_triplets(train, seed=seed, per_article=config.per_article)
+    parts = {
+        "dev": section_triplets(dev, seed=TEST_SEED, per_article=TRIPLETS_PER_ARTICLE),
+        "test": section_triplets(test, seed=TEST_SEED, per_article=TRIPLETS_PER_ARTICLE),
+        "all": section_triplets(test, seed=TEST_SEED),
+    }
+    for name, triplets in {"training": chosen, **parts}.items():
+        if not triplets:
+            raise ValueError(f"{source} ({len(articles)} articles) has no triplet for {name}")
+    description = (
+        f"{source}: {len(chosen):,} section triplets of {len(train)} articles; tested on "
+        f"{len(parts['all']):,} of {len(test)} others, the best chosen on {len(parts['dev']):,} "
+        f"of {len(dev)}"
+    )
+    held_out = {name: _triplet_text(triplets) for name, triplets in parts.items()}
+    return TrainingData(_triplet_text(chosen, description), held_out)
+
+
+def _stsb(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
+    """STS-B's training pairs with their scores over 5."""
+    folder = config.dataset_source or eval_data
+    if folder is None:
+        raise ValueError("eval_data is missing: STS-B train, dev and test are read from there")
+    pairs = read_stsb(folder, "train")
+    description = f"STS-B train: {len(pairs):,} pairs with a score"
+    scores = tuple((pairs.scores / HIGHEST_STSB_SCORE).tolist())
+    return TrainingData(TrainingText((pairs.sentences1, pairs.sentences2), description, scores))
+
+
+def _prepared(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
+    """A builder of tensorflow-datasets: read from its source, downloaded, or prepared before."""
+    from simcse_jax.data import builders  # tensorflow-datasets takes its time to import
+
+    text = builders.load(config.dataset, source=config.dataset_source)  # type: ignore[call-overload]
+    return TrainingData(text)
+
+
+DATASETS: dict[str, Callable[[DataConfig, int, Path | None], TrainingData]] = {
+    "embedded_wikipedia": _embedded_wikipedia,
+    "embedded_triplets": _embedded_triplets,
+    "wikipedia_sections": _wikipedia_sections,
+    "stsb": _stsb,
+    "wiki1m_for_simcse": _prepared,
+    "nli_for_simcse": _prepared,
+}
+"""The data sets by name: from configuration, seed and SentEval's folder to what is trained on."""
+
+
+def _triplet_text(triplets: Sequence[SectionTriplet], description: str = "") -> TrainingText:
+    columns = zip(*((t.anchor, t.positive, t.negative) for t in triplets), strict=True)
+    return TrainingText(tuple(tuple(column) for column in columns), description)
+
+
+def _labelled_nli(config: DataConfig) -> TrainingData:
+    text = read_labelled_nli(config.train_files)
+    if config.test_files:
+        return TrainingData(text, {"nli": read_labelled_nli(config.test_files)})
+    kept, held_out = split_premises(text, NLI_HELD_OUT)
+    return TrainingData(kept, {"nli": held_out})
+
+
+def split_premises(text: TrainingText, share: float) -> tuple[TrainingText, TrainingText]:
+    """Hold a share of the premises out, each by a hash, so that none is on both sides.
+
+    Raises:
+        ValueError: one of the sides is empty.
+    """
+    assert text.labels is not None
+    held_out = []
+    for premise in text.columns[0]:
+        digest = hashlib.blake2b(premise.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        held_out.append(int.from_bytes(digest, "big") / 2**64 < share)
+    sides = []
+    for side, what in ((False, "kept for training"), (True, "held out")):
+        rows = [i for i, out in enumerate(held_out) if out == side]
+        if not rows:
+            raise ValueError(
+                f"{len(text)} NLI pairs are too few to hold some out; give a test file"
+            )
+        columns = tuple(tuple(column[i] for i in rows) for column in text.columns)
+        description = f"{text.description}; {len(rows):,} of them {what}"
+        sides.append(TrainingText(columns, description, tuple(text.labels[i] for i in rows)))
+    return sides[0], sides[1]

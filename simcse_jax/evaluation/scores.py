@@ -1,0 +1,170 @@
+"""The scores of a training run: those that choose the best model, and those of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from simcse_jax.data.lee import pair_indices, read_lee
+from simcse_jax.data.senteval import TASKS, read_sts, read_stsb
+from simcse_jax.data.training_text import TrainingText
+from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
+from simcse_jax.evaluation.triplets import triplet_accuracy
+from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.losses.triplet import Distance
+from simcse_jax.objectives.sbert import read_classifier
+
+if TYPE_CHECKING:
+    from simcse_jax.encoder import SentenceEncoder
+
+
+class Column(NamedTuple):
+    """A score of a run.
+
+    Attributes:
+        name: in summary.json.
+        heading: in the closing table; "" leaves it out there.
+        value: times 100.
+    """
+
+    name: str
+    heading: str
+    value: float
+
+
+class Scores(NamedTuple):
+    """How the models of a run are scored.
+
+    Attributes:
+        dev: the scores on the way, from the encoder.
+        best_metric: which of them chooses the best model.
+        dev_name: what that is, for people.
+        test: the scores at the end, from the encoder and its folder (None before training).
+        columns: what of them goes into the closing table, from the scores of the best model and of
+            the last.
+        measure: what the scores are, for people.
+    """
+
+    dev: Callable[[SentenceEncoder], Mapping[str, float]]
+    best_metric: str
+    dev_name: str
+    test: Callable[[SentenceEncoder, Path | None], dict[str, Any]]
+    columns: Callable[[dict[str, Any], dict[str, Any]], list[Column]]
+    measure: str = "Spearman"
+
+
+def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
+    """Score by STS-B dev on the way and STS-B test, or all seven tasks, at the end.
+
+    Args:
+        eval_data: SentEval's folder; without it everything is scored on the Lee corpus.
+        all_tasks: score all seven STS tasks at the end, not STS-B alone.
+    """
+    if eval_data is None:
+        return Scores(lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns)
+    pairs = read_stsb(eval_data, "dev")
+    tasks = read_sts(eval_data) if all_tasks else read_sts(eval_data, ["STS-B"])
+
+    def dev(encoder: SentenceEncoder) -> dict[str, float]:
+        vectors = encoder.encode([*pairs.sentences1, *pairs.sentences2], show_progress=False)
+        first, second = np.split(vectors, 2)
+        return {"stsb_dev": 100 * spearman(paired_similarity(first, second), pairs.scores)}
+
+    def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
+        return results_to_json(evaluate_sts(encoder.encode, tasks))
+
+    return Scores(dev, "stsb_dev", "STS-B dev", test, _sts_columns)
+
+
+def lee_score(encoder: SentenceEncoder) -> dict[str, float]:
+    """Return Spearman × 100 of cosines with human judgements of news documents (Lee)."""
+    lee = read_lee()
+    vectors = encoder.encode(lee.documents, show_progress=False, max_length=encoder.max_length)
+    vectors = unit_rows(vectors)
+    cosines = (vectors @ vectors.T)[pair_indices()]
+    return {"lee_spearman": 100 * spearman(cosines, lee.pair_similarities())}
+
+
+def _sts_columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
+    """STS-B or Lee of the best and the last model; all tasks and their average where scored."""
+    columns = []
+    for which, scores in (("best", best), ("last", last)):
+        tasks = scores.get("tasks", {})
+        headline = tasks["STS-B"]["all"] if tasks else scores["lee_spearman"]
+        columns.append(Column(f"test_{which}", f"test, {which}", headline))
+        if len(tasks) == len(TASKS):
+            average = float(np.mean([round(tasks[t]["all"], 2) for t in TASKS]))
+            columns.append(Column(f"average_{which}", f"average, {which}", average))
+            columns += [Column(f"{task}_{which}", "", tasks[task]["all"]) for task in TASKS]
+    return columns
+
+
+def with_nli(scores: Scores, pairs: TrainingText) -> Scores:
+    """Add the accuracy of the softmax classifier on held-out NLI pairs to the test."""
+
+    def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
+        found = scores.test(encoder, folder)
+        if folder is None:
+            return found
+        objective, classifier = read_classifier(folder)
+        vectors = encoder.encode([*pairs.columns[0], *pairs.columns[1]], normalize=False)
+        u, v = np.split(vectors, 2)
+        called = np.argmax(objective.classify(classifier, u, v), 1)
+        return found | {"nli": 100 * float(np.mean(called == np.asarray(pairs.labels)))}
+
+    def columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
+        accuracy = [
+            Column("nli_best", "NLI, best", best["nli"]),
+            Column("nli_last", "NLI, last", last["nli"]),
+        ]
+        return [*scores.columns(best, last), *accuracy]
+
+    return scores._replace(test=test, columns=columns, measure="Spearman and NLI accuracy")
+
+
+def triplet_scores(
+    parts: Mapping[str, TrainingText], distance: Distance, sts: Scores | None
+) -> Scores:
+    """Score by the share of held-out triplets in which the positive is nearer than the negative.
+
+    Args:
+        parts: the triplets "dev", which choose the best model, "test" and "all" (of the test).
+        distance: of the choice of the best model.
+        sts: scored too at the end, or None.
+    """
+
+    def dev(encoder: SentenceEncoder) -> dict[str, float]:
+        return {"sections_dev": _accuracy(encoder, parts["dev"], [distance])[0]}
+
+    def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
+        euclidean, cosine = _accuracy(encoder, parts["test"], ["euclidean", "cosine"])
+        (of_all,) = _accuracy(encoder, parts["all"], ["euclidean"])
+        found = {"sections": euclidean, "sections_cosine": cosine, "sections_all": of_all}
+        return found | ({} if sts is None else sts.test(encoder, folder))
+
+    def columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
+        both = (("best", best), ("last", last))
+        shown = [Column(f"sections_{w}", f"test, {w}", scores["sections"]) for w, scores in both]
+        hidden = [
+            Column(f"{name}_{which}", "", scores[name])
+            for name in ("sections_cosine", "sections_all")
+            for which, scores in both
+        ]
+        others = [] if sts is None else sts.columns(best, last)
+        renamed = [c._replace(heading=c.heading.replace("test", "STS-B")) for c in others]
+        return [*shown, *hidden, *renamed]
+
+    return Scores(dev, "sections_dev", "dev", test, columns, "section-triplet accuracy")
+
+
+def _accuracy(
+    encoder: SentenceEncoder, triplets: TrainingText, distances: Sequence[Distance]
+) -> list[float]:
+    """Triplet accuracy × 100, by each distance."""
+    flat = [sentence for column in triplets.columns for sentence in column]
+    vectors = encoder.encode(flat, normalize=False, show_progress=False)
+    a, p, n = np.split(vectors, 3)
+    return [triplet_accuracy(a, p, n, distance) for distance in distances]

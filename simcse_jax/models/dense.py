@@ -1,0 +1,84 @@
+"""The dense layer with its gradient written out, the activations, and the layer norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def gelu(x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
+    """`x Φ(x)` exactly, by erf as torch does it: erfc takes two exponentials more on a CPU."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+class Dense(nn.Module):
+    """`x W + b`, for tokens in any arrangement.
+
+    The gradient is written out: `dW = xᵀ dy` in this order, and `db = 1ᵀ dy` as a product too. On
+    a CPU, XLA makes of the derived gradient two transposed copies and a slow sum over the tokens.
+    Both are summed in float32 whatever the compute type.
+    """
+
+    features: int
+    initializer_range: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*T D"], columns: tuple[int, int] | None = None
+    ) -> Float[Array, "*T F"]:
+        """Apply all features, or the columns from the first up to the second."""
+        init = nn.initializers.normal(self.initializer_range)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if columns is not None:
+            kernel, bias = kernel[:, slice(*columns)], bias[slice(*columns)]
+        return linear(x.astype(self.dtype), kernel, bias)
+
+
+@jax.custom_vjp
+def linear(
+    x: Float[Array, "*T D"], kernel: Float[Array, "D F"], bias: Float[Array, "F"]
+) -> Float[Array, "*T F"]:
+    """`x W + b` in the type of ``x``; the gradients of W and b are float32."""
+    return jnp.matmul(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+
+
+def _linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+    return linear(x, kernel, bias), (x, kernel)
+
+
+def _linear_backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array, Array]:
+    x, kernel = saved
+    rows = d_y.reshape(-1, d_y.shape[-1])  # [T F]
+    d_x = jnp.matmul(d_y, kernel.astype(d_y.dtype).T)
+    d_kernel = jnp.matmul(x.reshape(-1, x.shape[-1]).T, rows, preferred_element_type=kernel.dtype)
+    ones = jnp.ones((1, len(rows)), rows.dtype)
+    d_bias = jnp.matmul(ones, rows, preferred_element_type=kernel.dtype)[0]
+    return d_x, d_kernel, d_bias
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
+    """Make the layer norm of every place: float32, with the exact variance."""
+    # float32 whatever the compute type: the mean square of 768 bfloat16 values is too coarse.
+    # use_fast_variance subtracts two large numbers, which costs digits against torch.
+    return nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)

@@ -1,0 +1,64 @@
+"""Sentences to vectors: encoder, pooling and head, used alike by `encode` and by training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from simcse_jax.models.batch import Batch
+from simcse_jax.models.bert import BertEncoder
+from simcse_jax.models.config import BertConfig
+from simcse_jax.models.first_tokens import FirstTokenEncoder
+from simcse_jax.models.heads import Projection
+from simcse_jax.models.pooling import first_only, pool
+
+
+class SentenceModel(nn.Module):
+    """Map a batch to one float32 vector a sentence.
+
+    The parameters are ``"encoder"`` and, where there is a projection, that one's name.
+
+    Attributes:
+        config: the architecture.
+        pooling: a name of :data:`simcse_jax.models.POOLINGS`.
+        projection: the name of the projection on top: ``"pooler"`` (the model's own), ``"head"``
+            (SimCSE's MLP), or None for none.
+        dtype: the compute type of the encoder.
+        projection_dtype: that of the projection.
+    """
+
+    config: BertConfig
+    pooling: str
+    projection: Literal["pooler", "head"] | None = None
+    dtype: jnp.dtype = jnp.float32
+    projection_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, batch: Batch, keys: Key[Array, "S"] | None = None, *, num_sentences: int
+    ) -> Float[Array, "S D"]:
+        """Encode, pool and project.
+
+        Args:
+            batch: rows of tokens.
+            keys: switches dropout on: a key for each sentence.
+            num_sentences: the (static) number of sentences S; sentence ``s`` is the one whose
+                ``segment_ids`` are ``s + 1``.
+
+        Returns:
+            ``[S, D]`` float32; of no meaning for a sentence that is not there.
+        """
+        vectors: Any
+        if first_only(self.pooling):
+            encoder = FirstTokenEncoder(self.config, self.dtype, name="encoder")
+            vectors = encoder(batch, keys, num_sentences=num_sentences).astype(jnp.float32)
+        else:
+            states = BertEncoder(self.config, self.dtype, name="encoder")(batch, keys)
+            vectors = pool(states, batch, self.pooling, num_sentences)
+        if self.projection is not None:
+            head = Projection(self.config, self.projection_dtype, name=self.projection)
+            vectors = head(vectors)
+        return vectors.astype(jnp.float32)

@@ -1,0 +1,33 @@
+"""What is minimised: SimCSE, Sentence-BERT, masked language modelling, and the flow.
+
+A new method is one file here: a configuration (`TokenObjective` has what most of it needs) whose
+``build`` returns an `Objective`.
+"""
+
+from simcse_jax.objectives.masked_lm import MaskedLM
+from simcse_jax.objectives.objective import (
+    AXIS,
+    Model,
+    Objective,
+    ObjectiveConfig,
+    TokenObjective,
+    TokenTerm,
+    sentence_keys,
+    stream,
+)
+from simcse_jax.objectives.sbert import Sbert
+from simcse_jax.objectives.simcse import SimCSE
+
+__all__ = [
+    "AXIS",
+    "MaskedLM",
+    "Model",
+    "Objective",
+    "ObjectiveConfig",
+    "Sbert",
+    "SimCSE",
+    "TokenObjective",
+    "TokenTerm",
+    "sentence_keys",
+    "stream",
+]

@@ -1,0 +1,207 @@
+r"""SimCSE (Gao et al. 2021): in-batch InfoNCE, unsupervised and supervised.
+
+.. math:: \ell = \ell_{InfoNCE} + \lambda\, \ell_{MLM}
+
+Whether training is unsupervised is not said here, the text's columns decide: one column is two
+views of the same sentence under two dropout masks, two are pairs, three are triplets with a hard
+negative.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from simcse_jax.data.batches import TrainingBatch
+from simcse_jax.losses.geometry import alignment, uniformity
+from simcse_jax.losses.info_nce import Implementation, Similarity, info_nce
+from simcse_jax.models import Projection, SentenceModel
+from simcse_jax.objectives.masked_lm import init_head, masked_lm_term
+from simcse_jax.objectives.objective import (
+    AXIS,
+    Keys,
+    Metrics,
+    Model,
+    Objective,
+    Params,
+    TokenObjective,
+    check_choice,
+    check_fields,
+    sentence_keys,
+)
+
+Head = Literal["train_and_test", "train_only", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCSE(TokenObjective):
+    """Rank each sentence's positive above the rest of the batch (SimCSE, equations 1, 4 and 5)."""
+
+    head: Head = "train_only"
+    """The MLP (dense and tanh) between pooling and loss: 'train_only' is dropped at test time, as
+    the unsupervised models do; 'train_and_test' is kept, as the supervised ones do (with cls
+    pooling only, because model folders know no other pooler); 'none' trains without it."""
+    temperature: float = 0.05
+    """The temperature τ that cosines are divided by."""
+    hard_negative_weight: float = 0.0
+    """The logarithm of α, the weight of a sentence's own hard negative; 0 is α = 1."""
+    similarity: Similarity = "cosine"
+    """What is compared: 'cosine', or 'dot' as in the paper's ablation."""
+    symmetric: bool = False
+    """Also rank the anchors for each positive, and average both losses."""
+    implementation: Implementation = "auto"
+    """How the loss is computed, which changes memory and speed but not its value."""
+    mask_duplicates: bool = False
+    """Leave the positives of equal sentences out of the denominator; otherwise they are only
+    counted. Sentences are equal whose first columns have equal tokens."""
+    shared_dropout: bool = False
+    """Let the views of a sentence share one dropout mask: the paper's 'fixed 0.1' ablation, which
+    collapses unsupervised training."""
+    two_encoders: bool = False
+    """Encode the first column with one encoder and head and the others with a second pair, which
+    starts as their copy (the paper's table 2); the model is the first. Every sentence goes through
+    both, so that a step costs twice as much."""
+    mlm_weight: float = 0.0
+    """The weight λ of an auxiliary masked-LM loss (section 5.3 of the paper); 0 is without."""
+    mlm_probability: float = 0.15
+    """The share of the tokens that the masked-LM loss predicts."""
+
+    views: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        for field, choices in (
+            ("head", Head),
+            ("similarity", Similarity),
+            ("implementation", Implementation),
+        ):
+            check_choice(self, field, get_args(choices))
+        check_fields(
+            self,
+            (self.temperature > 0, "temperature", "positive"),
+            (self.mlm_weight >= 0, "mlm_weight", "at least 0"),
+            (0 < self.mlm_probability <= 1, "mlm_probability", "above 0 and at most 1"),
+        )
+
+    def check_pooling(self, pooling: str) -> None:
+        """Raise ValueError for a pooling that this head cannot follow."""
+        if pooling == "pooler":
+            raise ValueError(
+                "pooling is 'pooler'; it must be 'cls' with a head, which is the pooler"
+            )
+        if self.head == "train_and_test" and pooling != "cls":
+            raise ValueError(
+                f"pooling is {pooling!r}; it must be 'cls' where the head is kept at test time"
+            )
+
+    def init(self, model: Model, key: Key[Array, ""]) -> Params:
+        """See `ObjectiveConfig.init`.
+
+        A ``"head"`` of the model is continued; without one the head is fresh, as in the paper: a
+        ``"pooler"`` is not its start.
+
+        Raises:
+            ValueError: a pooling that the head cannot follow, or the model is too shallow for.
+        """
+        self.check_pooling(model.pooling)
+        params = super().init(model, key)
+        head_key, mlm_key = jax.random.split(key)
+        if self.head != "none":
+            hidden = jnp.zeros((1, model.config.hidden_size))
+            fresh = Projection(model.config).init(head_key, hidden)["params"]
+            params["head"] = model.params.get("head", fresh)
+        if self.two_encoders:
+            params["second"] = dict(params)
+        if self.mlm_weight > 0:
+            params["mlm"] = init_head(model, mlm_key)
+        return params
+
+    def build(self, model: Model) -> Objective:
+        """See `ObjectiveConfig.build`.
+
+        The metrics are ``loss``, ``contrastive_loss``, ``accuracy``, ``alignment``, ``uniformity``
+        (of the anchors), ``duplicates``, and ``mlm_loss`` with ``mlm_weight``.
+
+        Raises:
+            ValueError: ``mlm_weight`` with a tokenizer that has no mask token.
+        """
+        encoder = SentenceModel(
+            model.config,
+            model.pooling,
+            None if self.head == "none" else "head",
+            model.dtype,
+            model.dtype,
+        )
+        tokens = None
+        if self.mlm_weight > 0:
+            tokens = masked_lm_term(model, self.mlm_weight, self.mlm_probability)
+
+        def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
+            sentences = batch.sentences
+            if self.shared_dropout:
+                sentences = jnp.broadcast_to(sentences[:, :1], sentences.shape)
+            dropout = sentence_keys(keys("dropout"), sentences)
+
+            def vectors(params: Params) -> Float[Array, "B C D"]:
+                z: Any = encoder.apply(
+                    {"params": params}, batch.rows, dropout, num_sentences=sentences.size
+                )
+                return z.reshape(*sentences.shape, -1)
+
+            z = vectors(params)
+            if self.two_encoders:
+                z = jnp.concatenate([z[:, :1], vectors(params["second"])[:, 1:]], axis=1)
+            return z
+
+        return Objective(embed, self.loss, tokens)
+
+    def loss(
+        self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the contrastive loss of the global batch, and what is measured of it."""
+        columns = vectors.shape[1]
+        if not 2 <= columns <= 3:
+            raise ValueError(
+                f"SimCSE takes sentences, pairs or triplets; the examples have {columns} sentences"
+            )
+        anchors, positives, *negatives = jnp.unstack(vectors, axis=1)  # [B D] each
+        value, accuracy = info_nce(
+            anchors,
+            positives,
+            *negatives,
+            temperature=self.temperature,
+            hard_negative_weight=self.hard_negative_weight,
+            similarity=self.similarity,
+            symmetric=self.symmetric,
+            implementation=self.implementation,
+            group_ids=batch.groups if self.mask_duplicates else None,
+            axis_name=AXIS,
+        )
+        anchors, positives = lax.stop_gradient((anchors, positives))
+        repeated = jnp.sum(batch.groups != batch.sentences[:, 0] // columns)
+        return value, {
+            "contrastive_loss": value,
+            "accuracy": accuracy,
+            "alignment": alignment(anchors, positives, axis_name=AXIS),
+            "uniformity": uniformity(anchors, axis_name=AXIS),
+            "duplicates": lax.psum(repeated, AXIS).astype(jnp.float32),
+        }
+
+    def export(self, params: Params) -> Params:
+        """See `ObjectiveConfig.export`.
+
+        The head becomes the ``"pooler"`` where it is kept and is dropped elsewhere; the masked-LM
+        head stays; a second encoder does not.
+        """
+        kept: Params = {name: params[name] for name in ("encoder", "mlm") if name in params}
+        if self.head == "train_and_test":
+            kept["pooler"] = params["head"]
+        return kept
+
+    def export_pooling(self, pooling: str) -> str:
+        """See `ObjectiveConfig.export_pooling`: ``"pooler"`` where the head is kept."""
+        return "pooler" if self.head == "train_and_test" else pooling

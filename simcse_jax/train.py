@@ -1,0 +1,482 @@
+"""Train a model by one call: the data, the model, the step, the loop, the folder.
+
+It reads from top to bottom. A run's folder then holds ``run.json`` (the configuration),
+``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``best/`` and ``last/`` (model folders) and
+``results.json``; several seeds have a folder each, and ``summary.json`` beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+from rich.table import Table
+
+from simcse_jax import hub, io
+from simcse_jax.compilation_cache import compilations, enable_compilation_cache
+from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
+from simcse_jax.data.batches import TrainingBatches
+from simcse_jax.data.datasets import TrainingData, load_training_data, with_positives
+from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.data.training_text import TrainingText
+from simcse_jax.encoder import SentenceEncoder
+from simcse_jax.evaluation.scores import Column, Scores, sts_scores, triplet_scores, with_nli
+from simcse_jax.machine import hardware
+from simcse_jax.memory import keep_freed_memory
+from simcse_jax.objectives import Model, Sbert
+from simcse_jax.training import (
+    Evaluation,
+    FitResult,
+    RunCheckpoints,
+    compile_step,
+    fit,
+    make_mesh,
+    make_optimizer,
+    make_step,
+    replicate,
+    start_state,
+)
+from simcse_jax.transforms.flow import Flow, FlowConfig
+
+Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
+console = Console(width=110)
+
+
+def train(
+    config: Config | str | Path,
+    *,
+    sentences: Iterable[str] | Iterable[Sequence[str]] | None = None,
+    evaluate: Evaluate | None = None,
+    **changes: Any,
+) -> SentenceEncoder:
+    """Train a model and return it: the best by the scores on the way, of the first seed.
+
+    Example:
+        ::
+
+            encoder = train("unsup_simcse", sentences=my_list, output_dir="my_run")
+            vectors = encoder.encode(["A man plays a flute."])
+
+    Args:
+        config: a configuration, its name (see `simcse_jax.config.CONFIGS`), or its file.
+        sentences: what to train on instead of what the configuration says: sentences, or tuples of
+            two (sentence, positive) or three (and a hard negative).
+        evaluate: measures the model on the way, instead of STS; the first of its numbers chooses
+            the best model, higher is better.
+        **changes: fields of the configuration by name, such as ``output_dir`` or ``batch_size``.
+
+    Raises:
+        FileNotFoundError: a model, data or configuration file is missing.
+        FileExistsError: the folder holds another run, and ``resume`` is False.
+        ValueError: a field that does not exist or cannot be so, data that does not fit.
+        FloatingPointError: the loss or the gradient is not finite; the message names the step.
+    """
+    keep_freed_memory()
+    if not isinstance(config, Config):
+        config = load_config(config)
+    config = replace(config, **changes)
+    results = train_seeds(config, sentences=sentences, evaluate=evaluate)
+    folder = Path(results[0]["folder"])
+    return SentenceEncoder.from_pretrained(folder / "best", dtype=config.model.dtype)
+
+
+def train_seeds(
+    config: Config,
+    *,
+    sentences: Iterable[str] | Iterable[Sequence[str]] | None = None,
+    evaluate: Evaluate | None = None,
+) -> list[dict[str, Any]]:
+    """Train every seed and close with a table; see `train`.
+
+    Returns:
+        For each seed what its ``results.json`` holds, and its ``folder``.
+    """
+    enable_compilation_cache()
+    compiled = compilations()
+    run = config.run
+    if sentences is None:
+        data = load_training_data(config.data, run.seed, run.eval_data)
+    else:
+        data = TrainingData(text_of(sentences))
+    scores = choose_scores(config, data, evaluate)
+    if "nli" in data.held_out:
+        say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
+    results: list[dict[str, Any]] = []
+    before = None
+    for seed in run.seeds or (run.seed,):
+        folder = run.output_dir / f"seed-{seed}" if run.seeds else run.output_dir
+        own = replace(config, seed=seed, seeds=(), output_dir=folder)
+        train_one = train_flow_seed if isinstance(config.objective, FlowConfig) else train_seed
+        found = train_one(own, data, scores, before)
+        before = found.get("before")
+        results.append(found | {"folder": str(folder)})
+    if jax.process_index() == 0:
+        close(config, scores, results)
+        say(f"everything of the run: {run.output_dir}; {compiled}")
+    return results
+
+
+def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
+    """Make a training text of sentences, or of tuples of two or three.
+
+    Raises:
+        ValueError: neither of them, or tuples of different lengths.
+    """
+    rows = [(row,) if isinstance(row, str) else tuple(row) for row in sentences]
+    widths = {len(row) for row in rows}
+    strings = all(isinstance(sentence, str) for row in rows for sentence in row)
+    if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
+        raise ValueError(
+            "sentences must be a list of strings, or of tuples of two or three strings, all of one "
+            "length"
+        )
+    return TrainingText(tuple(zip(*rows, strict=True)))
+
+
+def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None) -> Scores:
+    """Choose what is measured on the way and at the end."""
+    run = config.run
+    if "dev" in data.held_out:
+        distance = config.objective.distance if isinstance(config.objective, Sbert) else "euclidean"
+        sts = None if run.eval_data is None else sts_scores(run.eval_data, run.all_tasks)
+        scores = triplet_scores(data.held_out, distance, sts)
+    else:
+        scores = sts_scores(run.eval_data, run.all_tasks)
+    if "nli" in data.held_out:
+        scores = with_nli(scores, data.held_out["nli"])
+    return scores if evaluate is None else scores._replace(dev=evaluate, best_metric="")
+
+
+# ---------------------------------------------------------------------------------------------
+# One seed
+# ---------------------------------------------------------------------------------------------
+
+
+def train_seed(
+    config: Config, data: TrainingData, scores: Scores, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train one seed, or reuse its finished run.
+
+    Args:
+        config: of this seed and its folder.
+        data: what is trained on.
+        scores: how the models are scored.
+        before: the scores before training where another seed has found them already.
+
+    Returns:
+        What ``results.json`` holds.
+    """
+    run, objective = config.run, config.objective
+    assert not isinstance(objective, FlowConfig)
+    text = with_positives(data, config.data, run.seed)
+    fixed = fixed_fields(config, text.fingerprint)
+    if (finished := finished_results(config, fixed)) is not None:
+        return finished
+
+    # Model and data
+    mesh = make_mesh()
+    model = load_model(config)
+    batches = TrainingBatches(
+        text,
+        model.tokenizer,
+        config.data.batch_size,
+        max_length=config.data.max_length,
+        seed=run.seed,
+        views=objective.views,
+        shards=mesh.size * run.grad_cache_chunks,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        labels=getattr(text, "labels", None),
+    )
+    say(f"{text.description}\n{batches.description}")
+    total = run.total_steps(batches.steps_per_epoch)
+
+    # Objective, optimizer and step
+    optimizer = make_optimizer(config.optimizer, total)
+    key = jax.random.key(run.seed)
+    state = start_state(objective.init(model, jax.random.fold_in(key, 0)), optimizer)
+    step = make_step(objective.build(model), optimizer, run.grad_cache_chunks)
+    compiled = compile_step(step, mesh, run.parallel)
+
+    # Evaluation and the folder
+    def encoder(params: Any) -> SentenceEncoder:
+        return trained_encoder(config, model, params)
+
+    def save(name: str, params: Any) -> None:
+        with io.written_folder(run.output_dir / name) as folder:
+            encoder(params).save_pretrained(folder)
+            objective.save(folder, jax.tree.map(np.asarray, params))
+
+    start_folder(config)
+    if run.test_before and before is None:
+        before = scores.test(encoder(state.params), None)
+    started = time.perf_counter()
+    dev_before = scores.dev(encoder(state.params))
+    best_metric = scores.best_metric or next(iter(dev_before))
+
+    # Loop
+    checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
+    with checkpoints, tensorboard(run.output_dir) as record:
+        result = fit(
+            compiled,
+            replicate(state, mesh),
+            lambda start: batches.batches(start, total),
+            replicate(key, mesh),
+            total,
+            checkpoints=checkpoints,
+            resume=run.resume,
+            evaluation=Evaluation(
+                run.eval_every,
+                lambda params: scores.dev(encoder(params)),
+                best_metric,
+                lambda params, *_: save("best", params),
+            ),
+            metrics_file=run.output_dir / "metrics.jsonl",
+            on_record=record,
+            log_every=5,
+            description=f"seed {run.seed}",
+        )
+    if result.interrupted:
+        raise SystemExit(f"stopped at step {result.step} of {total}; --resume continues")
+    if jax.process_index() == 0:
+        save("last", result.state.params)
+    seconds = time.perf_counter() - started
+    return write_results(
+        config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
+    )
+
+
+def load_model(config: Config) -> Model:
+    """Load the model that training starts from, its layers cut off, and its tokenizer."""
+    folder = hub.find_model(config.model.model)
+    architecture = hub.read_config(folder)
+    architecture, params = hub.load_params(folder, architecture, config.model.num_layers)
+    if (rate := config.model.dropout) is not None:
+        architecture = dataclasses.replace(
+            architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
+        )
+    tokenizer = Tokenizer.from_folder(folder, hub.read_settings(folder).do_lower_case)
+    dtype = jnp.dtype(config.model.dtype)
+    return Model(architecture, params, tokenizer, config.model.pooling, dtype)
+
+
+def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncoder:
+    """Make the encoder of parameters that are being trained."""
+    objective = config.objective
+    assert not isinstance(objective, FlowConfig)
+    return SentenceEncoder(
+        model.config,
+        jax.tree.map(np.asarray, objective.export(params)),
+        model.tokenizer,
+        hub.EncoderSettings(objective.export_pooling(config.model.pooling)),
+        dtype=config.model.dtype,
+        tokenizer_folder=hub.find_model(config.model.model),
+    )
+
+
+def train_flow_seed(
+    config: Config, data: TrainingData, scores: Scores, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Fit a flow to the vectors of the frozen encoder, or reuse its finished run; see `train_seed`.
+
+    Raises:
+        ValueError: ``max_steps`` or a part of an epoch, of which a flow knows nothing.
+    """
+    run, objective = config.run, config.objective
+    assert isinstance(objective, FlowConfig)
+    if run.max_steps is not None or run.epochs != int(run.epochs):
+        raise ValueError("a flow is fitted for whole epochs; leave max_steps out")
+    fixed = fixed_fields(config, data.text.fingerprint)
+    if (finished := finished_results(config, fixed)) is not None:
+        return finished
+    encoder = SentenceEncoder.from_pretrained(
+        config.model.model,
+        pooling=config.model.pooling,
+        num_layers=config.model.num_layers,
+        max_length=config.data.max_length,
+        normalize=False,
+        dtype=config.model.dtype,
+    ).with_transform(None)
+    start_folder(config)
+    if run.test_before and before is None:
+        before = scores.test(encoder, None)
+    started = time.perf_counter()
+    dev_before = scores.dev(encoder)
+    best_metric = scores.best_metric or next(iter(dev_before))
+    say(data.text.description)
+    vectors = encoder.encode([s for column in data.text.columns for s in column])
+    flow = Flow.fit(
+        vectors,
+        objective,
+        int(run.epochs),
+        run.seed,
+        optimizer=config.optimizer,
+        batch_size=config.data.batch_size,
+        mesh=make_mesh(),
+        progress=True,
+        state_folder=run.output_dir / "checkpoints",
+    )
+    fitted = encoder.with_transform(flow)
+    if jax.process_index() == 0:
+        for name in ("best", "last"):
+            fitted.save_pretrained(run.output_dir / name)
+    metrics = dict(scores.dev(fitted))
+    best = {"step": flow.steps, "value": metrics[best_metric], "metrics": metrics}
+    result = FitResult(None, flow.steps, False, best)
+    seconds = time.perf_counter() - started
+    return write_results(
+        config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# The folder of a run
+# ---------------------------------------------------------------------------------------------
+
+
+def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the results of a finished run in the folder, which ``resume`` reuses; None without.
+
+    Raises:
+        ValueError: they are of another run.
+    """
+    file = config.run.output_dir / "results.json"
+    if not (config.run.resume and file.exists()):
+        return None
+    results = io.read_json(file)
+    if results["settings"] != json.loads(json.dumps(fixed)):
+        raise ValueError(f"{file} is of other settings; choose another folder")
+    say(f"{config.run.output_dir} is finished already; reusing it")
+    return results
+
+
+def start_folder(config: Config) -> None:
+    """Write the configuration into the run's folder."""
+    if jax.process_index() == 0:
+        config.run.output_dir.mkdir(parents=True, exist_ok=True)
+        io.write_json(config.run.output_dir / "run.json", to_json(config))
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Give a function that writes the loop's records for TensorBoard, from the first process."""
+    if jax.process_index() != 0:
+        yield lambda values: None
+        return
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+
+        def record(values: Mapping[str, Any]) -> None:
+            for name, value in {**values, **values.get("eval", {})}.items():
+                if name not in ("step", "eval"):
+                    writer.add_scalar(name, value, values["step"])
+
+        yield record
+
+
+def write_results(
+    config: Config,
+    scores: Scores,
+    fixed: dict[str, Any],
+    result: FitResult,
+    seconds: float,
+    dev_before: float,
+    before: Mapping[str, Any] | None,
+    best_metric: str,
+) -> dict[str, Any]:
+    """Score the best and the last model and write ``results.json``."""
+    assert result.best is not None
+    folder = config.run.output_dir
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("models written")
+
+    def test(name: str) -> dict[str, Any]:
+        encoder = SentenceEncoder.from_pretrained(folder / name, dtype=config.model.dtype)
+        return scores.test(encoder, folder / name)
+
+    best = test("best")
+    results = {
+        "settings": fixed,
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "steps": result.step,
+        "train_seconds": seconds,
+        "dev_metric": best_metric,
+        "dev_before": dev_before,
+        "dev_best": result.best["value"],
+        "best_step": result.best["step"],
+        **({} if before is None else {"before": before}),
+        "best": best,
+        "last": best if result.best["step"] == result.step else test("last"),
+    }
+    if jax.process_index() == 0:
+        io.write_json(folder / "results.json", results)
+    return results
+
+
+# ---------------------------------------------------------------------------------------------
+# What people read
+# ---------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Print for people, from the first process."""
+    if jax.process_index() == 0:
+        console.print(text)
+
+
+def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
+    """Print the closing table, and write ``summary.json`` of several seeds."""
+    rows = [
+        [
+            Column("dev_before", f"{scores.dev_name} before", found["dev_before"]),
+            Column("dev_best", "dev best", found["dev_best"]),
+            *scores.columns(found["best"], found["last"]),
+        ]
+        for found in results
+    ]
+    values = np.array([[column.value for column in row] for row in rows])
+    shown = [i for i, column in enumerate(rows[0]) if column.heading]
+    table = Table(title=f"{config.run.output_dir}: {scores.measure} × 100")
+    table.add_column("seed", justify="right")
+    for i in shown:
+        table.add_column(rows[0][i].heading, justify="right")
+        if i == 1:
+            table.add_column("at step", justify="right")
+
+    def add_row(name: str, cells: Sequence[str], step: str) -> None:
+        texts = [cells[i] for i in shown]
+        table.add_row(name, *texts[:2], step, *texts[2:])
+
+    seeds = config.run.seeds or (config.run.seed,)
+    for seed, row, found in zip(seeds, values, results, strict=True):
+        add_row(str(seed), [f"{value:.2f}" for value in row], str(found["best_step"]))
+    if len(seeds) > 1:
+        mean, spread = values.mean(0), values.std(0, ddof=1)
+        cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
+        add_row("mean ± sd", cells, "")
+        summary = {
+            "seeds": list(seeds),
+            "columns": [column.name for column in rows[0]],
+            "per_seed": values.tolist(),
+            "mean": mean.tolist(),
+            "sd": spread.tolist(),
+            **{name: results[0][name] for name in ("before",) if name in results[0]},
+            "train_seconds": [found["train_seconds"] for found in results],
+            "hardware": results[0]["hardware"],
+            "settings": {**results[0]["settings"], "seed": None},
+        }
+        io.write_json(config.run.output_dir / "summary.json", summary)
+    console.print(table)
