@@ -166,8 +166,9 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     # The objective's own fields become options, so its type must be the one at hand.
     sections = [(f.name, type(getattr(config, f.name))) for f in dataclasses.fields(config)]
     shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
+    without_sections: Any = tyro.conf.OmitArgPrefixes
     parsed = tyro.cli(
-        tyro.conf.OmitArgPrefixes[shape],
+        without_sections[shape],
         prog=f"simcse-jax train {name}",
         description=DESCRIPTIONS.get(name, f"Train by {name}."),
         default=shape(*(getattr(config, section) for section, _ in sections)),

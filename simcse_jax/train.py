@@ -258,9 +258,18 @@ def train_seed(
 
 
 def load_model(config: Config) -> Model:
-    """Load the model that training starts from, its layers cut off, and its tokenizer."""
+    """Load the model that training starts from, its layers cut off, and its tokenizer.
+
+    Raises:
+        ValueError: the data's maximal length is beyond the model's positions.
+    """
     folder = hub.find_model(config.model.model)
     architecture = hub.read_config(folder)
+    if config.data.max_length > architecture.max_length:
+        raise ValueError(
+            f"max_length is {config.data.max_length}; {folder} takes {architecture.max_length} "
+            "tokens at most"
+        )
     architecture, params = hub.load_params(folder, architecture, config.model.num_layers)
     if (rate := config.model.dropout) is not None:
         architecture = dataclasses.replace(

@@ -1,0 +1,125 @@
+"""Configurations: their fields' names, changing them, JSON and Python files, what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from simcse_jax import config as configs
+from simcse_jax.cli import override
+from simcse_jax.config import CONFIGS, Config, fixed_fields, load_config, replace
+from simcse_jax.objectives import SimCSE
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_field_has_a_name_of_its_own(name):
+    config = CONFIGS[name]
+    sections = (config.objective, config.model, config.data, config.optimizer, config.run)
+    names = [field.name for section in sections for field in dataclasses.fields(section)]
+    assert len(names) == len(set(names))
+    assert set(configs.field_names(config)) == set(names)
+    assert name in configs.DESCRIPTIONS
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_json_there_and_back(name, tmp_path):
+    config = replace(CONFIGS[name], seeds=(1, 2), eval_data=Path("data"), max_steps=7)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(configs.to_json(config)))
+    assert load_config(file) == config
+    assert load_config(name) == CONFIGS[name]
+
+
+def test_what_a_json_file_leaves_out_has_its_default(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text('{"objective": {"type": "simcse"}, "optimizer": {"learning_rate": 1}}')
+    config = load_config(file)
+    assert config.objective == SimCSE()
+    assert config.optimizer.learning_rate == 1.0
+    assert config.data == configs.DataConfig()
+
+
+def test_a_python_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from simcse_jax.config import CONFIGS, replace\n"
+        "CONFIG = replace(CONFIGS['unsup_simcse'], batch_size=8)\n"
+    )
+    assert load_config(file).data.batch_size == 8
+    file.write_text("CONFIG = 3\n")
+    with pytest.raises(ValueError, match=r"mine\.py does not define CONFIG"):
+        load_config(file)
+
+
+def test_fields_are_changed_by_name_alone():
+    config = replace(CONFIGS["unsup_simcse"], temperature=0.1, batch_size=8, dropout=0.2)
+    assert config.objective.temperature == 0.1
+    assert config.data.batch_size == 8
+    assert config.model.dropout == 0.2
+    assert config.optimizer == CONFIGS["unsup_simcse"].optimizer
+
+
+def test_the_command_line_changes_any_field():
+    args = "--temperature 0.1 --train-files a.txt b.txt --seeds 0 1 --no-bias-correction"
+    config = override(CONFIGS["unsup_simcse"], "unsup_simcse", args.split())
+    assert config == replace(
+        CONFIGS["unsup_simcse"],
+        temperature=0.1,
+        train_files=(Path("a.txt"), Path("b.txt")),
+        seeds=(0, 1),
+        bias_correction=False,
+    )
+    assert isinstance(config, Config)
+
+
+def test_places_and_what_is_asked_for_may_differ_when_resumed():
+    config = CONFIGS["unsup_simcse"]
+    moved = replace(config, output_dir=Path("x"), eval_data=Path("y"), resume=True, seeds=(1,))
+    assert fixed_fields(moved, "digest") == fixed_fields(config, "digest")
+    assert fixed_fields(config, "other") != fixed_fields(config, "digest")
+    warmer = replace(config, temperature=0.1)
+    assert fixed_fields(warmer, "digest") != fixed_fields(config, "digest")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "must be a JSON object of data, model, objective, optimizer, run"),
+        ('{"objectives": {}}', "must be a JSON object of data"),
+        ("{}", "objective must have a type, one of simcse, sbert, masked_lm, flow, not None"),
+        ('{"objective": {"type": "clip"}}', "not 'clip'"),
+        ('{"objective": {"type": "simcse", "tau": 1}}', "objective has no field 'tau'; it has"),
+        ('{"objective": {"type": "simcse", "temperature": "hot"}}', "objective.temperature is"),
+        ('{"objective": {"type": "simcse", "temperature": -1}}', "temperature is -1.0; it must"),
+        ('{"objective": {"type": "simcse"}, "run": {"seed": 1.5}}', "run.seed is 1.5; it must"),
+        ('{"objective": {"type": "simcse"}, "run": {"parallel": "none"}}', "one of shard_map"),
+        ('{"objective": {"type": "simcse"}, "run": 3}', "run has no field 3"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, text, message):
+    file = tmp_path / "run.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"run\.json.*{message}"):
+        load_config(file)
+
+
+def test_what_is_refused():
+    with pytest.raises(FileNotFoundError, match="there is no configuration 'simce': give one of"):
+        load_config("simce")
+    with pytest.raises(ValueError, match="no field 'tau'"):
+        replace(CONFIGS["unsup_simcse"], tau=1.0)
+    for changes, message in (
+        ({"eval_every": 0}, "eval_every is 0; it must be at least 1"),
+        ({"grad_cache_chunks": 0}, "grad_cache_chunks is 0"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"epochs": float("inf")}, "epochs is inf; it must be positive and finite"),
+        ({"parallel": "threads"}, "parallel is 'threads'"),
+        ({"pooling": "avg"}, "pooling 'avg' is none of"),
+        ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"positives": "translation"}, "positives is 'translation'"),
+        ({"schedule": "step"}, "schedule is 'step'; it must be one of linear, constant, cosine"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(CONFIGS["unsup_simcse"], **changes)
