@@ -1,0 +1,1 @@
+"""One file a published run: `simcse-jax train experiments/configs/NAME.py`."""
