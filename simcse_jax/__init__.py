@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from simcse_jax.encoder import SentenceEncoder, cosine_similarity
 
 if TYPE_CHECKING:
-    from simcse_jax.train import train
+    from simcse_jax.trainer import train
 
 __version__ = "0.1.0"
 __all__ = ["SentenceEncoder", "__version__", "cosine_similarity", "train"]
@@ -18,5 +18,5 @@ def __getattr__(name: str) -> Any:
     if name == "train":
         import importlib
 
-        return importlib.import_module("simcse_jax.train").train
+        return importlib.import_module("simcse_jax.trainer").train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

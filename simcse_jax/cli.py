@@ -141,7 +141,7 @@ def train_command(args: list[str]) -> None:
         ValueError: no configuration is named, or it cannot be so.
     """
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
-    from simcse_jax.train import train
+    from simcse_jax.trainer import train
 
     names = "\n".join(f"  {name:<20}{DESCRIPTIONS[name]}" for name in CONFIGS)
     usage = (

@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest  # noqa: E402
+from tiny_data import SENTENCES, write_nli, write_stsb  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,3 +35,13 @@ def shared_data() -> Path:
 def golden() -> Path:
     """What torch and sentence-transformers computed, written by `tests/make_golden.py`."""
     return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A SentEval folder with STS-B, NLI pairs and sentences, in words that a tiny model knows."""
+    folder = tmp_path_factory.mktemp("tiny-data")
+    write_stsb(folder)
+    write_nli(folder / "nli.jsonl")
+    (folder / "text.txt").write_text("\n".join(SENTENCES) + "\n")
+    return folder

@@ -1,0 +1,338 @@
+"""`train`, end to end on a tiny model: what it leaves, resuming, every objective, bad input."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from tiny_data import LABELS, SENTENCES
+
+import simcse_jax
+from simcse_jax import SentenceEncoder, cli
+from simcse_jax import train
+from simcse_jax.config import CONFIGS, replace
+from simcse_jax.data.datasets import load_training_data, split_premises
+from simcse_jax.data.training_text import read_labelled_nli
+from simcse_jax.io import read_json, read_json_lines
+from simcse_jax.models import SentenceModel
+from simcse_jax.objectives import AXIS, Objective, TokenObjective, sentence_keys
+from simcse_jax.objectives.sbert import read_classifier
+from simcse_jax.trainer import train_seeds
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def make(golden, tiny_data, tmp_path):
+    """Four steps of eight examples, on eight devices: a configuration by name, with changes."""
+
+    def config(name, **changes):
+        tiny = {
+            "model": str(golden / "tiny-bert"),
+            "num_layers": 1,
+            "eval_data": tiny_data,
+            "batch_size": 8,
+            "max_length": 16,
+            "max_steps": 4,
+            "eval_every": 2,
+            "learning_rate": 1e-3,
+            "output_dir": tmp_path / "run",
+        }
+        return replace(CONFIGS[name], **(tiny | changes))
+
+    return config
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_seeds_with_all_that_a_run_leaves(make, tiny_data, tmp_path, capsys):
+    config = make(
+        "unsup_simcse", seeds=(0, 1), mlm_weight=0.1, train_files=(tiny_data / "text.txt",)
+    )
+    encoder = train(config)
+    out = tmp_path / "run"
+    summary = read_json(out / "summary.json")
+    assert summary["columns"] == ["dev_before", "dev_best", "test_best", "test_last"]
+    np.testing.assert_allclose(summary["mean"], np.mean(summary["per_seed"], 0))
+    np.testing.assert_allclose(summary["sd"], np.std(summary["per_seed"], 0, ddof=1))
+    assert summary["per_seed"][0][0] == summary["per_seed"][1][0]
+    assert summary["per_seed"][0][3] != summary["per_seed"][1][3]
+    for seed in (0, 1):
+        folder = out / f"seed-{seed}"
+        records = read_json_lines(folder / "metrics.jsonl")
+        assert [r["step"] for r in records if "eval" not in r] == [1, 2, 3, 4]
+        assert [r["step"] for r in records if "eval" in r] == [2, 4]
+        assert all(r["mlm_loss"] > 0 for r in records if "eval" not in r)
+        assert any((folder / "tensorboard").iterdir())
+        results = read_json(folder / "results.json")
+        found = [results["dev_before"], results["dev_best"]]
+        found += [results[w]["tasks"]["STS-B"]["all"] for w in ("best", "last")]
+        assert found == summary["per_seed"][seed]
+        for which in ("best", "last"):
+            model = SentenceEncoder.from_pretrained(folder / which)
+            assert model.settings.pooling == "cls"
+            assert model.config.num_hidden_layers == 1
+    printed = capsys.readouterr().out
+    assert "mean ± sd" in printed
+    assert f"{summary['mean'][1]:.2f} ± {summary['sd'][1]:.2f}" in printed
+    best = SentenceEncoder.from_pretrained(out / "seed-0" / "best")
+    np.testing.assert_array_equal(encoder.encode(SENTENCES[:3]), best.encode(SENTENCES[:3]))
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, capsys):
+    config = make("sbert_stsb")
+    whole = train_seeds(replace(config, output_dir=tmp_path / "whole"))[0]
+    assert whole["before"]["tasks"]["STS-B"]["pairs"] == 40
+
+    asked = []
+
+    def interrupting(encoder):
+        """SIGTERM while the model is evaluated the second time, after step 2."""
+        asked.append(encoder)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"stsb_dev": 0.0}
+
+    with pytest.raises(SystemExit, match="stopped at step 3 of 4; --resume continues"):
+        train_seeds(config, evaluate=interrupting)
+    with pytest.raises(FileExistsError, match="holds a run at step 3; resume it"):
+        train_seeds(config)
+    config = replace(config, resume=True)
+    with pytest.raises(ValueError, match="score was 'cosine' and is 'shifted'"):
+        train_seeds(replace(config, score="shifted"))
+    found = train_seeds(config)[0]
+    assert found["last"] == whole["last"]
+    assert weights(tmp_path / "run" / "last") == weights(tmp_path / "whole" / "last")
+    steps = [record["step"] for record in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == [1, 2, 2, 3, 4, 4]
+
+    # A finished run is reused, not trained again; with other settings it is refused.
+    before = (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns
+    assert train_seeds(config)[0] == found
+    assert "is finished already" in capsys.readouterr().out
+    assert (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"results\.json is of other settings"):
+        train_seeds(replace(config, learning_rate=1.0))
+
+
+def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
+    test_file = tmp_path / "test.jsonl"
+    rows = [
+        {"premise": SENTENCES[i], "hypothesis": SENTENCES[-1 - i], "label": LABELS[i % 3]}
+        for i in range(20)
+    ]
+    test_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train_files": (tiny_data / "nli.jsonl",), "test_files": (test_file,)}
+    config = make("sbert_nli", **files, concatenation="uv-diff-mul", learning_rate=1e-2)
+    results = train_seeds(config)[0]
+    assert set(results["before"]) == {"tasks", "average"}
+    assert "48 NLI pairs (16 entailment, 16 neutral, 16 contradiction)" in capsys.readouterr().out
+
+    # Accuracy once more, in numpy, from what the folder holds.
+    folder = tmp_path / "run" / "last"
+    objective, classifier = read_classifier(folder)
+    assert objective.concatenation == "uv-diff-mul"
+    encoder = SentenceEncoder.from_pretrained(folder)
+    assert encoder.settings.pooling == "mean"
+    u, v = (encoder.encode([row[name] for row in rows]) for name in ("premise", "hypothesis"))
+    features = np.hstack([u, v, np.abs(u - v), u * v])
+    logits = features @ np.asarray(classifier["kernel"]) + np.asarray(classifier["bias"])
+    right = [LABELS[k] == row["label"] for k, row in zip(logits.argmax(1), rows, strict=True)]
+    np.testing.assert_allclose(results["last"]["nli"], 100 * np.mean(right))
+    with pytest.raises(FileNotFoundError, match=r"classifier\.safetensors does not exist"):
+        read_classifier(tmp_path)
+
+
+def test_without_a_test_file_premises_are_held_out(make, tiny_data):
+    config = make("sbert_nli", train_files=(tiny_data / "nli.jsonl",))
+    whole = read_labelled_nli(config.data.train_files)
+    data = load_training_data(config.data, 0)
+    kept, held_out = data.text, data.held_out["nli"]
+    assert len(kept) + len(held_out) == len(whole)
+    assert not set(kept.columns[0]) & set(held_out.columns[0])
+    rows = set(zip(*whole.columns, whole.labels, strict=True))
+    for side in (kept, held_out):
+        assert set(zip(*side.columns, side.labels, strict=True)) <= rows
+    assert held_out.description.endswith(f"{len(held_out)} of them held out")
+    with pytest.raises(ValueError, match="too few to hold some out"):
+        split_premises(whole, 0.0)
+
+
+def write_dump(path, articles=40):
+    """A MediaWiki dump whose articles have two sections with words of their own."""
+    pages = []
+    for number in range(articles):
+        sections = []
+        for heading, things in (("Music", ("flute", "piano")), ("Food", ("food", "grass"))):
+            sentences = [
+                f"The {who} {what} the {thing} in park {number}."
+                for who, what, thing in zip(("man", "dog"), ("plays", "eats"), things, strict=True)
+            ]
+            sections.append(f"== {heading} ==\n{' '.join(sentences)}\n")
+        pages.append(
+            f"<page><title>Title {number}</title><ns>0</ns><revision><text>{''.join(sections)}"
+            "</text></revision></page>"
+        )
+    path.write_text(f"<mediawiki>{''.join(pages)}</mediawiki>")
+    return path
+
+
+def test_wikisections_of_a_dump(make, tmp_path, capsys):
+    # Two passes at half the rate: the loss at 1e-2 swings more than it falls.
+    config = make(
+        "sbert_wikisections",
+        dataset_source=write_dump(tmp_path / "dump.xml"),
+        eval_data=None,
+        max_steps=12,
+        eval_every=6,
+        learning_rate=5e-3,
+        max_length=24,
+    )
+    data = load_training_data(config.data, 42)
+    # Each sentence ends in its article's number.
+    articles = {
+        name: {s.rpartition(" ")[2] for column in text.columns for s in column}
+        for name, text in {"train": data.text, **data.held_out}.items()
+    }
+    assert not articles["train"] & articles["all"]
+    assert not (articles["train"] | articles["all"]) & articles["dev"]
+    results = train_seeds(config)[0]
+    assert set(results["last"]) == {"sections", "sections_cosine", "sections_all"}
+    assert results["last"]["sections"] > results["before"]["sections"]
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert records[-2]["loss"] < records[0]["loss"]
+    assert "section triplets of" in capsys.readouterr().out
+
+
+def test_a_list_of_triplets_keeps_the_head(make, tmp_path):
+    rows = [(SENTENCES[i], SENTENCES[i + 1], SENTENCES[-1 - i]) for i in range(24)]
+    encoder = train(make("sup_simcse"), sentences=rows, max_steps=2)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["best_step"] == results["steps"] == 2
+    assert results["best"] == results["last"]
+    assert encoder.settings.pooling == "pooler"
+
+
+def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
+    files = {"train_files": (tiny_data / "text.txt",), "levels": 1, "depth": 1}
+    config = make("flow", **files, max_steps=None, epochs=2, pooling="mean")
+    encoder = train(config)
+    assert encoder.transform.steps == 14
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["best"]["tasks"]["STS-B"]["all"] != results["before"]["tasks"]["STS-B"]["all"]
+    assert train_seeds(replace(config, resume=True))[0]["best"] == results["best"]
+    with pytest.raises(ValueError, match="a flow is fitted for whole epochs"):
+        train(make("flow", **files, max_steps=3))
+
+
+def test_continued_pretraining_from_the_command_line(golden, tiny_data, tmp_path, capsys):
+    cli.main(
+        [
+            *("train", "mlm", "--model", str(golden / "tiny-bert"), "--num-layers", "1"),
+            *("--train-files", str(tiny_data / "text.txt"), "--batch-size", "8"),
+            *("--max-length", "16", "--max-steps", "3", "--eval-data", str(tiny_data)),
+            *("--output-dir", str(tmp_path / "run"), "--seed", "1"),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "STS-B dev before" in printed
+    assert "SentenceEncoder.from_pretrained(" in printed
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [set(r) >= {"loss", "mlm_loss"} for r in records] == [True] * 3 + [False]
+    assert records[0]["loss"] == records[0]["mlm_loss"] > 3
+    assert read_json(tmp_path / "run" / "run.json")["run"]["seed"] == 1
+    assert "mlm" in SentenceEncoder.from_pretrained(tmp_path / "run" / "last").params
+
+
+def test_the_command_line_explains_itself(capsys):
+    cli.main(["train"])
+    assert "unsup_simcse" in capsys.readouterr().out
+    for args, message in (
+        (["train", "simce"], "there is no configuration 'simce'"),
+        (["train", "--seed", "1"], "the configuration comes first"),
+        (["train", "sbert_stsb"], "eval_data is missing"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(args)
+        assert message in capsys.readouterr().err
+
+
+@dataclasses.dataclass(frozen=True)
+class NearestCentre(TokenObjective):
+    """Pull the views of a sentence to each other, and the batch's centre to zero."""
+
+    centre_weight: float = 0.1
+    views = 2
+
+    def build(self, model):
+        encoder = SentenceModel(model.config, model.pooling, None, model.dtype)
+
+        def embed(params, batch, keys):
+            dropout = sentence_keys(keys("dropout"), batch.sentences)
+            z = encoder.apply({"params": params}, batch.rows, dropout, num_sentences=dropout.size)
+            return z.reshape(*batch.sentences.shape, -1)
+
+        def loss(params, vectors, batch):
+            pull = lax.pmean(jnp.square(vectors[:, 0] - vectors[:, 1]).mean(), AXIS)
+            centre = lax.pmean(vectors.mean((0, 1)), AXIS)
+            return pull + self.centre_weight * jnp.square(centre).sum(), {"pull": pull}
+
+        return Objective(embed, loss)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_new_objective_needs_no_change_to_the_library(make, monkeypatch, tmp_path, devices):
+    mesh = simcse_jax.training.make_mesh(jax.devices()[:devices])
+    monkeypatch.setattr("simcse_jax.trainer.make_mesh", lambda: mesh)
+    plain = dataclasses.replace(make("unsup_simcse", pooling="mean"), objective=NearestCentre())
+    cached = replace(plain, grad_cache_chunks=2, output_dir=tmp_path / "cached", centre_weight=0.1)
+    for config in (plain, cached):
+        train(config, sentences=SENTENCES)
+    losses = [
+        [r["loss"] for r in read_json_lines(c.run.output_dir / "metrics.jsonl") if "loss" in r]
+        for c in (plain, cached)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert read_json(tmp_path / "run" / "run.json")["objective"]["type"] == "NearestCentre"
+
+
+def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path):
+    values = iter((0.0, 3.0, 2.0))
+    config = make("unsup_simcse")
+    train_seeds(config, sentences=SENTENCES, evaluate=lambda encoder: {"mine": next(values)})
+    results = read_json(tmp_path / "run" / "results.json")
+    assert (results["dev_metric"], results["dev_best"], results["best_step"]) == ("mine", 3.0, 2)
+
+
+def test_bad_input(make, tiny_data, tmp_path):
+    def fails(name, message, sentences=None, **changes):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            train(make(name, **changes), sentences=sentences)
+
+    text = {"train_files": (tiny_data / "text.txt",)}
+    fails("unsup_simcse", "60 rows of training text do not fill one", **text, batch_size=64)
+    fails("unsup_simcse", "does not divide by 8, the devices times", **text, batch_size=12)
+    fails("unsup_simcse", r"no\.txt does not exist", train_files=(tiny_data / "no.txt",))
+    fails("unsup_simcse", "none", **text, model=str(tmp_path / "none"))
+    fails("unsup_simcse", "'pooler'", **text, pooling="pooler")
+    fails("unsup_simcse", "max_length is 25; .* takes 24 tokens", **text, max_length=25)
+    fails("unsup_simcse", "there is no data set 'wiki'", dataset="wiki")
+    fails("unsup_simcse", "sentences must be a list of strings", sentences=[("a",), ("a", "b")])
+    fails("unsup_simcse", "columns is 2, but the training text has 1", **text, columns=2)
+    fails("sbert_nli", "train_files is missing: name NLI files")
+    fails("sbert_stsb", "eval_data is missing", eval_data=None)
+    fails("sbert_stsb", r"sts-dev\.csv|sts-train\.csv", eval_data=tmp_path)
+    fails("sbert_wikisections", "is not a file", dataset_source=tmp_path / "no.xml")
+    dump = write_dump(tmp_path / "dump.xml", articles=1)
+    fails("sbert_wikisections", "has no triplet for", dataset_source=dump)
+    (tmp_path / "pairs.csv").write_text("a,b\nx,y\n")
+    fails("sbert_nli", "NLI needs premise, hypothesis", train_files=(tmp_path / "pairs.csv",))
+    assert not (tmp_path / "run").exists()
