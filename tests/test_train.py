@@ -13,8 +13,7 @@ from jax import lax
 from tiny_data import LABELS, SENTENCES
 
 import simcse_jax
-from simcse_jax import SentenceEncoder, cli
-from simcse_jax import train
+from simcse_jax import SentenceEncoder, cli, train
 from simcse_jax.config import CONFIGS, replace
 from simcse_jax.data.datasets import load_training_data, split_premises
 from simcse_jax.data.training_text import read_labelled_nli

@@ -5,11 +5,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from simcse_jax.data.training_batches import TrainingBatches
 
 from simcse_jax.data import builders
 from simcse_jax.data.senteval import read_sickr, read_sts, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import read_training_file
 from simcse_jax.data.wikipedia import Article, Section
 

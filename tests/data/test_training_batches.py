@@ -3,8 +3,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_batches import (
     TrainingBatches,
     count_duplicates,
@@ -13,6 +11,8 @@ from simcse_jax.data.training_batches import (
     packed_count,
     packed_lengths,
 )
+
+from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 
 WORDS = ("a", "man", "is", "playing", "the", "guitar", "and", "two", "dogs", "run", "in", "green")

@@ -6,7 +6,6 @@ text, the initial draws, the dropout masks, the equations. How a batch is packed
 bits; Adam blows these up where a gradient is next to nothing, plain descent does not.
 """
 
-import functools
 import json
 
 import jax
@@ -21,10 +20,8 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.objectives import Model, Sbert, SimCSE
 from simcse_jax.training import (
-    OptimizerConfig,
     compile_step,
     make_mesh,
-    make_optimizer,
     make_step,
     replicate,
     start_state,
