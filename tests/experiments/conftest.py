@@ -1,10 +1,12 @@
-"""The tiny data as a fixture, and one device."""
+"""The tiny data as a fixture, the committed results, and one device."""
+
+from pathlib import Path
 
 import jax
 import pytest
 from tiny_data import SENTENCES, write_nli, write_stsb
 
-from experiments import runs
+from experiments import report, runs
 from simcse_jax.training import make_mesh
 
 
@@ -15,6 +17,12 @@ def tiny_data(tmp_path_factory):
     write_nli(folder / "nli.jsonl")
     (folder / "text.txt").write_text("\n".join(SENTENCES) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def results_folder():
+    """What the experiments measured, as committed."""
+    return Path(report.__file__).parent / "results"
 
 
 @pytest.fixture

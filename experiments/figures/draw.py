@@ -1,4 +1,4 @@
-"""Drawing of experiments.figures: from the numbers in a figure's JSON to matplotlib, nothing else.
+"""Drawing of the figures: from the numbers in a figure's JSON to matplotlib, nothing else.
 
 Colours are Okabe and Ito's, or cividis where they stand for an order; what a colour says is said
 once more by a marker, a line style or a label.
