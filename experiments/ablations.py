@@ -53,6 +53,7 @@ from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText, read_sentences, read_training_file
 from simcse_jax.data.wikipedia import embedded_wikipedia
 from simcse_jax.evaluation.sts import paired_similarity, spearman
+from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.machine import hardware
 from simcse_jax.training import (
     Evaluation,
@@ -384,7 +385,7 @@ def run_row(
     name = "".join(c if c.isalnum() or c in ".=" else "-" for c in variant.label)
     file = settings.output_dir / preset / f"{name}-seed-{seed}.json"
     if settings.resume and file.exists():
-        results = hub.read_json(file)
+        results = read_json(file)
         if results["settings"] != fixed:
             raise ValueError(f"{file} is of other settings; choose another folder")
         return results
@@ -409,7 +410,7 @@ def run_row(
         "best_step": best["step"],
         "records": records,
     }
-    report.write_json(file, results)
+    write_json(file, results)
     return results
 
 
@@ -468,8 +469,8 @@ def main(settings: Settings) -> None:
             rows.append(row | {"not_run": why, "runs": runs})
     how = report.settings_record(settings)
     results = {"settings": how, "hardware": hardware(), "tables": tables}
-    report.write_json(settings.output_dir / "ablations.json", results)
-    report.write_text(settings.output_dir / "ablations.md", markdown(results))
+    write_json(settings.output_dir / "ablations.json", results)
+    write_text(settings.output_dir / "ablations.md", markdown(results))
     for preset, rows in tables.items():
         title = f"{preset}: best Spearman × 100 on STS-B dev"
         report.print_table(title, ["row", "paper, BERT-base", "ours"], table(rows))

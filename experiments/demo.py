@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +50,7 @@ from simcse_jax.data.wikipedia import (
 )
 from simcse_jax.evaluation.sts import pearson, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
+from simcse_jax.io import write_json, written_file
 from simcse_jax.transforms import Flow, Transform, Whitening
 
 matplotlib.use("Agg")
@@ -260,7 +260,8 @@ def draw(path: Path, rows: Sequence[Row], lee: LeeCorpus, documents: Float[np.nd
     right.set_title("1,225 pairs of news documents (Lee)", fontsize=10)
     right.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=140)
+    with written_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=140)
     plt.close(figure)
 
 
@@ -299,7 +300,7 @@ def main(settings: Settings) -> None:
     draw(picture, rows, data.lee, best[1])
     numbers = settings.output_dir / "demo.json"
     value = {"seed": settings.seed, "rows": [dataclasses.asdict(row) for row in rows]}
-    numbers.write_text(json.dumps(value, indent=2) + "\n")
+    write_json(numbers, value)
     console.print(f"\npicture: {picture}\nnumbers: {numbers}")
     console.print(f"took {time.perf_counter() - started:.0f} s\n")
     console.print("Next, encode your own sentences, one a line:")

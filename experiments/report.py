@@ -1,13 +1,12 @@
-"""How results are reported: mean ± standard deviation, tables, and the files they are written to.
+"""How results are reported: mean ± standard deviation, tables in Markdown, LaTeX and the terminal.
 
-The one place of the experiments for these, so that every table reads alike, a file is whole or is
-not there, and no result names a folder of the machine that it was made on.
+The one place of the experiments for these, so that every table reads alike, and no result names a
+folder of the machine that it was made on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from simcse_jax.cli import written_file
-from simcse_jax.hub import read_json, written_folder
+from simcse_jax.io import written_file
 
 if TYPE_CHECKING:  # benchmarks report without drawing
     from matplotlib.figure import Figure
-
-__all__ = [
-    "console",
-    "latex",
-    "markdown",
-    "mean_and_deviation",
-    "print_table",
-    "read_json",
-    "settings_record",
-    "write_figure",
-    "write_json",
-    "write_text",
-    "written_file",
-    "written_folder",
-]
 
 console = Console(width=110)
 _LATEX = {
@@ -126,20 +109,9 @@ def settings_record(settings: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(settings))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none, and the folder that it lies in."""
-    with written_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def write_figure(path: Path, figure: Figure, dpi: int = 150) -> None:
     """Write a matplotlib figure as its name ends: .png or .pdf."""
     # No date, so that a figure drawn again from the same numbers is the same file.
     metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
     with written_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata)
-
-
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write JSON in UTF-8, indented for people, or in one line where `indent` is None."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")

@@ -31,6 +31,7 @@ from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import cosine_similarity
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
+from simcse_jax.io import read_json, write_json, written_folder
 from simcse_jax.machine import hardware
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.models import BertConfig
@@ -240,7 +241,7 @@ def train_seed(
     fixed = fixed_settings(run, recipe.text)
     results_file = out / "results.json"
     if results_file.exists() and run.resume:
-        results = hub.read_json(results_file)
+        results = read_json(results_file)
         if results["settings"] != json.loads(json.dumps(fixed)):
             raise ValueError(f"{results_file} is of other settings; choose another folder")
         console.print(f"{out} is finished already; reusing it")
@@ -276,12 +277,11 @@ def train_seed(
         )
 
     def save(folder: Path, trained: Any) -> None:
-        with hub.written_folder(folder) as temporary:
+        with written_folder(folder) as temporary:
             encoder(trained).save_pretrained(temporary)
             recipe.save(temporary, trained)
 
-    out.mkdir(parents=True, exist_ok=True)
-    hub.write_json(out / "settings.json", fixed)
+    write_json(out / "settings.json", fixed)
     if recipe.test_before and before is None:
         before = recipe.test(encoder(state.params), None)
     started = time.perf_counter()
@@ -337,7 +337,7 @@ def train_seed(
         "best": best,
         "last": best if result.best["step"] == total else test(out / "last"),
     }
-    hub.write_json(results_file, results)
+    write_json(results_file, results)
     return results
 
 
@@ -412,7 +412,7 @@ def train_seeds(
             "hardware": all_results[0]["hardware"],
             "settings": all_results[0]["settings"] | {"seed": None},
         }
-        hub.write_json(run.output_dir / "summary.json", summary)
+        write_json(run.output_dir / "summary.json", summary)
     console.print(table)
     console.print(f"everything of the run: {run.output_dir}; {compiled}")
     return {column.name: float(m) for column, m in zip(rows[0], mean, strict=True)}

@@ -24,8 +24,8 @@ import tyro
 from rich.table import Table
 
 from experiments import runs, sbert_nli, sbert_stsb
-from simcse_jax import hub
 from simcse_jax.cli import run_or_explain
+from simcse_jax.io import write_json
 from simcse_jax.losses.nli_softmax import CONCATENATIONS, Concatenation
 
 
@@ -80,8 +80,7 @@ def main(settings: Settings) -> None:
     for pooling, concatenation in variants(settings):
         scores = run(run_settings(settings, pooling, concatenation))
         rows.append({"pooling": pooling, "concatenation": concatenation, **scores})
-        settings.output_dir.mkdir(parents=True, exist_ok=True)
-        hub.write_json(settings.output_dir / "ablation.json", rows)
+        write_json(settings.output_dir / "ablation.json", rows)
     dev = "Lee" if settings.eval_data is None else "STS-B"
     table = Table(title=f"{settings.output_dir}: Spearman × 100, mean of the seeds")
     names = {"dev_best": f"{dev} dev", "test_best": f"{dev} test", "nli_best": "NLI accuracy"}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
-import tempfile
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
+
+from simcse_jax.io import read_lines, write_json, written_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,6 @@ class Encode:
 
     def run(self) -> None:
         """Do it."""
-        from simcse_jax.data.text import read_lines
-
         sentences = read_lines(self.input)
         with written_file(self.output) as temporary:
             encoder = self.model.load()
@@ -93,43 +91,21 @@ class Evaluate:
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
         tasks = read_sts(self.data, self.tasks or TASKS)
-        with written_file(self.output) as temporary:
+        output: AbstractContextManager[Path | None] = (
+            nullcontext() if self.output is None else written_file(self.output)
+        )
+        with output as temporary:
             encoder = self.model.load()
             results = evaluate_sts(
                 lambda sentences: encoder.encode(sentences, batch_size=self.model.batch_size),
                 tasks,
             )
             settings = dataclasses.asdict(self.model) | {"pooling": encoder.settings.pooling}
-            value = results_to_json(results) | {"settings": settings}
-            temporary.write_text(json.dumps(value, indent=2) + "\n")
+            if temporary is not None:
+                write_json(temporary, results_to_json(results) | {"settings": settings})
         print(f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}")
         if self.output:
             print(f"\nresults in {self.output}")
-
-
-@contextmanager
-def written_file(path: Path | None):
-    """A file to write beside ``path``, renamed to it at the end; nothing is left on failure.
-
-    It is made at once, so that a place that cannot be written is known before the work.
-    """
-    if path is None:
-        yield Path(os.devnull)
-        return
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-
-def cache_folder() -> Path:
-    """The folder for what this library keeps: ``$XDG_CACHE_HOME/simcse_jax`` or ``~/.cache/…``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "simcse_jax"
+from simcse_jax.io import cache_folder
 
 
 def enable_compilation_cache() -> None:

@@ -24,7 +24,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models.batch import Batch
 from simcse_jax.models.bert import BertConfig, BertEncoder
 from simcse_jax.models.heads import Pooler
-from simcse_jax.models.pooling import check_pooling, first_only, pool
+from simcse_jax.models.pooling import first_only, pool
 from simcse_jax.transforms import Transform
 
 # Sentences tokenised at a time: memory is bounded by this, not by the corpus.
@@ -150,9 +150,7 @@ class SentenceEncoder:
         if self.dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
             raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
         self.tokenizer_folder = tokenizer_folder
-        check_pooling(self.settings.pooling, config.num_hidden_layers)
-        if self.settings.pooling == "pooler" and "pooler" not in params:
-            raise ValueError("pooling 'pooler' needs a pooler, and this model has none; try 'cls'")
+        hub.check_settings(self.settings, config, params)
         if transform is not None and transform.input_dim != config.hidden_size:
             raise ValueError(
                 f"the transform takes {transform.input_dim} dimensions, the encoder gives "

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import main, written_file
-from simcse_jax.data.text import read_lines
+from simcse_jax.cli import main
 
 
 @pytest.fixture
@@ -95,33 +94,6 @@ def test_evaluate_what_is_not_there(model, tmp_path, capsys):
         capsys,
         "no STS task is called 'STS17'",
     )
-
-
-def test_lines_keep_their_numbers(tmp_path):
-    path = tmp_path / "t.txt"
-    for text, lines in [
-        (b"", []),
-        (b"\n", [""]),
-        (b"a\n\nb", ["a", "", "b"]),
-        ("\ufeffa\u2028b\r\nc\n".encode(), ["a\u2028b", "c"]),
-    ]:
-        path.write_bytes(text)
-        assert read_lines(path) == lines
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "f.txt"
-    path.write_text("old")
-
-    def spoil():
-        with written_file(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        spoil()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import report
+from simcse_jax.io import write_json, write_text
 from simcse_jax.machine import cpu_name
 
 MARK = "ANSWER"
@@ -331,7 +332,7 @@ def publish(output: Path, value: Mapping[str, Any], table: BenchTable) -> None:
         table: what the numbers say to people.
     """
     beside = output.with_suffix(".md")
-    report.write_json(output, value, indent=1)
-    report.write_text(beside, markdown(value, table))
+    write_json(output, value, indent=1)
+    write_text(beside, markdown(value, table))
     report.print_table(*table)
     report.console.print(f"{describe(value['machine'])}\nnumbers: {output}, the table: {beside}")

@@ -41,6 +41,7 @@ from experiments.figures.measure import (
 )
 from experiments.figures.training import measure_runs
 from simcse_jax.cli import run_or_explain
+from simcse_jax.io import read_json, write_json
 from simcse_jax.machine import hardware
 
 OF_METHODS = {
@@ -55,7 +56,7 @@ def measure(settings: Figures) -> None:
 
     def done(name: str, value: dict[str, Any]) -> None:
         how = {"settings": report.settings_record(settings), "hardware": hardware()}
-        report.write_json(settings.output_dir / f"{name}.json", value | how, indent=None)
+        write_json(settings.output_dir / f"{name}.json", value | how, indent=None)
 
     if set(OF_METHODS) & set(settings.figures):
         known = Embeddings(settings)
@@ -72,7 +73,7 @@ def measure(settings: Figures) -> None:
 
 def draw(name: str, folder: Path) -> None:
     """Draw NAME.png and NAME.pdf from NAME.json."""
-    figure = DRAW[name](report.read_json(folder / f"{name}.json"))
+    figure = DRAW[name](read_json(folder / f"{name}.json"))
     for kind in ("png", "pdf"):
         report.write_figure(folder / f"{name}.{kind}", figure, dpi=160)
     figure.clear()
@@ -102,7 +103,7 @@ def main(settings: Figures) -> None:
     for name in tqdm(settings.figures, desc="draw", unit="figure"):
         draw(name, settings.output_dir)
     if "plane" in settings.figures:
-        print_plane(report.read_json(settings.output_dir / "plane.json"))
+        print_plane(read_json(settings.output_dir / "plane.json"))
     files = ", ".join(f"{name}.png" for name in settings.figures)
     report.console.print(f"{settings.output_dir}: {files}, each with its .pdf and .json")
 

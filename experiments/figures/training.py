@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from simcse_jax.data.training_text import TrainingText
 from simcse_jax.evaluation.geometry import alignment_uniformity, unit_rows
 from simcse_jax.evaluation.isotropy import gram_bounds, singular_spectrum
 from simcse_jax.evaluation.sts import cosine
+from simcse_jax.io import read_json_lines
 
 POSITIVES: dict[str, Variant] = {
     "dropout": Variant("dropout"),
@@ -85,8 +85,7 @@ def batch_path(folder: Path) -> dict[str, list[float]] | None:
     file = next((p / "metrics.jsonl" for p in places if (p / "metrics.jsonl").is_file()), None)
     if file is None:
         return None
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if "alignment" in line and "uniformity" in line]
+    steps = [line for line in read_json_lines(file) if "alignment" in line and "uniformity" in line]
     groups = [steps[i : i + WINDOW] for i in range(0, len(steps), WINDOW)]
     return {
         name: [float(np.mean([line[name] for line in group])) for group in groups]

@@ -32,6 +32,7 @@ from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.io import write_json
 from simcse_jax.machine import hardware
 
 matplotlib.use("Agg")
@@ -202,7 +203,7 @@ def main(settings: PairSearch) -> dict[str, Any]:
         "measured": rows,
         "extrapolated": beyond,
     }
-    report.write_json(settings.output_dir / "pair_search.json", results)
+    write_json(settings.output_dir / "pair_search.json", results)
     draw(rows, beyond, settings.output_dir / "pair_search.png")
     report.console.print(f"numbers and picture: {settings.output_dir}/pair_search.json, .png")
     return results

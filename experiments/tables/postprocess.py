@@ -34,6 +34,7 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
     results_to_json,
 )
+from simcse_jax.io import write_json, written_folder
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import CONFIGS, FittedKind, Transform, fit
 
@@ -180,7 +181,7 @@ def main(settings: PostProcessing) -> dict[str, Any]:
     check(settings)
     tasks = list(read_sts(settings.eval_data, settings.tasks).values())
     text = None if settings.fit == ("target",) else read_sentences(settings.fit)
-    with report.written_folder(settings.output_dir) as out:
+    with written_folder(settings.output_dir) as out:
         encoder = SentenceEncoder.from_pretrained(
             settings.model,
             pooling=settings.pooling,
@@ -203,7 +204,7 @@ def main(settings: PostProcessing) -> dict[str, Any]:
                 for seed, run in zip(settings.seeds, runs, strict=False)
             },
         }
-        report.write_json(out / "results.json", results)
+        write_json(out / "results.json", results)
     fitted_on = "each task's own sentences" if text is None else f"{len(text):,} sentences"
     print_scores(settings, raw, runs, fitted_on)
     return results

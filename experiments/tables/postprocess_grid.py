@@ -34,6 +34,7 @@ from simcse_jax.evaluation.sts import (
     evaluate_sts,
     evaluate_transformed_sts,
 )
+from simcse_jax.io import write_json, write_text
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import (
     Affine,
@@ -303,8 +304,8 @@ def main(settings: PostProcessingGrid) -> None:
         "records": records,
     }
     text = markdown(results)
-    report.write_json(settings.output_dir / "postprocess.json", results)
-    report.write_text(settings.output_dir / "postprocess.md", text)
+    write_json(settings.output_dir / "postprocess.json", results)
+    write_text(settings.output_dir / "postprocess.md", text)
     print(text)
 
 

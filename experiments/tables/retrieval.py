@@ -32,6 +32,7 @@ from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.io import write_json
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import Whitening
 from simcse_jax.transforms.base import unit_rows
@@ -214,7 +215,7 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
         "sentences": len(sentences),
         "rows": rows,
     }
-    report.write_json(output, results)
+    write_json(output, results)
     draw(rows, output.with_suffix(".png"))
     report.console.print(f"numbers and picture: {output}, .png")
     return rows

@@ -35,6 +35,7 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
     results_to_json,
 )
+from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import FittedKind, Transform, fit
 
@@ -130,7 +131,7 @@ def run_models(run: Path) -> dict[str, Path]:
     results = sorted(run.glob("seed-*/results.json")) or list(run.glob("results.json"))
     if not results:
         raise FileNotFoundError(f"{run} has no results.json: it is no finished run of experiments")
-    return {str(report.read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
+    return {str(read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
 
 
 def sources(settings: StsTable) -> dict[str, dict[str, Callable[[], SentenceEncoder]]]:
@@ -201,7 +202,7 @@ def measure_all(
         if row.source not in encoders or (row.fit == "NLI" and not nli):
             continue
         file, key = row_file(settings, row), row_key(settings, row)
-        if file.exists() and (known := report.read_json(file))["key"] == key:
+        if file.exists() and (known := read_json(file))["key"] == key:
             measured[row.label] = known
         else:
             missing[row] = key
@@ -212,7 +213,7 @@ def measure_all(
         for row in mine:
             how = {"key": missing[row], "hardware": hardware()}
             measured[row.label] = how | {"runs": runs[row.label]}
-            report.write_json(row_file(settings, row), measured[row.label])
+            write_json(row_file(settings, row), measured[row.label])
     return measured
 
 
@@ -226,7 +227,7 @@ def row_key(settings: StsTable, row: Row) -> dict[str, Any]:
     key: dict[str, Any] = {"model": settings.model, "num_layers": settings.num_layers}
     if row.source in RUNS:
         key = {
-            str(seed): report.read_json(model.parent / "results.json")["settings"]
+            str(seed): read_json(model.parent / "results.json")["settings"]
             for seed, model in run_models(getattr(settings, row.source)).items()
         }
     if row.method is not None:
@@ -316,9 +317,9 @@ def main(settings: StsTable) -> None:
         "not_run": [r.label for r in rows(settings.pooling) if r.label not in measured],
     }
     text = markdown(results)
-    report.write_text(settings.output_dir / "table.md", text)
-    report.write_text(settings.output_dir / "table.tex", latex(results))
-    report.write_json(settings.output_dir / "table.json", results)
+    write_text(settings.output_dir / "table.md", text)
+    write_text(settings.output_dir / "table.tex", latex(results))
+    write_json(settings.output_dir / "table.json", results)
     print(text)
 
 

@@ -22,6 +22,7 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.data.transfer import TRANSFER_TASKS, read_transfer
 from simcse_jax.evaluation.sts import encode_once
 from simcse_jax.evaluation.transfer import SEED, TransferScore, average, evaluate_transfer
+from simcse_jax.io import write_json
 from simcse_jax.machine import hardware
 
 
@@ -72,7 +73,7 @@ def main(settings: TransferTable) -> dict[str, TransferScore]:
             "tasks": {name: dataclasses.asdict(score) for name, score in scores.items()},
             "average": average(scores),
         }
-        report.write_json(settings.output, results)
+        write_json(settings.output, results)
         report.console.print(f"results: {settings.output}")
     return scores
 

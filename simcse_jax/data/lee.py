@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from simcse_jax.data.embedded import gensim_test_data
+from simcse_jax.io import read_lines
 
 DOCUMENTS = 50
 BACKGROUND_DOCUMENTS = 300
@@ -81,28 +82,25 @@ def lee_background(folder: str | Path | None = None) -> tuple[str, ...]:
     return _read_documents(root / _BACKGROUND_FILE, BACKGROUND_DOCUMENTS)
 
 
-def _read_text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; a Lee corpus file was expected there.")
-    data = path.read_bytes()
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
+        lines = read_lines(path)
+    except ValueError:
         # lee.cor writes its one pound sign in Latin-1. Latin-1 decodes any bytes at all, so the
         # check for control characters below is what notices a file that is not text.
-        text = data.decode("latin-1")
-    for number, line in enumerate(text.split("\n"), start=1):
+        lines = read_lines(path, "latin-1")
+    for number, line in enumerate(lines, start=1):
         if any(
             unicodedata.category(character) == "Cc" for character in line.strip("\r").expandtabs()
         ):
             raise ValueError(f"{path}, line {number}: neither UTF-8 nor Latin-1 text.")
-    return text
+    return lines
 
 
 def _read_documents(path: Path, expected: int) -> tuple[str, ...]:
-    lines = [line.strip() for line in _read_text(path).split("\n")]
-    if lines[-1] == "":  # a final newline, which gensim's copies lack, is no document
-        lines.pop()
+    lines = [line.strip() for line in _lines(path)]
     for number, line in enumerate(lines, start=1):
         if not line:
             raise ValueError(f"{path}, line {number}: empty, but every line must be a document.")
@@ -113,7 +111,7 @@ def _read_documents(path: Path, expected: int) -> tuple[str, ...]:
 
 def _read_similarities(path: Path) -> Float64[np.ndarray, "50 50"]:
     rows: list[list[float]] = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         fields = line.split()
         if not fields:
             continue

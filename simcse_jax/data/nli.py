@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from simcse_jax.data.tables import Table, read_table
-from simcse_jax.data.text import read_lines
+from simcse_jax.io import read_lines
 
 Label = Literal["entailment", "neutral", "contradiction"]
 

@@ -26,6 +26,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+from simcse_jax.io import read_lines
+
 Split = Literal["train", "dev", "test"]
 
 _SUBSETS: dict[str, tuple[str, ...]] = {
@@ -180,7 +182,7 @@ def _read_task(root: Path, task: str) -> Iterable[Pairs]:
 
 
 def _read_subset(name: str, inputs: Path, gold: Path) -> Pairs:
-    input_lines, gold_lines = _lines(inputs), _lines(gold)
+    input_lines, gold_lines = read_lines(inputs), read_lines(gold)
     if len(input_lines) != len(gold_lines):
         few, many = (gold, inputs) if len(gold_lines) < len(input_lines) else (inputs, gold)
         raise ValueError(
@@ -202,7 +204,7 @@ def _read_columns(
     file: Path, name: str, *, sentence1: int, sentence2: int, score: int, header: str | None = None
 ) -> Pairs:
     """Reads a file of tab-separated columns, the wanted ones given by index."""
-    lines = _lines(file)
+    lines = read_lines(file)
     first = 1
     if header is not None:
         if not lines or lines[0].split("\t")[0].strip() != header:
@@ -219,24 +221,6 @@ def _read_columns(
     if not rows:
         raise ValueError(f"{file} holds no pairs: it needs a pair a line, tab-separated")
     return _pairs(name, rows)
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 file without their ends.
-
-    `str.splitlines` would also break at characters such as U+0085 inside a sentence.
-    """
-    data = file.read_bytes()
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")  # a byte order mark
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file "
-            "to UTF-8"
-        ) from error
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _columns(file: Path, number: int, line: str, at_least: int) -> list[str]:

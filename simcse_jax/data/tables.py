@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simcse_jax.data.text import read_lines
+from simcse_jax.io import read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 

@@ -38,7 +38,7 @@ from simcse_jax.data.nli import (
     read_nli,
 )
 from simcse_jax.data.tables import SUFFIXES, Table, read_table
-from simcse_jax.data.text import read_lines
+from simcse_jax.io import read_lines
 
 Kind = Literal["sentences", "pairs", "triplets"]
 
@@ -131,7 +131,7 @@ def read_training_file(path: str | Path | Sequence[str | Path], *, seed: int = 0
         FileNotFoundError: no such file.
         ValueError: the file cannot be read as described; the message names file, line and mend.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    paths = _paths(path)
     if not paths:
         raise ValueError("no training file was given; name one or more")
     parts = [_read(p) for p in paths]
@@ -158,6 +158,10 @@ def read_training_file(path: str | Path | Sequence[str | Path], *, seed: int = 0
     if blank:
         description += f"; {blank} blank lines left out"
     return TrainingText(columns, description)
+
+
+def _paths(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +251,7 @@ def read_labelled_nli(path: str | Path | Sequence[str | Path]) -> TrainingText:
         FileNotFoundError: no such file.
         ValueError: a file that cannot be read so; the message names file, line and mend.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    paths = _paths(path)
     if not paths:
         raise ValueError("no NLI file was given; name one or more")
     files = [read_nli(p) for p in paths]
@@ -290,7 +294,7 @@ def read_sentences(path: str | Path | Sequence[str | Path]) -> list[str]:
         FileNotFoundError: no such file.
         ValueError: a file that cannot be read; the message names file, line and mend.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    paths = _paths(path)
     sentences: list[str] = []
     for part in map(_read, paths):
         if isinstance(part, NliFile):

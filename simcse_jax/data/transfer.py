@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from simcse_jax.io import read_lines
+
 _TWO_FILES = {
     # The first file's sentences are of class 1, as in SentEval.
     "MR": ("MR/rt-polarity.pos", "MR/rt-polarity.neg"),
@@ -155,9 +157,7 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
         raise FileNotFoundError(
             f"{path} is missing; the folder must be laid out as SentEval's data/downstream"
         )
-    # Byte order marks (MRPC has one) are no text; only line feeds end a line.
-    text = path.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
-    return ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
+    return ((n, line) for n, line in enumerate(read_lines(path, encoding), 1) if line.strip())
 
 
 def _labelled(rows: list[_Row], path: Path) -> Labelled:

@@ -15,10 +15,8 @@ import bz2
 import gzip
 import hashlib
 import json
-import os
 import random
 import re
-import tempfile
 import warnings
 import xml.etree.ElementTree as ET
 import zlib
@@ -34,6 +32,7 @@ from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Templ
 from tqdm import tqdm
 
 from simcse_jax.data.embedded import gensim_test_data
+from simcse_jax.io import cache_folder, read_json_lines, write_text
 
 # Part of the cache's name: raise it whenever the code below changes what a dump parses into.
 PARSER_VERSION = 1
@@ -574,7 +573,7 @@ def embedded_wikipedia(
         FileNotFoundError: gensim's wheel is not installed.
     """
     dump = gensim_test_data() / _EMBEDDED_DUMP
-    cache = (_default_cache() if cache_dir is None else Path(cache_dir)) / _cache_name(dump)
+    cache = (cache_folder() if cache_dir is None else Path(cache_dir)) / _cache_name(dump)
     try:
         return _read_cache(cache)
     except (OSError, ValueError, TypeError):
@@ -583,14 +582,8 @@ def embedded_wikipedia(
     try:
         _write_cache(cache, articles)
     except OSError as error:  # a read-only home must not stop anyone
-        warnings.warn(f"{cache} cannot be written ({error}); it is parsed anew.", stacklevel=2)
+        warnings.warn(f"{error}; it is parsed anew each time", stacklevel=2)
     return articles
-
-
-def _default_cache() -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification wants relative paths ignored.
-    return (root if root.is_absolute() else Path.home() / ".cache") / "simcse_jax"
 
 
 def _cache_name(dump: Path) -> str:
@@ -603,25 +596,15 @@ def _cache_name(dump: Path) -> str:
 
 
 def _read_cache(path: Path) -> list[Article]:
-    articles = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            title, sections = json.loads(line)
-            found = (Section(heading, tuple(texts)) for heading, texts in sections)
-            articles.append(Article(title, tuple(found)))
-    return articles
+    return [
+        Article(title, tuple(Section(heading, tuple(texts)) for heading, texts in sections))
+        for title, sections in read_json_lines(path)
+    ]
 
 
 def _write_cache(path: Path, articles: Iterable[Article]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside, then renamed: nobody ever reads half a file, two processes may write at once.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for article in articles:
-                sections = [[section.heading, section.sentences] for section in article.sections]
-                file.write(json.dumps([article.title, sections], ensure_ascii=False) + "\n")
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    lines = []
+    for article in articles:
+        sections = [[section.heading, section.sentences] for section in article.sections]
+        lines.append(json.dumps([article.title, sections], ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
+from simcse_jax.io import write_text
 from simcse_jax.training.checkpoint import RunCheckpoints
 from simcse_jax.training.sharding import CompiledStep
 
@@ -247,13 +248,10 @@ class _MetricsLog:
         if path is None:
             return
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if start and path.exists():
             kept = [line for line in path.read_text("utf-8").splitlines() if _before(line, start)]
-        beside = path.with_name(path.name + ".part")
-        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        beside.replace(path)
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> _MetricsLog:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+
+from simcse_jax.io import read_json, write_bytes, write_json
 
 SETTINGS = "transform.json"
 TENSORS = "transform.safetensors"
@@ -219,12 +219,11 @@ def save_state(
     noticed when it is read.
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     # safetensors wants C order; np.ascontiguousarray would give a scalar a dimension.
     payload = save_tensors({k: np.asarray(v, order="C") for k, v in tensors.items()})
     record = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), **settings}
-    _replace(place / TENSORS, payload)
-    _replace(place / SETTINGS, (json.dumps(record, indent=2) + "\n").encode())
+    write_bytes(place / TENSORS, payload)
+    write_json(place / SETTINGS, record)
 
 
 def load_state(
@@ -240,28 +239,10 @@ def load_state(
     for name in (SETTINGS, TENSORS):
         if not (place / name).is_file():
             raise FileNotFoundError(f"{place} holds no {name}: not a folder of a saved transform")
-    try:
-        settings = json.loads((place / SETTINGS).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place / SETTINGS} is not JSON: {error}") from error
+    settings = read_json(place / SETTINGS)
     if not isinstance(settings, dict) or settings.pop("format", None) != FORMAT:
         raise ValueError(f"{place / SETTINGS} is not a transform of format {FORMAT}")
     payload = (place / TENSORS).read_bytes()
     if hashlib.sha256(payload).hexdigest() != settings.pop("sha256", None):
         raise ValueError(f"{place / TENSORS} does not match {SETTINGS}: an interrupted save?")
     return settings, load_tensors(payload)
-
-
-def _replace(path: Path, payload: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-        # mkstemp's 0600 would keep a shared model folder from being read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -117,7 +117,7 @@ def test_tasks_come_in_the_papers_order(tmp_path):
         (f"{STS13}/STS.gs.OnWN.txt", "1\n\nnan\n", r"STS\.gs\.OnWN\.txt, line 3: .*'nan'.*finite"),
         (f"{STS13}/STS.gs.OnWN.txt", "\n\n\n", r"STS\.gs\.OnWN\.txt has no score on any line"),
         (f"{STS13}/STS.input.OnWN.txt", "a\tb\nc\td\ne\n", r"OnWN\.txt, line 3: 1 tab.*expected 2"),
-        (f"{STS13}/STS.input.OnWN.txt", b"a\tb\n\xe9\td\ne\tf\n", r"OnWN\.txt, line 2: byte 0xe9"),
+        (f"{STS13}/STS.input.OnWN.txt", b"a\tb\n\xe9\td\ne\tf\n", r"OnWN\.txt, line 2: not UTF-8"),
         (STSB_TEST, stsb_row() + "a\tb\tc\n", r"sts-test\.csv, line 2: 3 tab.*expected 7"),
         (STSB_TEST, stsb_row() + stsb_row(score=""), r"sts-test\.csv, line 2: the score ''"),
         (STSB_TEST, "", r"sts-test\.csv holds no pairs"),

@@ -1,10 +1,7 @@
 """How numbers, tables and files are reported."""
 
 import dataclasses
-import json
 from pathlib import Path
-
-import pytest
 
 from experiments import report
 
@@ -53,17 +50,3 @@ def test_settings_name_no_folder_of_the_machine():
         "trained": {"one": "one"},
         "output": None,
     }
-
-
-def test_a_file_is_whole_or_stays_as_it_was(tmp_path):
-    path = tmp_path / "new" / "results.json"
-    report.write_json(path, {"name": "τ", "values": [1, 2]})
-    assert "τ" in path.read_text(encoding="utf-8")
-    before = path.read_text(encoding="utf-8")
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        report.write_json(path, {"value": object()})
-    assert path.read_text(encoding="utf-8") == before
-    report.write_json(path, [1, 2], indent=None)
-    assert path.read_text(encoding="utf-8") == "[1, 2]\n"
-    assert json.loads(path.read_text()) == report.read_json(path)
-    assert [file.name for file in path.parent.iterdir()] == ["results.json"]

@@ -5,13 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from test_simcse import interrupt_at_second_evaluation, lines, weights
+from test_simcse import interrupt_at_second_evaluation, weights
 from tiny_data import LABELS, SENTENCES
 
 from experiments import runs, sbert_ablation, sbert_nli, sbert_stsb, sbert_wikisections
 from experiments.sbert import read_classifier
-from simcse_jax import SentenceEncoder, hub
+from simcse_jax import SentenceEncoder
 from simcse_jax.data.training_text import read_labelled_nli
+from simcse_jax.io import read_json, read_json_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -35,7 +36,7 @@ def options(golden, tiny_data, tmp_path):
 def test_an_interrupted_stsb_run_ends_with_the_same_bits(options, tmp_path, monkeypatch):
     whole = sbert_stsb.Settings(**{**options, "output_dir": tmp_path / "whole"})
     means = sbert_stsb.main(whole)
-    results = hub.read_json(tmp_path / "whole" / "results.json")
+    results = read_json(tmp_path / "whole" / "results.json")
     assert means["dev_best"] == results["dev_best"] != results["dev_before"]
     assert means["test_last"] == results["last"]["tasks"]["STS-B"]["all"]
     assert results["before"]["tasks"]["STS-B"]["pairs"] == 40
@@ -49,14 +50,14 @@ def test_an_interrupted_stsb_run_ends_with_the_same_bits(options, tmp_path, monk
     with pytest.raises(ValueError, match="regressand was 'cosine' and is 'shifted'"):
         sbert_stsb.main(dataclasses.replace(run, regressand="shifted"))
     sbert_stsb.main(run)
-    found = hub.read_json(tmp_path / "run" / "results.json")
+    found = read_json(tmp_path / "run" / "results.json")
     for name in ("dev_before", "before", "dev_best", "best_step", "best", "last"):
         assert found[name] == results[name]
     for which in ("best", "last"):
         assert weights(tmp_path / "run" / which) == weights(tmp_path / "whole" / which)
-    steps = [record["step"] for record in lines(tmp_path / "run" / "metrics.jsonl")]
+    steps = [record["step"] for record in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps == [1, 2, 2, 3, 4, 4]
-    assert lines(tmp_path / "run" / "metrics.jsonl")[0]["sentences_per_second"] > 0
+    assert read_json_lines(tmp_path / "run" / "metrics.jsonl")[0]["sentences_per_second"] > 0
 
 
 def test_nli_seeds_with_accuracy_on_a_test_file_then_stsb(options, tiny_data, tmp_path, capsys):
@@ -68,7 +69,7 @@ def test_nli_seeds_with_accuracy_on_a_test_file_then_stsb(options, tiny_data, tm
     test_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     nli = {"train_file": (tiny_data / "nli.jsonl",), "test_file": (test_file,), "seeds": (0, 1)}
     means = sbert_nli.main(sbert_nli.Settings(**options, **nli, concatenation="uv-diff-mul"))
-    summary = hub.read_json(tmp_path / "run" / "summary.json")
+    summary = read_json(tmp_path / "run" / "summary.json")
     assert summary["columns"][-2:] == ["nli_best", "nli_last"]
     assert means == dict(zip(summary["columns"], summary["mean"], strict=True))
     assert set(summary["before"]) == {"tasks", "average"}
@@ -88,8 +89,8 @@ def test_nli_seeds_with_accuracy_on_a_test_file_then_stsb(options, tiny_data, tm
     # The folder is where STS-B goes on from.
     stsb = {**options, "model": str(folder), "output_dir": tmp_path / "stsb", "num_layers": None}
     sbert_stsb.main(sbert_stsb.Settings(**stsb))
-    results = hub.read_json(tmp_path / "stsb" / "results.json")
-    last = hub.read_json(tmp_path / "run" / "seed-1" / "results.json")["last"]
+    results = read_json(tmp_path / "stsb" / "results.json")
+    last = read_json(tmp_path / "run" / "seed-1" / "results.json")["last"]
     assert results["before"]["tasks"] == last["tasks"]
     with pytest.raises(FileNotFoundError, match="classifier.safetensors does not exist"):
         read_classifier(tmp_path / "stsb" / "last")
@@ -142,12 +143,12 @@ def test_wikisections_of_a_dump(options, tmp_path, capsys):
     assert not train & test
     assert not (train | test) & dev
     means = sbert_wikisections.main(settings)
-    results = hub.read_json(tmp_path / "run" / "results.json")
+    results = read_json(tmp_path / "run" / "results.json")
     assert set(results["last"]) == {"sections", "sections_cosine", "sections_all"}
     assert results["last"]["sections"] > results["before"]["sections"]
     assert means["sections_last"] == results["last"]["sections"]
     assert all(0 <= score <= 100 for score in means.values())
-    records = lines(tmp_path / "run" / "metrics.jsonl")
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     assert records[-2]["loss"] < records[0]["loss"]
     assert "section triplets of" in capsys.readouterr().out
 
@@ -171,7 +172,7 @@ def test_ablations_are_a_run_for_each_pooling_and_concatenation(
     ]
     assert all(not run.use_bias and run.batch_size == 8 for run in asked)
     assert asked[0].output_dir == tmp_path / "run" / "mean_uv-diff"
-    rows = hub.read_json(tmp_path / "run" / "ablation.json")
+    rows = read_json(tmp_path / "run" / "ablation.json")
     assert [row["dev_best"] for row in rows] == [51.0, 52.0]
     assert "52.00" in capsys.readouterr().out
 

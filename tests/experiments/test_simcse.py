@@ -1,7 +1,6 @@
 """The SimCSE commands, end to end on a tiny model: what they write, resuming, bad input."""
 
 import dataclasses
-import json
 import os
 import signal
 
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import runs, simcse, sup_simcse, unsup_simcse
-from simcse_jax import SentenceEncoder, hub
+from simcse_jax import SentenceEncoder
 from simcse_jax.data.training_text import TrainingText
+from simcse_jax.io import read_json, read_json_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -42,10 +42,6 @@ def no_text() -> TrainingText:
     raise AssertionError("there is a training file")
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
@@ -67,7 +63,7 @@ def test_unsupervised_seeds_with_all_that_a_run_leaves(settings, tmp_path, capsy
     run = settings(seeds=(0, 1), mlm_weight=0.1)
     simcse.main(run, unsup_simcse.PRESETS, no_text)
     out = tmp_path / "run"
-    summary = hub.read_json(out / "summary.json")
+    summary = read_json(out / "summary.json")
     assert summary["columns"] == ["dev_before", "dev_best", "test_best", "test_last"]
     np.testing.assert_allclose(summary["mean"], np.mean(summary["per_seed"], 0))
     np.testing.assert_allclose(summary["sd"], np.std(summary["per_seed"], 0, ddof=1))
@@ -75,12 +71,12 @@ def test_unsupervised_seeds_with_all_that_a_run_leaves(settings, tmp_path, capsy
     assert summary["per_seed"][0][3] != summary["per_seed"][1][3]
     for seed in (0, 1):
         folder = out / f"seed-{seed}"
-        records = lines(folder / "metrics.jsonl")
+        records = read_json_lines(folder / "metrics.jsonl")
         assert [r["step"] for r in records if "eval" not in r] == [1, 2, 3, 4]
         assert [r["step"] for r in records if "eval" in r] == [2, 4]
         assert all(r["mlm_loss"] > 0 for r in records if "eval" not in r)
         assert any((folder / "tensorboard").iterdir())
-        results = hub.read_json(folder / "results.json")
+        results = read_json(folder / "results.json")
         found = [results["dev_before"], results["dev_best"]]
         found += [results[w]["tasks"]["STS-B"]["all"] for w in ("best", "last")]
         assert found == summary["per_seed"][seed]
@@ -114,7 +110,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(settings, tmp_path, monkeypa
         assert found[name] == expected[name]
     for which in ("best", "last"):
         assert weights(tmp_path / "run" / which) == weights(tmp_path / "whole" / which)
-    assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 6
+    assert len(read_json_lines(tmp_path / "run" / "metrics.jsonl")) == 6
 
     # A finished run is reused, not trained again; with other settings it is refused.
     before = (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns
@@ -139,7 +135,7 @@ def test_supervised_triplets_keep_the_head(settings, tiny_data, tmp_path):
     run = settings(sup_simcse.Settings, train_file=(triplets,), max_steps=2, accumulate=1)
     simcse.main(run, sup_simcse.PRESETS, no_text)
     assert not (tmp_path / "run" / "summary.json").exists()
-    results = hub.read_json(tmp_path / "run" / "results.json")
+    results = read_json(tmp_path / "run" / "results.json")
     assert results["best_step"] == results["steps"] == 2
     assert results["best"] == results["last"]
     assert SentenceEncoder.from_pretrained(tmp_path / "run" / "best").settings.pooling == "pooler"

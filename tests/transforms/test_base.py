@@ -66,7 +66,7 @@ def test_a_failed_save_leaves_the_old_one(saved, monkeypatch):
     def fail(*_args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("simcse_jax.transforms.base.os.replace", fail)
+    monkeypatch.setattr("simcse_jax.io.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save(Affine(np.ones(3), np.eye(3)), saved)
     monkeypatch.undo()

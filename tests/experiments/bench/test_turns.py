@@ -122,7 +122,8 @@ def test_the_committed_tables_are_drawn_from_their_numbers(results_folder, name,
     assert turns.markdown(value, script.table(value)) == text
 
 
-def test_whitening_beside_numpy(tmp_path):
+def test_whitening_beside_numpy(tmp_path, monkeypatch):
+    monkeypatch.setattr(whitening, "machine", lambda threads: MACHINE)
     output = tmp_path / "whitening.json"
     settings = whitening.WhiteningBenchmark(rows=(50,), dims=(8,), repeats=1, output=output)
     whitening.main(settings)

@@ -1,0 +1,65 @@
+"""Where a model lies: the embedded one, a local folder, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from simcse_jax.data.embedded import minilm_folder
+from simcse_jax.io import read_json
+
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt"]
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """Return the folder of a model: ``"minilm"`` (the embedded one), a local folder, or a hub id.
+
+    A hub id is fetched by huggingface_hub, which keeps its cache and respects
+    ``HF_HUB_OFFLINE``.
+
+    Raises:
+        FileNotFoundError: there is no such folder and the hub has none or cannot be reached.
+    """
+    if str(name) == "minilm":
+        return minilm_folder()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+        raise FileNotFoundError(f"model folder {str(name)!r} does not exist")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=_HUB_PATTERNS))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a local folder nor a model that the Hugging Face hub "
+            f"would give ({type(error).__name__}); give a folder, a hub id, or 'minilm'"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder, one or several shards.
+
+    Raises:
+        FileNotFoundError: there is none; where there are pickled weights instead the message
+            says how to convert them, because no pickle is ever read.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        files = [folder / f for f in sorted(set(read_json(index)["weight_map"].values()))]
+    else:
+        files = [folder / "model.safetensors"]
+    missing = [f.name for f in files if not f.exists()]
+    if not missing:
+        return files
+    pickled = [f.name for pattern in ("*.bin", "*.pt*") for f in sorted(folder.glob(pattern))]
+    if pickled:
+        raise FileNotFoundError(
+            f"{folder} has only pickled weights ({', '.join(pickled)}), which can run code when "
+            "read; convert them where you trust them: transformers.AutoModel.from_pretrained"
+            "(folder).save_pretrained(new_folder) writes safetensors"
+        )
+    raise FileNotFoundError(f"{folder} has no weights: {', '.join(missing)} is missing")

@@ -1,0 +1,214 @@
+"""Weights and architectures: the table of names, and what is refused."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hub_support import assert_same, load
+from safetensors.numpy import load_file, save_file
+
+from simcse_jax import hub
+from simcse_jax.hub.weights import expected_shapes, tables
+from simcse_jax.io import read_json, write_json
+from simcse_jax.models.batch import Batch
+from simcse_jax.models.bert import BertEncoder
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    tensors = change(load_file(path))
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_the_prefix_and_the_old_names_make_no_difference(folder):
+    expected = load(folder)
+    prefix = expected[0].model_type + "."
+
+    def rename(tensors):
+        new = {}
+        for name, tensor in tensors.items():
+            name = name.removeprefix(prefix)
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            new[name.replace("LayerNorm.bias", "LayerNorm.beta")] = tensor
+        new["embeddings.position_ids"] = np.arange(24)[None]
+        return new
+
+    change_weights(folder, rename)
+    assert_same(load(folder), expected)
+
+
+def test_half_precision_weights_are_widened(folder):
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        expected = load(folder)[1]["encoder"]["embeddings"]["word"]["embedding"].astype(dtype)
+        change_weights(folder, lambda t, d=dtype: {k: v.astype(d) for k, v in t.items()})
+        word = load(folder)[1]["encoder"]["embeddings"]["word"]["embedding"]
+        assert word.dtype == np.float32
+        np.testing.assert_array_equal(word, expected.astype(np.float32))
+
+
+def test_shards_are_joined(folder):
+    expected = load(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:9], "b.safetensors": names[9:]}
+    for file, chosen in parts.items():
+        save_file({n: tensors[n] for n in chosen}, folder / file)
+    index = {"weight_map": {n: file for file, chosen in parts.items() for n in chosen}}
+    write_json(folder / "model.safetensors.index.json", index)
+    assert_same(load(folder), expected)
+
+
+def test_the_first_layers_are_kept(folder):
+    config, params = load(folder, num_layers=2)
+    assert config.num_hidden_layers == 2
+    assert {k for k in params["encoder"] if k.startswith("layer")} == {"layer_0", "layer_1"}
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match="layers 1 to 3"):
+            load(folder, num_layers=wrong)
+
+
+@pytest.mark.parametrize(("head", "names"), [("pooler", "pooler."), ("mlm", ("cls.", "lm_head."))])
+def test_heads_are_optional(folder, head, names, caplog):
+    change_weights(
+        folder,
+        lambda t: {
+            k: v for k, v in t.items() if not re.sub(r"^(ro)?berta?\.", "", k).startswith(names)
+        },
+    )
+    with caplog.at_level("INFO"):
+        _, params = load(folder)
+    assert head not in params
+    assert f"has no {head}" in caplog.text
+
+
+def test_a_part_of_a_head_is_left_over(folder):
+    change_weights(folder, lambda t: {k: v for k, v in t.items() if "pooler.dense.bias" not in k})
+    with pytest.raises(ValueError, match=r"pooler\.dense\.weight, which no part"):
+        load(folder)
+
+
+def test_a_missing_tensor_is_named(folder):
+    name = "encoder.layer.1.attention.self.key.bias"
+    change_weights(folder, lambda t: {k: v for k, v in t.items() if name not in k})
+    with pytest.raises(ValueError, match=f"lacks tensor {name}"):
+        load(folder)
+
+
+def test_a_left_over_tensor_is_named(folder):
+    change_weights(folder, lambda t: t | {"classifier.weight": np.zeros((2, 32), np.float32)})
+    with pytest.raises(ValueError, match=r"has tensor classifier\.weight"):
+        load(folder)
+
+
+def test_a_layer_beyond_the_config_is_left_over(folder):
+    raw = read_json(folder / "config.json")
+    write_json(folder / "config.json", raw | {"num_hidden_layers": 2})
+    with pytest.raises(ValueError, match=r"encoder\.layer\.2"):
+        load(folder)
+
+
+def test_a_truncated_file_is_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "t5"}, "only 'bert' and 'roberta'"),
+        ({"position_embedding_type": "relative_key"}, "only 'absolute'"),
+        ({"hidden_act": "cube"}, "hidden_act"),
+    ],
+)
+def test_a_config_that_is_not_ours(folder, change, message):
+    raw = read_json(folder / "config.json")
+    write_json(folder / "config.json", raw | change)
+    with pytest.raises(ValueError, match=message):
+        hub.read_config(folder)
+
+
+def test_a_config_that_is_broken_or_absent(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json, line 1: not JSON"):
+        hub.read_config(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="is this a model folder"):
+        hub.read_config(folder)
+
+
+# ---------------------------------------------------------------------------------------------
+# Shapes
+# ---------------------------------------------------------------------------------------------
+
+
+def paths(tree):
+    return {tuple(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_the_table_names_every_parameter_of_the_modules(folder):
+    config, params = load(folder)
+    expected = expected_shapes(config)
+    found = {part: {entry.path for entry in table} for part, table in tables(config).items()}
+    assert found == {part: paths(tree) for part, tree in expected.items()}
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), expected
+    )
+
+
+def test_one_layer_stands_for_all(folder):
+    """The shapes are those of the whole encoder, traced as it is."""
+    config = hub.read_config(folder)
+    ids = jnp.zeros((1, 1), jnp.int32)
+    whole = jax.eval_shape(BertEncoder(config).init, jax.random.key(0), Batch(ids, ids == 0))
+    assert expected_shapes(config)["encoder"] == whole["params"]
+
+
+def used_tensors(folder):
+    """The file's tensors that are read, by their names there."""
+    ignored = re.compile(r"position_ids|decoder|seq_relationship")
+    return {
+        k: v for k, v in load_file(folder / "model.safetensors").items() if not ignored.search(k)
+    }
+
+
+def test_a_wrong_shape_is_named(folder):
+    """Each tensor, a row too long or of another rank, alone and by its name in the file."""
+    for name, tensor in used_tensors(folder).items():
+        longer = np.concatenate([tensor, tensor[:1]])
+        for wrong in (longer, tensor[None], tensor.reshape(-1)):
+            if wrong.shape == tensor.shape:
+                continue  # a vector is flat already
+            change_weights(folder, lambda t, n=name, w=wrong: t | {n: w})
+            message = f"tensor {name} has shape {wrong.shape} instead of {tensor.shape}"
+            with pytest.raises(ValueError, match=re.escape(message) + "$"):
+                load(folder)
+        change_weights(folder, lambda t, n=name, right=tensor: t | {n: right})
+    load(folder)
+
+
+def test_wrong_shapes_cannot_make_up_for_each_other(folder):
+    """The fused query, key and value would have the right shape."""
+    attention = f"{hub.read_config(folder).model_type}.encoder.layer.0.attention.self"
+    query, key = (f"{attention}.{name}.bias" for name in ("query", "key"))
+    change_weights(folder, lambda t: t | {query: np.ones(30, "f4"), key: np.ones(34, "f4")})
+    message = f"tensors {query} has shape (30,) instead of (32,), {key} has shape (34,)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(folder)
+
+
+def test_all_wrong_shapes_are_counted(folder):
+    raw = read_json(folder / "config.json")
+    write_json(folder / "config.json", raw | {"vocab_size": 65})
+    with pytest.raises(
+        ValueError, match=r"word_embeddings\.weight has shape \(64, 32\) instead of"
+    ):
+        load(folder)
+    write_json(folder / "config.json", raw | {"intermediate_size": 8})
+    with pytest.raises(ValueError, match=r"instead of \(8, 32\), .* and 5 more"):
+        load(folder)
