@@ -29,12 +29,12 @@ lint: $(VENV)/installed-test ## ruff and mypy
 	$(VENV)/bin/mypy
 
 bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
-	$(ORACLE)/bin/python -m experiments.bench_cold_start
-	$(ORACLE)/bin/python -m experiments.bench_encode --data $(DATA)/senteval
-	$(ORACLE)/bin/python -m experiments.bench_growth --data $(DATA)/senteval
-	$(ORACLE)/bin/python -m experiments.bench_train --train-file $(DATA)/wikipedia/wiki1m_head.txt
-	$(ORACLE)/bin/python -m experiments.bench_info_nce --sizes 1024 2048 4096 8192 16384 32768 --repeats 3
-	$(ORACLE)/bin/python -m experiments.bfloat16 --data $(DATA)/senteval --train-file $(DATA)/wikipedia/wiki1m_head.txt
+	$(ORACLE)/bin/python -m experiments.bench.cold_start
+	$(ORACLE)/bin/python -m experiments.bench.encode --data $(DATA)/senteval
+	$(ORACLE)/bin/python -m experiments.bench.growth --data $(DATA)/senteval
+	$(ORACLE)/bin/python -m experiments.bench.train --train-file $(DATA)/wikipedia/wiki1m_head.txt
+	$(ORACLE)/bin/python -m experiments.bench.info_nce --sizes 1024 2048 4096 8192 16384 32768 --repeats 3
+	$(ORACLE)/bin/python -m experiments.bench.bfloat16 --data $(DATA)/senteval --train-file $(DATA)/wikipedia/wiki1m_head.txt
 
 docs: $(VENV)/installed-docs ## the API reference, from the docstrings (writes docs/)
 	$(VENV)/bin/pdoc simcse_jax $(MODULES) -d google --math -o docs

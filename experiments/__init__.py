@@ -1,1 +1,4 @@
-"""One script per table, figure or training run of the papers; each docstring gives the command."""
+"""What reproduces the papers: training runs, tables, figures and benchmarks.
+
+Each docstring of a script gives its command; `experiments/results` holds what they measured here.
+"""

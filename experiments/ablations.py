@@ -33,10 +33,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from experiments.runs import hardware
+from experiments import report
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.augmentation import (
@@ -56,6 +54,7 @@ from simcse_jax.data.training_text import TrainingText, read_sentences, read_tra
 from simcse_jax.data.wikipedia import embedded_wikipedia
 from simcse_jax.evaluation.sts import paired_similarity, spearman
 from simcse_jax.io import read_json, write_json, write_text
+from simcse_jax.machine import hardware
 from simcse_jax.training import (
     Evaluation,
     MaskingTokens,
@@ -84,7 +83,6 @@ Preset = Literal[
 ]
 Documents = Sequence[Sequence[str]]
 Evaluate = Callable[[SentenceEncoder], Mapping[str, Any]]
-console = Console(width=110)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -420,30 +418,30 @@ def cell(row: Mapping[str, Any]) -> str:
     """Our score as the table prints it."""
     if row["not_run"]:
         return "not run"
-    scores = [run["best"] for run in row["runs"]]
-    if len(scores) == 1:
-        return f"{scores[0]:.2f}"
-    return f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}"
+    return report.mean_and_deviation([run["best"] for run in row["runs"]])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A preset's rows: label, the paper's score and ours."""
+    papers = ["" if row["paper"] is None else f"{row['paper']:.1f}" for row in rows]
+    return [[row["label"], paper, cell(row)] for row, paper in zip(rows, papers, strict=True)]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables, drawn from the results alone."""
     how = results["settings"]
-    lines = [
+    parts = [
         f"Best Spearman × 100 on STS-B dev. Ours: {how['model']}"
         + (f", first {how['num_layers']} layers" if how["num_layers"] else "")
         + f", {how['steps']} steps of {how['batch_size']}, learning rate {how['learning_rate']:g}, "
         f"seeds {', '.join(map(str, how['seeds']))}; {results['hardware']}. Paper: BERT-base.",
-        "",
     ]
     for preset, rows in results["tables"].items():
-        lines += [f"## {preset}", "", "| row | paper | ours |", "| --- | --- | --- |"]
-        for row in rows:
-            paper = "" if row["paper"] is None else f"{row['paper']:.1f}"
-            lines.append(f"| {row['label']} | {paper} | {cell(row)} |")
-        reasons = {row["label"]: row["not_run"] for row in rows if row["not_run"]}
-        lines += ["", *(f"Not run: {label} ({why})." for label, why in reasons.items()), ""]
-    return "\n".join(lines).rstrip() + "\n"
+        parts += [f"## {preset}", report.markdown(["row", "paper", "ours"], table(rows))]
+        reasons = [(row["label"], row["not_run"]) for row in rows if row["not_run"]]
+        if reasons:
+            parts.append("\n".join(f"Not run: {label} ({why})." for label, why in reasons))
+    return "\n\n".join(parts) + "\n"
 
 
 def main(settings: Settings) -> None:
@@ -465,25 +463,18 @@ def main(settings: Settings) -> None:
                 text = training_text(variant, documents, triplets, seed)
                 if isinstance(text, str):
                     why = text
-                    console.print(f"{preset}, {variant.label}: not run ({why})")
+                    report.console.print(f"{preset}, {variant.label}: not run ({why})")
                     break
                 runs.append(run_row(settings, preset, variant, text, seed, dev))
             rows.append(row | {"not_run": why, "runs": runs})
-    how = dataclasses.asdict(settings) | {"eval_data": None, "output_dir": None, "resume": None}
-    for files in ("train_file", "nli"):
-        how[files] = [path.name for path in how[files]]
+    how = report.settings_record(settings)
     results = {"settings": how, "hardware": hardware(), "tables": tables}
     write_json(settings.output_dir / "ablations.json", results)
     write_text(settings.output_dir / "ablations.md", markdown(results))
     for preset, rows in tables.items():
-        table = Table(title=f"{preset}: best Spearman × 100 on STS-B dev")
-        for name in ("row", "paper, BERT-base", "ours"):
-            table.add_column(name, justify="left" if name == "row" else "right")
-        for row in rows:
-            paper = "" if row["paper"] is None else f"{row['paper']:.1f}"
-            table.add_row(row["label"], paper, cell(row))
-        console.print(table)
-    console.print(f"{settings.output_dir}: ablations.json, ablations.md and every run")
+        title = f"{preset}: best Spearman × 100 on STS-B dev"
+        report.print_table(title, ["row", "paper, BERT-base", "ours"], table(rows))
+    report.console.print(f"{settings.output_dir}: ablations.json, ablations.md and every run")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from experiments.bench import cpu_name
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.compilation_cache import compilations
 from simcse_jax.data.lee import pair_indices, read_lee
@@ -33,6 +32,7 @@ from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import cosine_similarity
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
 from simcse_jax.io import read_json, write_json, written_folder
+from simcse_jax.machine import hardware
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.models import BertConfig
 from simcse_jax.training import (
@@ -154,14 +154,6 @@ class Recipe:
 # ---------------------------------------------------------------------------------------------
 # Scores
 # ---------------------------------------------------------------------------------------------
-
-
-def hardware() -> str:
-    """The device as a results table should name it."""
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
-        return f"{cpu_name()}, {len(devices)} CPU device, jax {jax.__version__}"
-    return f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}"
 
 
 def dev_metric(eval_data: Path | None) -> str:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments import runs
-from experiments.runs import Model, Recipe, hardware, train_seed
+from experiments.runs import Model, Recipe, train_seed
 from simcse_jax.data.training_batches import TrainingBatches
 from simcse_jax.data.training_text import TrainingText, read_training_file
 from simcse_jax.models import Batch
@@ -25,7 +25,7 @@ from simcse_jax.training import (
 )
 from simcse_jax.training.step import Step
 
-__all__ = ["RunSettings", "hardware", "main", "run_seed"]
+__all__ = ["RunSettings", "main", "run_seed"]
 
 
 @dataclasses.dataclass(frozen=True)

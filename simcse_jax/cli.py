@@ -40,13 +40,12 @@ class Model:
     def load(self):
         """Return the encoder, with nothing cut unless asked."""
         from simcse_jax.encoder import SentenceEncoder
-        from simcse_jax.hub import find_model, read_config
 
         return SentenceEncoder.from_pretrained(
             self.model,
             pooling=self.pooling,
             num_layers=self.num_layers,
-            max_length=self.max_length or read_config(find_model(self.model)).max_length,
+            max_length=self.max_length or "longest",
             dtype=self.dtype,
         )
 

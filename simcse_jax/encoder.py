@@ -150,7 +150,7 @@ class SentenceEncoder:
         pooling: str | None = None,
         num_layers: int | None = None,
         normalize: bool | None = None,
-        max_length: int | None = None,
+        max_length: int | Literal["longest"] | None = None,
         dtype: Any = jnp.float32,
         devices: Sequence[jax.Device] | None = None,
     ) -> SentenceEncoder:
@@ -162,8 +162,8 @@ class SentenceEncoder:
             pooling: default what the folder says, else mean.
             num_layers: keep the first so many layers.
             normalize: default what the folder says, else False.
-            max_length: cut inputs to so many tokens; default what the folder says, else the
-                whole position table.
+            max_length: cut inputs to so many tokens; ``"longest"`` for the whole position table;
+                default what the folder says, else the whole position table.
             dtype: the compute type, float32 or bfloat16.
             devices: see the constructor.
 
@@ -188,7 +188,7 @@ class SentenceEncoder:
         changes: dict[str, Any] = {
             "pooling": pooling,
             "normalize": normalize,
-            "max_length": max_length,
+            "max_length": whole.max_length if max_length == "longest" else max_length,
         }
         settings = hub.replace_settings(settings, changes)
         tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)

@@ -128,6 +128,17 @@ def test_too_long_is_cut_with_one_warning_or_refused(tiny):
     tiny.encode(long, max_length=8)  # asked for, so not warned of (warnings are errors here)
 
 
+def test_the_longest_length_is_the_position_table(golden, tmp_path):
+    whole = SentenceEncoder.from_pretrained(golden / "tiny-bert")
+    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", max_length=8)
+    short.save_pretrained(tmp_path / "short")
+    assert SentenceEncoder.from_pretrained(tmp_path / "short").max_length == 8
+    longest = SentenceEncoder.from_pretrained(tmp_path / "short", max_length="longest")
+    assert longest.max_length == whole.max_length == 24
+    sentence = ["cat dog " * 7]
+    np.testing.assert_array_equal(longest.encode(sentence), whole.encode(sentence))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

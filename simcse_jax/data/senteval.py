@@ -86,6 +86,11 @@ class StsTask:
     def __len__(self) -> int:
         return sum(len(subset) for subset in self.subsets)
 
+    @property
+    def sentences(self) -> list[str]:
+        """All sentences, subset by subset the first ones and the second ones, with repetitions."""
+        return [s for subset in self.subsets for s in (*subset.sentences1, *subset.sentences2)]
+
 
 def read_sts(folder: str | Path, tasks: Sequence[str] = TASKS) -> dict[str, StsTask]:
     """Reads the STS tasks: STS12 to STS16, and the test splits of STS-B and SICK-R.

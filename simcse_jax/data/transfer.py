@@ -70,6 +70,11 @@ class TransferTask:
     name: str
     splits: dict[str, Labelled]
 
+    @property
+    def sentences(self) -> list[str]:
+        """All sentences, split by split and column by column, with repetitions."""
+        return [s for split in self.splits.values() for column in split.columns for s in column]
+
 
 def read_transfer(
     folder: str | Path, tasks: Sequence[str] = TRANSFER_TASKS

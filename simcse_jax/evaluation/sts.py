@@ -24,6 +24,7 @@ from simcse_jax.data.senteval import StsTask
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "n D"]]
+Transform = Callable[[Float[np.ndarray, "n D"]], Float[np.ndarray, "n K"]]
 
 PROTOCOLS = ("all", "mean", "wmean")
 
@@ -138,6 +139,26 @@ def encode_distinct(
     return rows, embeddings
 
 
+def encode_once(encode: Encode, sentences: Iterable[str]) -> Encode:
+    """Encode each distinct sentence, and return a function that looks their embeddings up.
+
+    What a frozen encoder says of a sentence is then computed once for all fits and scores.
+
+    Args:
+        encode: From n sentences to embeddings [n, D] in the same order. Called once.
+        sentences: All that will be asked for; others are a KeyError.
+
+    Raises:
+        ValueError: As in `encode_distinct`.
+    """
+    rows, embeddings = encode_distinct(encode, sentences)
+
+    def look_up(sentences: Sequence[str]) -> Float[np.ndarray, "n D"]:
+        return embeddings[[rows[sentence] for sentence in sentences]]
+
+    return look_up
+
+
 @dataclass(frozen=True)
 class Protocols:
     """One score in the three protocols, times 100."""
@@ -216,15 +237,8 @@ def evaluate_sts(
             raise ValueError(
                 f"{task.name} needs one subset or more with distinct names, got {subset_names}"
             )
-    rows, embeddings = encode_distinct(
-        encode,
-        (
-            sentence
-            for task in chosen
-            for subset in task.subsets
-            for sentence in (*subset.sentences1, *subset.sentences2)
-        ),
-    )
+    sentences = (sentence for task in chosen for sentence in task.sentences)
+    rows, embeddings = encode_distinct(encode, sentences)
 
     results = {}
     for task in chosen:
@@ -258,6 +272,37 @@ def evaluate_sts(
             subsets=subsets,
         )
     return StsResults(results)
+
+
+def evaluate_transformed_sts(
+    encode: Encode,
+    tasks: Mapping[str, StsTask] | Iterable[StsTask],
+    transforms: Transform | Mapping[str, Transform],
+) -> StsResults:
+    """Scores transforms of an encoder's embeddings on STS tasks, by cosine.
+
+    Args:
+        encode: From n sentences to embeddings [n, D]; called for each task, so that what is slow
+            should come from `encode_once`.
+        tasks: As in `evaluate_sts`.
+        transforms: One for all tasks, such as one fitted to NLI; or one for each task by its name,
+            such as those that the papers call "target", fitted to the task's own sentences without
+            their scores.
+
+    Returns:
+        As in `evaluate_sts`.
+
+    Raises:
+        KeyError: A task has no transform.
+        ValueError: As in `evaluate_sts`.
+    """
+
+    def score(task: StsTask) -> TaskResult:
+        transform = transforms[task.name] if isinstance(transforms, Mapping) else transforms
+        return evaluate_sts(lambda sentences: transform(encode(sentences)), [task]).tasks[task.name]
+
+    chosen = tasks.values() if isinstance(tasks, Mapping) else tasks
+    return StsResults({task.name: score(task) for task in chosen})
 
 
 def results_to_json(results: StsResults) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 from simcse_jax.transforms.base import SETTINGS, Affine, Transform, load_state
 from simcse_jax.transforms.calibration import RemoveDirections, Standardization
@@ -13,6 +15,32 @@ from simcse_jax.transforms.whitening import Moments, Whitening
 TRANSFORMS: dict[str, type[Transform]] = {
     cls.kind: cls for cls in (Affine, Whitening, Standardization, RemoveDirections, Flow)
 }
+
+FittedKind = Literal["whitening", "flow", "standardization", "remove_directions"]
+FITS: dict[FittedKind, Callable[..., Transform]] = {
+    "whitening": Whitening.fit,
+    "flow": Flow.fit,
+    "standardization": Standardization.fit,
+    "remove_directions": RemoveDirections.fit,
+}
+
+
+def fit(kind: FittedKind, embeddings: Any, **options: Any) -> Transform:
+    """Fit the transform of a kind to embeddings, without labels.
+
+    Args:
+        kind: ``"whitening"``, ``"flow"``, ``"standardization"`` or ``"remove_directions"``.
+        embeddings: ``[n, D]``, or whatever else the kind's own ``fit`` takes: an iterable of such
+            batches, for a flow a function of the epoch.
+        options: those of the kind's own ``fit``, such as ``k`` or ``seed``.
+
+    Raises:
+        ValueError: there is no such kind, or as in the kind's own ``fit``.
+        TypeError: the kind's own ``fit`` does not take such an option.
+    """
+    if kind not in FITS:
+        raise ValueError(f"no transform is called {kind!r}; choose from {', '.join(FITS)}")
+    return FITS[kind](embeddings, **options)
 
 
 def load_transform(folder: str | os.PathLike[str]) -> Transform:
@@ -40,6 +68,7 @@ __all__ = [
     "CONFIGS",
     "TRANSFORMS",
     "Affine",
+    "FittedKind",
     "Flow",
     "FlowConfig",
     "Moments",
@@ -47,6 +76,7 @@ __all__ = [
     "Standardization",
     "Transform",
     "Whitening",
+    "fit",
     "load_transform",
     "save",
 ]

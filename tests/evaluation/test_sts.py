@@ -11,8 +11,10 @@ from simcse_jax.data.senteval import Pairs, StsTask, read_sts
 from simcse_jax.evaluation.sts import (
     cosine,
     dot,
+    encode_once,
     euclidean,
     evaluate_sts,
+    evaluate_transformed_sts,
     format_table,
     manhattan,
     paired_similarity,
@@ -145,6 +147,38 @@ def test_one_encode_call_over_distinct_sentences(tasks):
     assert len(calls) == 1
     assert len(set(calls[0])) == len(calls[0])
     assert results == evaluate_sts(encode, tasks)
+
+
+def test_what_is_encoded_once_is_looked_up(tasks):
+    calls = []
+
+    def counted(sentences):
+        calls.append(sentences)
+        return encode(sentences)
+
+    sentences = [s for task in tasks.values() for s in task.sentences]
+    assert len(sentences) == 2 * sum(map(len, tasks.values()))
+    cached = encode_once(counted, sentences)
+    assert evaluate_sts(cached, tasks) == evaluate_sts(encode, tasks)
+    np.testing.assert_array_equal(cached(sentences[::-1]), encode(sentences[::-1]))
+    assert calls == [list(dict.fromkeys(sentences))]
+
+
+def test_each_task_is_scored_with_its_transform(tasks):
+    def halved(x):
+        return x[:, :4]
+
+    def turned(x):
+        return x[:, ::-1] * np.arange(1, 9)
+
+    own = evaluate_transformed_sts(encode, tasks, {"STS12": halved, "STS-B": turned})
+    for name, transform in (("STS12", halved), ("STS-B", turned)):
+        one = evaluate_transformed_sts(encode, tasks.values(), transform)
+        expected = evaluate_sts(lambda s, f=transform: f(encode(s)), tasks)
+        assert own.tasks[name] == one.tasks[name] == expected.tasks[name]
+    assert list(own.tasks) == list(tasks)
+    with pytest.raises(KeyError, match="STS-B"):
+        evaluate_transformed_sts(encode, tasks, {"STS12": halved})
 
 
 def test_average_is_of_rounded_scores(tasks):

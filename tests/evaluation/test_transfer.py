@@ -166,29 +166,6 @@ def test_sst_is_chosen_on_dev_and_trained_on_train_alone():
     assert average(found) == found["SST2"].accuracy
 
 
-def test_the_command(folder, golden, tmp_path, capsys):
-    from experiments import transfer
-
-    for split, first in (("train", 0), ("dev", 20), ("test", 40)):
-        rows = [
-            f"the {w} plays {t} {i}\t{w == 'man':d}"
-            for i, (w, t) in enumerate([("man", "flute"), ("dog", "food")] * 10, first)
-        ]
-        (folder / f"SST/binary/sentiment-{split}").write_text("\n".join(rows))
-    scores = transfer.main(
-        transfer.Settings(
-            folder,
-            model=str(golden / "tiny-bert"),
-            pooling="mean",
-            tasks=("SST2",),
-            output=tmp_path / "out" / "r.json",
-        )
-    )
-    assert scores["SST2"].accuracy == 100  # another word for each class
-    assert (tmp_path / "out" / "r.json").is_file()
-    assert "100.00" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("labels", "folds", "message"),
     [

@@ -164,3 +164,8 @@ def test_bad_settings(settings):
             ablations.main(dataclasses.replace(settings, **change))
     assert not settings.output_dir.exists()
     assert hub.find_model(settings.model).is_dir()
+
+
+def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
+    results = json.loads((results_folder / "ablations.json").read_text())
+    assert ablations.markdown(results) == (results_folder / "ablations.md").read_text()

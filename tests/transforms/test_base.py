@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcse_jax.transforms import Affine, Standardization, load_transform, save
+from simcse_jax.transforms import Affine, Standardization, Whitening, fit, load_transform, save
 from simcse_jax.transforms.base import check_embeddings
 
 
@@ -14,6 +14,23 @@ from simcse_jax.transforms.base import check_embeddings
 def saved(tmp_path):
     save(Affine(np.zeros(3), np.eye(3)), tmp_path)
     return tmp_path
+
+
+def test_fit_by_the_name_of_a_kind():
+    x = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    found = fit("whitening", x, k=2)
+    assert isinstance(found, Whitening)
+    np.testing.assert_array_equal(found.matrix, Whitening.fit(x, 2).matrix)
+    for kind, options in (
+        ("standardization", {}),
+        ("remove_directions", {}),
+        ("flow", {"epochs": 0}),
+    ):
+        assert fit(kind, x, **options).kind == kind
+    with pytest.raises(ValueError, match="no transform is called 'affine'; choose from whitening"):
+        fit("affine", x)
+    with pytest.raises(TypeError, match="seed"):
+        fit("whitening", x, seed=1)
 
 
 def test_missing_file(saved):

@@ -1,6 +1,6 @@
 r"""Why a bi-encoder: the most similar pair among n sentences (Sentence-BERT, introduction).
 
-    python -m experiments.pair_search --output-dir experiments/results
+    python -m experiments.tables.pair_search --output-dir experiments/results
 
 A cross-encoder reads both sentences of a pair together, so it runs n(n-1)/2 times; a bi-encoder
 runs n times, and the vectors are compared. Both have the same encoder here, and both are measured:
@@ -25,47 +25,45 @@ import matplotlib
 import numpy as np
 import tyro
 from jaxtyping import Float
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from experiments.runs import hardware
+from experiments import report
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
-from simcse_jax.io import write_json, written_file
+from simcse_jax.io import write_json
+from simcse_jax.machine import hardware
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-console = Console()
-
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class PairSearch:
     """Time both ways to the most similar pair."""
 
     model: str = "minilm"
     """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
     cross: tuple[int, ...] = (10, 20, 40, 80)
-    """Numbers of sentences that are cross-encoded."""
+    """Numbers of sentences whose pairs are all cross-encoded."""
     bi: tuple[int, ...] = (10, 20, 40, 80, 500, 4000)
     """Numbers of sentences that are encoded one by one."""
     extrapolate: int = 10_000
-    """The paper's number: 65 hours against 5 seconds, with BERT-base on a V100."""
+    """Times are extrapolated to so many sentences; at the paper's 10,000 they were 65 hours
+    against 5 seconds, with BERT-base on a V100."""
     words: tuple[int, int] = (8, 30)
-    """Shortest and longest sentence taken."""
+    """The shortest and the longest sentence that is taken, in words."""
     repeats: int = 2
-    """The shortest of so many runs counts."""
+    """Each time is the shortest of so many runs."""
     seed: int = 0
-    """Of the choice of sentences and of the head."""
+    """The seed of the choice of sentences, and of the cross-encoder's head."""
     output_dir: Path = Path("runs/pair_search")
-    """Where the JSON and the picture go."""
+    """The folder that gets the JSON file and the picture."""
 
 
-def choose_sentences(settings: Settings, number: int) -> list[str]:
-    """Distinct sentences of the embedded Wikipedia, in a random order."""
+def choose_sentences(settings: PairSearch, number: int) -> list[str]:
+    """Return distinct sentences of the embedded Wikipedia, in a random order."""
     low, high = settings.words
     distinct = dict.fromkeys(sentences(embedded_wikipedia(progress=True)))
     fitting = [s for s in distinct if low <= len(s.split()) <= high]
@@ -76,7 +74,7 @@ def choose_sentences(settings: Settings, number: int) -> list[str]:
 
 
 def joined(encoder: SentenceEncoder, first: str, second: str) -> str:
-    """A pair as one text, which the tokenizer reads as `[CLS] first [SEP] second [SEP]`."""
+    """Return a pair as one text, which the tokenizer reads as `[CLS] first [SEP] second [SEP]`."""
     bert = encoder.tokenizer.backend.token_to_id("[SEP]") is not None
     return f"{first} {'[SEP]' if bert else '</s></s>'} {second}"
 
@@ -84,7 +82,7 @@ def joined(encoder: SentenceEncoder, first: str, second: str) -> str:
 def by_cross_encoder(
     encoder: SentenceEncoder, text: Sequence[str], head: Float[np.ndarray, " D"]
 ) -> tuple[int, int]:
-    """Score every pair by a linear head on what the encoder says of both together."""
+    """Return the pair scored highest by a linear head on what the encoder says of both together."""
     pairs = list(itertools.combinations(range(len(text)), 2))
     together = [joined(encoder, text[i], text[j]) for i, j in pairs]
     vectors = encoder.encode(together, normalize=False, max_length=encoder.max_length)
@@ -94,7 +92,7 @@ def by_cross_encoder(
 def by_bi_encoder(
     encoder: SentenceEncoder, text: Sequence[str]
 ) -> tuple[tuple[int, int], float, float]:
-    """The pair of highest cosine, and the seconds of encoding and of search."""
+    """Return the pair of highest cosine, and the seconds of encoding and of search."""
     start = time.perf_counter()
     vectors = encoder.encode(text, normalize=True, max_length=encoder.max_length)
     encoded = time.perf_counter()
@@ -106,12 +104,12 @@ def by_bi_encoder(
 
 
 def pairs_of(n: int) -> int:
-    """n(n-1)/2."""
+    """Return the number of pairs of n sentences, n(n-1)/2."""
     return n * (n - 1) // 2
 
 
 def extrapolated(rows: Sequence[dict[str, Any]], n: int) -> dict[str, Any]:
-    """Both times at n from the largest n where each was measured."""
+    """Return both times at n from the largest n where each was measured."""
     cross = max((r for r in rows if r["cross_s"] is not None), key=lambda r: r["n"])
     bi = max((r for r in rows if r["encode_s"] is not None), key=lambda r: r["n"])
     return {
@@ -123,7 +121,7 @@ def extrapolated(rows: Sequence[dict[str, Any]], n: int) -> dict[str, Any]:
 
 
 def draw(rows: Sequence[dict[str, Any]], beyond: dict[str, Any], path: Path) -> None:
-    """Time against n: measured with points, extrapolated dashed."""
+    """Draw time against n: measured with points, extrapolated dashed."""
     figure, axes = plt.subplots(figsize=(6.2, 4), layout="constrained")
     for name, colour, marker, seconds in (
         ("cross-encoder, n(n−1)/2 runs", "#d55e00", "s", lambda r: r["cross_s"]),
@@ -140,30 +138,26 @@ def draw(rows: Sequence[dict[str, Any]], beyond: dict[str, Any], path: Path) -> 
         axes.text(beyond["n"], value * 1.1, name, fontsize=8, color="grey", ha="right")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
-    with written_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    report.write_figure(path, figure)
     plt.close(figure)
 
 
 def curve(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The extrapolation at many n."""
+    """Return the extrapolation at many n."""
     least = min(r["n"] for r in rows)
     return [extrapolated(rows, round(n)) for n in np.geomspace(least, most, 200)]
 
 
 def bi_seconds(row: dict[str, Any]) -> float | None:
-    """Encoding and search together."""
+    """Return the seconds of encoding and search together; None where they were not measured."""
     return None if row["encode_s"] is None else row["encode_s"] + row["search_s"]
 
 
-def main(settings: Settings) -> dict[str, Any]:
-    """Measure, extrapolate, and close with a table and a picture."""
-    if min(settings.cross + settings.bi, default=0) < 2 or not settings.cross or not settings.bi:
-        raise ValueError("--cross and --bi need numbers of at least two sentences: a pair")
+def measure(settings: PairSearch) -> list[dict[str, Any]]:
+    """Return the seconds of both ways for every number of sentences."""
     text = choose_sentences(settings, max(settings.cross + settings.bi))
     encoder = SentenceEncoder.from_pretrained(settings.model)
     head = np.random.default_rng(settings.seed).normal(size=encoder.dimension).astype(np.float32)
-
     rows: list[dict[str, Any]] = []
     for n in tqdm(sorted({*settings.cross, *settings.bi}), desc="measure", unit=" size"):
         row: dict[str, Any] = {"n": n, "cross_s": None, "encode_s": None, "search_s": None}
@@ -178,33 +172,42 @@ def main(settings: Settings) -> dict[str, Any]:
             runs = [by_bi_encoder(encoder, text[:n])[1:] for _ in range(settings.repeats + 1)]
             row["encode_s"], row["search_s"] = min(runs[1:], key=sum)
         rows.append(row)
+    return rows
+
+
+def cells(row: dict[str, Any], note: str = "") -> list[str]:
+    """Return a line of the table; what was not measured stays empty."""
+    bi = bi_seconds(row)
+    seconds = [f"{x:,.3g}" if x is not None else "" for x in (row["cross_s"], row["encode_s"])]
+    search = f"{row['search_s']:.3g}" if bi is not None else ""
+    both = row["cross_s"] is not None and bi is not None
+    ratio = f"{row['cross_s'] / bi:,.0f} ×" if both else ""
+    return [f"{row['n']:,}{note}", f"{pairs_of(row['n']):,}", *seconds, search, ratio]
+
+
+def main(settings: PairSearch) -> dict[str, Any]:
+    """Measure, extrapolate, and close with a table and a picture."""
+    if min(settings.cross + settings.bi, default=0) < 2 or not settings.cross or not settings.bi:
+        raise ValueError("--cross and --bi need numbers of at least two sentences: a pair")
+    rows = measure(settings)
     beyond = extrapolated(rows, settings.extrapolate)
-
-    table = Table(title="Seconds to the most similar of n sentences")
-    for name in ("n", "pairs", "cross-encoder", "bi-encoder: encode", "search", "cross / bi"):
-        table.add_column(name, justify="right")
-    for row in (*rows, beyond):
-        bi = bi_seconds(row)
-        cells = [f"{x:,.3g}" if x is not None else "" for x in (row["cross_s"], row["encode_s"])]
-        cells.append(f"{row['search_s']:.3g}" if bi is not None else "")
-        both = row["cross_s"] is not None and bi is not None
-        cells.append(f"{row['cross_s'] / bi:,.0f} ×" if both else "")
-        number = f"{row['n']:,}" + (" (extrapolated)" if row is beyond else "")
-        table.add_row(number, f"{pairs_of(row['n']):,}", *cells)
-    console.print(table)
-
-    record = {
-        "settings": dataclasses.asdict(settings) | {"output_dir": None},
+    report.print_table(
+        "Seconds to the most similar of n sentences",
+        ["n", "pairs", "cross-encoder", "bi-encoder: encode", "search", "cross / bi"],
+        [*map(cells, rows), cells(beyond, " (extrapolated)")],
+        text_columns=0,
+    )
+    results = {
+        "settings": report.settings_record(settings),
         "hardware": hardware(),
         "measured": rows,
         "extrapolated": beyond,
     }
-    write_json(settings.output_dir / "pair_search.json", record)
+    write_json(settings.output_dir / "pair_search.json", results)
     draw(rows, beyond, settings.output_dir / "pair_search.png")
-    console.print(f"numbers and picture: {settings.output_dir}/pair_search.json, .png")
-    return record
+    report.console.print(f"numbers and picture: {settings.output_dir}/pair_search.json, .png")
+    return results
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(Settings, description=__doc__)
-    run_or_explain(lambda: main(settings_))
+    run_or_explain(lambda: main(tyro.cli(PairSearch, description=__doc__)))

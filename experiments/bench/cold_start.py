@@ -1,6 +1,6 @@
 """From the start of a process to the first embedding, beside sentence-transformers.
 
-    make bench        (or, in an environment with torch: python -m experiments.bench_cold_start)
+    make bench        (or, in an environment with torch: python -m experiments.bench.cold_start)
 
 A new process imports the library, loads all-MiniLM-L6-v2 and encodes one sentence. The first
 round, in which ours compiles and writes its cache, is reported apart; what counts is how long it
@@ -16,12 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.bench import OURS, installed, machine, on_cores, publish
+from experiments.bench.turns import OURS, BenchTable, installed, machine, on_cores, publish
 from simcse_jax.data.embedded import minilm_folder
 
 NEEDS = {OURS: ("jax",), "sentence-transformers": ("torch", "sentence_transformers")}
@@ -45,19 +46,19 @@ encoder.encode([sentence])
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ColdStartBenchmark:
     """Time the first embedding of a new process."""
 
     rounds: int = 5
-    """How often the libraries take turns after the first round."""
+    """The libraries take turns so often after the first round."""
     threads: int = os.cpu_count() or 1
-    """Cores for each."""
+    """Each library may use so many cores."""
     output: Path = Path("experiments/results/bench_cold_start.json")
-    """The numbers; the table lies beside it."""
+    """The JSON file that gets the numbers; the table is written beside it."""
 
 
 def run(library: str, cache: str, threads: int) -> dict[str, float]:
-    """One process: seconds from its start to the end, and the parts it tells of."""
+    """Run one process, and return its seconds from start to end and the parts it tells of."""
     program = f"""
 import time
 begin = time.perf_counter()
@@ -85,7 +86,28 @@ print(imported - begin, loaded - imported, end - loaded)
     return dict(zip(("import", "load", "encode"), parts, strict=True)) | {"total": total}
 
 
-def main(settings: Settings) -> None:
+def table(value: dict[str, Any]) -> BenchTable:
+    """Return the numbers as people read them."""
+    mine = value["rows"][OURS]["median_s"]["total"]
+    columns = (
+        *("library", "first run, s", "later runs, s", "time against ours"),
+        *("of that import", "load", "encode"),
+    )
+    rows = [
+        [
+            library,
+            f"{row['first_run_s']:.2f}",
+            f"{row['median_s']['total']:.2f}",
+            f"{row['median_s']['total'] / mine:.2f} ×",
+            *(f"{row['median_s'][name]:.2f}" for name in ("import", "load", "encode")),
+        ]
+        for library, row in value["rows"].items()
+    ]
+    title = f"From a process' start to its first embedding, median of {value['rounds']}"
+    return BenchTable(title, columns, rows)
+
+
+def main(settings: ColdStartBenchmark) -> None:
     """Let the libraries take turns."""
     libraries = installed(NEEDS)
     runs: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
@@ -94,35 +116,16 @@ def main(settings: Settings) -> None:
         for _, library in tqdm(turns, desc="start", unit=" process"):
             runs[library].append(run(library, cache, settings.threads))
     rows = {}
-    for library, all_runs in runs.items():
-        later = all_runs[1:]
-        parts = {name: float(np.median([r[name] for r in later])) for name in later[0]}
-        rows[library] = {"first_run_s": all_runs[0]["total"], "median_s": parts, "runs": all_runs}
-    mine = rows[OURS]["median_s"]["total"]
-    value = {
-        "machine": machine(settings.threads),
-        "rounds": settings.rounds,
-        "rows": rows,
-    }
-    columns = (
-        *("library", "first run, s", "later runs, s", "time against ours"),
-        *("of that import", "load", "encode"),
-    )
-    cells = []
-    for library, row in rows.items():
-        parts = row["median_s"]
-        cells.append(
-            [
-                library,
-                f"{row['first_run_s']:.2f}",
-                f"{parts['total']:.2f}",
-                f"{parts['total'] / mine:.2f} ×",
-                *(f"{parts[name]:.2f}" for name in ("import", "load", "encode")),
-            ]
-        )
-    title = f"From a process' start to its first embedding, median of {settings.rounds}"
-    publish(settings.output, value, title, columns, cells)
+    for library, (first, *later) in runs.items():
+        parts = {name: float(np.median([r[name] for r in later])) for name in first}
+        rows[library] = {
+            "first_run_s": first["total"],
+            "median_s": parts,
+            "runs": [first, *later],
+        }
+    value = {"machine": machine(settings.threads), "rounds": settings.rounds, "rows": rows}
+    publish(settings.output, value, table(value))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(ColdStartBenchmark, description=__doc__))

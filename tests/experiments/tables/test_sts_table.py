@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from experiments_support import write_stsb
 
-from experiments import sts_table
-from experiments.sts_table import Settings, latex, lines, main, paper_rows, rows
+from experiments.tables import sts
+from experiments.tables.sts import StsTable, lines, main, paper_rows, rows
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.senteval import read_sts
 from simcse_jax.evaluation.sts import evaluate_sts
@@ -14,8 +13,8 @@ from simcse_jax.evaluation.sts import evaluate_sts
 
 @pytest.fixture
 def only_stsb(monkeypatch):
-    monkeypatch.setattr(sts_table, "TASKS", ("STS-B",))
-    monkeypatch.setattr(sts_table, "read_sts", lambda folder: read_sts(folder, ["STS-B"]))
+    monkeypatch.setattr(sts, "TASKS", ("STS-B",))
+    monkeypatch.setattr(sts, "read_sts", lambda folder: read_sts(folder, ["STS-B"]))
 
 
 @pytest.fixture
@@ -41,11 +40,10 @@ def test_every_row_of_the_papers_is_found():
 
 
 def test_what_is_there_is_measured_and_the_rest_marked(
-    only_stsb, finished, golden, tmp_path, monkeypatch, capsys
+    only_stsb, finished, golden, tiny_data, tmp_path, monkeypatch, capsys
 ):
-    write_stsb(tmp_path / "data")
-    settings = Settings(
-        tmp_path / "data",
+    settings = StsTable(
+        tiny_data,
         model=str(golden / "tiny-bert"),
         pooling="cls",
         unsup=finished,
@@ -54,11 +52,11 @@ def test_what_is_there_is_measured_and_the_rest_marked(
     )
     wanted = ("cls", "cls + whitening (target)", "SimCSE, unsupervised", "SimCSE, supervised")
     chosen = [row for row in rows("cls") if row.label in wanted]
-    monkeypatch.setattr(sts_table, "rows", lambda _: chosen)
+    monkeypatch.setattr(sts, "rows", lambda _: chosen)
     main(settings)
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert table["not_run"] == ["SimCSE, supervised"]
-    task = read_sts(tmp_path / "data", ["STS-B"])
+    task = read_sts(tiny_data, ["STS-B"])
     for seed in (0, 1):
         encoder = SentenceEncoder.from_pretrained(finished / f"seed-{seed}" / "best")
         expected = evaluate_sts(encoder.encode, task).tasks["STS-B"].spearman.wmean
@@ -74,7 +72,7 @@ def test_what_is_there_is_measured_and_the_rest_marked(
     def fail(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(sts_table, "measure", fail)
+    monkeypatch.setattr(sts, "measure", fail)
     main(settings)
     assert (tmp_path / "out" / "table.md").read_text() == text
     (finished / "seed-1" / "results.json").write_text('{"settings": {"seed": 1, "steps": 9}}')
@@ -82,18 +80,19 @@ def test_what_is_there_is_measured_and_the_rest_marked(
         main(settings)
 
 
-def test_latex_escapes():
-    code = latex("A_title", [("a & b", ["1.00 ± 0.10", "–"], "measured"), ("p", ["2"], "printed")])
-    assert r"a \& b & 1.00 $\pm$ 0.10 & --" in code
-    assert r"\quad p & 2 \\" in code
-    assert r"\caption{A\_title}" in code
-
-
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.json"):
-        main(Settings(tmp_path, unsup=tmp_path))
+        main(StsTable(tmp_path, unsup=tmp_path))
 
 
-def test_lines_without_any_measurement(tmp_path):
-    table = lines(Settings(tmp_path), {}, "mean")
+def test_lines_without_any_measurement():
+    table = lines({"pooling": "first-last", "rows": {}}, "mean")
     assert {how for _, _, how in table} == {"not run"}
+
+
+@pytest.mark.parametrize("name", ["minilm_cls", "minilm_5_layers_cls", "minilm_4_layers_mean"])
+def test_the_committed_tables_are_drawn_from_their_numbers(results_folder, name):
+    file = results_folder / f"sts_table_{name}.json"
+    results = json.loads(file.read_text())
+    assert sts.markdown(results) == file.with_suffix(".md").read_text()
+    assert sts.latex(results) == file.with_suffix(".tex").read_text()

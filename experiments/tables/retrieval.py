@@ -1,6 +1,6 @@
 r"""Retrieval with reduced whitening (Su et al. 2021, section 4.4): quality, memory and time by k.
 
-    python -m experiments.retrieval --pooling cls --output-dir experiments/results
+    python -m experiments.tables.retrieval --pooling cls --output-dir experiments/results
 
 The paper's claim is that whitening with k dimensions searches faster in less memory at no loss of
 quality. Here the corpus is every distinct sentence of the embedded Wikipedia; a query is one of
@@ -25,52 +25,51 @@ import matplotlib
 import numpy as np
 import tyro
 from jaxtyping import Float, Int
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from experiments.postprocess import plain_encoder
-from experiments.runs import hardware
+from experiments import report
+from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
-from simcse_jax.io import write_json, written_file
+from simcse_jax.io import write_json
 from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.machine import hardware
 from simcse_jax.transforms import Whitening
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-console = Console()
 TOP_K = 10
+Vectors = Float[np.ndarray, "n D"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Retrieval:
     """Retrieval by raw and whitened vectors of several sizes."""
 
     model: str = "minilm"
     """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
     pooling: str = "cls"
-    """Of the encoder's output."""
+    """The encoder's pooling."""
     num_layers: int | None = None
-    """Keep the first so many layers."""
+    """Keep the model's first so many layers."""
     dimensions: tuple[int, ...] = (256, 128, 64, 32)
-    """Dimensions that whitening keeps; the whole number is always there too."""
+    """Whitening keeps so many dimensions, a row for each number; all are always a row too."""
     queries: int = 2000
-    """So many sentences, drawn from those that have a neighbour in their section."""
+    """So many sentences are searched with, drawn from those with a neighbour in their section."""
     single_queries: int = 100
-    """How many of them are also searched one at a time, for the time of one."""
+    """So many of them are also searched with one at a time, for the time of one."""
     repeats: int = 5
-    """Timed passes of each size."""
+    """So many passes over the queries are timed for each size."""
     seed: int = 0
-    """Of the choice of queries."""
+    """The seed of the choice of queries."""
     output_dir: Path = Path("runs/retrieval")
-    """Where the JSON and the picture go."""
+    """The folder that gets the JSON file and the picture."""
 
 
 def sections_of(articles: Sequence[Article]) -> tuple[list[str], Int[np.ndarray, " n"]]:
-    """Every distinct sentence, and the number of the section where it stands first."""
+    """Return every distinct sentence, and the number of the section where it stands first."""
     section_of: dict[str, int] = {}
     every = (section for article in articles for section in article.sections)
     for number, section in enumerate(every):
@@ -115,14 +114,14 @@ def quality(
 def search(
     queries: Float[np.ndarray, "m D"], corpus: Float[np.ndarray, "n D"]
 ) -> Int[np.ndarray, "m k"]:
-    """The rows that each query finds; vectors have unit norm already."""
+    """Return the rows that each query finds; vectors have unit norm already."""
     return similarity_search(
         queries, corpus, TOP_K + 1, similarity="dot", show_progress=False
     ).indices
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Quality and time against the number of dimensions."""
+    """Draw quality and time against the number of dimensions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
     white = sorted((r for r in rows if r["method"] != "raw"), key=lambda r: r["dimensions"])
     raw = next(r for r in rows if r["method"] == "raw")
@@ -140,77 +139,87 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xticks(size, [str(s) for s in size], rotation=45)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    with written_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    report.write_figure(path, figure)
     plt.close(figure)
 
 
-def main(settings: Settings) -> list[dict[str, Any]]:
-    """Encode, fit, search, and close with a table."""
-    sentences, sections = sections_of(embedded_wikipedia(progress=True))
-    queries = choose_queries(sections, settings.queries, settings.seed)
-    encoder = plain_encoder(settings.model, settings.pooling, settings.num_layers)
-    raw = encoder.encode(sentences, normalize=False)
+def vectors_by_size(settings: Retrieval, raw: Vectors) -> list[tuple[str, Vectors]]:
+    """Return the raw unit vectors, and the whitened ones from the most dimensions to the fewest."""
     for k in settings.dimensions:
         if not 1 <= k <= raw.shape[1]:
             raise ValueError(f"--dimensions {k}: the vectors have 1 to {raw.shape[1]}")
-    whitening = Whitening.fit(raw)
-    whole = unit_rows(whitening(raw))
-    vectors = [("raw", unit_rows(raw)), ("whitening", whole)]
-    vectors += [
-        ("whitening", unit_rows(Whitening.fit(raw, k)(raw)))
-        for k in sorted(settings.dimensions, reverse=True)
-        if k < whole.shape[1]
-    ]
+    whole = unit_rows(Whitening.fit(raw)(raw))
+    fewer = [k for k in sorted(settings.dimensions, reverse=True) if k < whole.shape[1]]
+    white = [whole, *(unit_rows(Whitening.fit(raw, k)(raw)) for k in fewer)]
+    return [("raw", unit_rows(raw)), *(("whitening", x) for x in white)]
 
-    rows: list[dict[str, Any]] = []
-    for method, x in vectors:  # the first search compiles; its time is not kept
-        scores = quality(search(x[queries], x), queries, sections)
-        search(x[queries[:1]], x)
-        rows.append(
-            {"method": method, "dimensions": x.shape[1], **scores, "memory_mb": x.nbytes / 1e6}
-        )
+
+def search_times(
+    settings: Retrieval, vectors: Sequence[Vectors], queries: Int[np.ndarray, " m"]
+) -> list[dict[str, float]]:
+    """Return for each set of vectors the median milliseconds of a query, alone and among all."""
     batch: list[list[float]] = [[] for _ in vectors]
     single: list[list[float]] = [[] for _ in vectors]
     singles = queries[: settings.single_queries]
     for _ in tqdm(range(settings.repeats), desc="timing", unit=" pass"):
-        for i, (_, x) in enumerate(vectors):
+        for x, of_batch, of_single in zip(vectors, batch, single, strict=True):
             start = time.perf_counter()
             search(x[queries], x)
-            batch[i].append(1000 * (time.perf_counter() - start) / len(queries))
+            of_batch.append(1000 * (time.perf_counter() - start) / len(queries))
             start = time.perf_counter()
             for row in singles:
                 search(x[row : row + 1], x)
-            single[i].append(1000 * (time.perf_counter() - start) / len(singles))
-    for row, of_batch, of_single in zip(rows, batch, single, strict=True):
-        row |= {"batch_ms": float(np.median(of_batch)), "single_ms": float(np.median(of_single))}
+            of_single.append(1000 * (time.perf_counter() - start) / len(singles))
+    return [
+        {"batch_ms": float(np.median(of_batch)), "single_ms": float(np.median(of_single))}
+        for of_batch, of_single in zip(batch, single, strict=True)
+    ]
 
-    table = Table(title=f"{len(sentences):,} sentences, {len(queries):,} queries, exact search")
-    for name in ("vectors", "dimensions", "MRR@10", "success@10", "MB", "ms a query", "ms, single"):
-        table.add_column(name, justify="left" if name == "vectors" else "right")
-    for row in rows:
-        numbers = (row["mrr_at_10"], row["success_at_10"], row["memory_mb"])
-        table.add_row(
-            row["method"], str(row["dimensions"]), *(f"{x:.2f}" for x in numbers),
-            f"{row['batch_ms']:.3f}", f"{row['single_ms']:.2f}",
-        )  # fmt: skip
-    console.print(table)
 
-    name = f"retrieval_{settings.pooling}"
-    write_json(
-        settings.output_dir / f"{name}.json",
-        {
-            "settings": dataclasses.asdict(settings) | {"output_dir": None},
-            "hardware": hardware(),
-            "sentences": len(sentences),
-            "rows": rows,
-        },
+def main(settings: Retrieval) -> list[dict[str, Any]]:
+    """Encode, fit, search, and close with a table."""
+    sentences, sections = sections_of(embedded_wikipedia(progress=True))
+    queries = choose_queries(sections, settings.queries, settings.seed)
+    encoder = SentenceEncoder.from_pretrained(
+        settings.model,
+        pooling=settings.pooling,
+        num_layers=settings.num_layers,
+        max_length="longest",
+    ).with_transform(None)
+    vectors = vectors_by_size(settings, encoder.encode(sentences, normalize=False))
+    rows: list[dict[str, Any]] = []
+    for method, x in vectors:  # the first search compiles; its time is not kept
+        scores = quality(search(x[queries], x), queries, sections)
+        search(x[queries[:1]], x)
+        row = {"method": method, "dimensions": x.shape[1], **scores}
+        rows.append(row | {"memory_mb": x.nbytes / 1e6})
+    times = search_times(settings, [x for _, x in vectors], queries)
+    rows = [row | own for row, own in zip(rows, times, strict=True)]
+
+    report.print_table(
+        f"{len(sentences):,} sentences, {len(queries):,} queries, exact search",
+        ["vectors", "dimensions", "MRR@10", "success@10", "MB", "ms a query", "ms, single"],
+        [
+            [
+                *(row["method"], str(row["dimensions"])),
+                *(f"{row[name]:.2f}" for name in ("mrr_at_10", "success_at_10", "memory_mb")),
+                *(f"{row['batch_ms']:.3f}", f"{row['single_ms']:.2f}"),
+            ]
+            for row in rows
+        ],
     )
-    draw(rows, settings.output_dir / f"{name}.png")
-    console.print(f"numbers and picture: {settings.output_dir}/{name}.json, .png")
+    output = settings.output_dir / f"retrieval_{settings.pooling}.json"
+    results = {
+        "settings": report.settings_record(settings),
+        "hardware": hardware(),
+        "sentences": len(sentences),
+        "rows": rows,
+    }
+    write_json(output, results)
+    draw(rows, output.with_suffix(".png"))
+    report.console.print(f"numbers and picture: {output}, .png")
     return rows
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(Settings, description=__doc__)
-    run_or_explain(lambda: main(settings_))
+    run_or_explain(lambda: main(tyro.cli(Retrieval, description=__doc__)))

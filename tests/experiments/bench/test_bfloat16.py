@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from experiments import bfloat16
+from experiments.bench import bfloat16
 
 
 @pytest.mark.slow
 def test_bfloat16_is_measured_against_float32(golden, tiny_data, tmp_path):
     output = tmp_path / "bfloat16.json"
-    settings = bfloat16.Settings(
+    settings = bfloat16.Bfloat16Comparison(
         model=str(golden / "tiny-bert"),
         data=tiny_data,
         train_file=tiny_data / "text.txt",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import retrieval
+from experiments.tables import retrieval
 from simcse_jax.data.wikipedia import Article, Section
 
 SENTENCE = "the {} {} the {}"
@@ -57,7 +57,7 @@ def test_a_sentence_alone_in_its_section_is_no_query():
 
 
 def test_the_command(articles, golden, tmp_path):
-    settings = retrieval.Settings(
+    settings = retrieval.Retrieval(
         model=str(golden / "tiny-bert"), dimensions=(8, 4), queries=12, single_queries=2,
         repeats=1, output_dir=tmp_path,
     )  # fmt: skip
@@ -76,7 +76,7 @@ def test_the_command(articles, golden, tmp_path):
 
 
 def test_too_many_dimensions(articles, golden, tmp_path):
-    settings = retrieval.Settings(
+    settings = retrieval.Retrieval(
         model=str(golden / "tiny-bert"), dimensions=(10_000,), queries=2, output_dir=tmp_path
     )
     with pytest.raises(ValueError, match="--dimensions 10000: the vectors have 1 to"):

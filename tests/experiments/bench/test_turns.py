@@ -2,14 +2,22 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from experiments import bench, bench_growth, bench_info_nce
+from experiments.bench import (
+    bfloat16,
+    cold_start,
+    encode,
+    growth,
+    info_nce,
+    train,
+    turns,
+    whitening,
+)
 
 WORKER = """
 import sys
-from experiments.bench import serve
+from experiments.bench.turns import serve
 
 name = sys.argv[sys.argv.index("--worker") + 1]
 calls = []
@@ -43,9 +51,9 @@ def workers(tmp_path, monkeypatch):
 
 
 def test_workers_take_turns_and_a_broken_one_is_left_out(workers, capsys):
-    names = [bench.OURS, "broken", "other"]
-    reports = bench.take_turns(workers, names, ["--size", "3"], rounds=2, threads=1)
-    assert list(reports) == [bench.OURS, "other"]
+    names = [turns.OURS, "broken", "other"]
+    reports = turns.take_turns(workers, names, ["--size", "3"], rounds=2, threads=1)
+    assert list(reports) == [turns.OURS, "other"]
     for name, report in reports.items():
         assert report["name"] == name
         assert report["size"] == "3"
@@ -57,24 +65,24 @@ def test_workers_take_turns_and_a_broken_one_is_left_out(workers, capsys):
 
 def test_without_ours_there_is_nothing_to_compare(workers):
     with pytest.raises(RuntimeError, match="simcse_jax stopped"):
-        bench.take_turns("no_such_module", [bench.OURS], [], rounds=1, threads=1)
+        turns.take_turns("no_such_module", [turns.OURS], [], rounds=1, threads=1)
 
 
 def test_what_is_not_installed_is_named(capsys):
-    needs = {bench.OURS: ("json",), "another": ("json", "no_such_module")}
-    assert bench.installed(needs) == [bench.OURS]
+    needs = {turns.OURS: ("json",), "another": ("json", "no_such_module")}
+    assert turns.installed(needs) == [turns.OURS]
     assert "another is left out: no_such_module is not installed" in capsys.readouterr().out
 
 
 def test_medians_and_ratios():
     facts = {"first": 5.0, "peak_gib": 1.0}
     reports = {
-        bench.OURS: {"times": [2.0, 9.0, 1.0], **facts},
+        turns.OURS: {"times": [2.0, 9.0, 1.0], **facts},
         "other": {"times": [3.0, 3.0, 8.0], **facts},
     }
-    rows = bench.summary(reports, work=6)
-    assert rows[bench.OURS]["median_s"] == 2
-    assert rows[bench.OURS]["per_s"] == 3
+    rows = turns.summary(reports, work=6)
+    assert rows[turns.OURS]["median_s"] == 2
+    assert rows[turns.OURS]["per_s"] == 3
     assert rows["other"]["ratio_to_ours"] == 1.5
     assert (rows["other"]["min_s"], rows["other"]["max_s"]) == (3, 8)
 
@@ -82,7 +90,8 @@ def test_medians_and_ratios():
 def test_the_table_lies_beside_the_numbers(tmp_path):
     value = {"machine": MACHINE, "rows": {}}
     rows = [["ours", "1.0"], ["theirs", "2.0"]]
-    bench.publish(tmp_path / "bench.json", value, "A title", ("library", "s"), rows)
+    table = turns.BenchTable("A title", ("library", "s"), rows)
+    turns.publish(tmp_path / "bench.json", value, table)
     assert json.loads((tmp_path / "bench.json").read_text()) == value
     text = (tmp_path / "bench.md").read_text()
     assert text.startswith("A title; a processor, 2 threads, 100 GFLOP/s in a float32 matmul")
@@ -90,34 +99,41 @@ def test_the_table_lies_beside_the_numbers(tmp_path):
 
 
 def test_an_accelerator_is_named_with_its_ceilings():
-    assert bench.describe(MACHINE).startswith("a processor, 2 threads, 100 GFLOP/s")
-    device = {"accelerator": "a card", **bench.device_ceilings(size=128)}
+    assert turns.describe(MACHINE).startswith("a processor, 2 threads, 100 GFLOP/s")
+    device = {"accelerator": "a card", **turns.device_ceilings(size=128)}
     assert min(v for v in device.values() if not isinstance(v, str)) > 0
-    assert bench.describe(MACHINE | device).startswith("a card, ")
+    assert turns.describe(MACHINE | device).startswith("a card, ")
 
 
-def test_versions_of_the_loss_take_turns_and_agree(tmp_path):
-    output = tmp_path / "info_nce.json"
-    versions = ("dense", "blockwise", "auto")
-    settings = bench_info_nce.Settings(
-        sizes=(64,), dims=(16,), versions=versions, repeats=2, output=output
-    )
-    bench_info_nce.main(settings)
-    rows = json.loads(output.read_text())["rows"]
-    assert [row["version"] for row in rows] == list(versions)
-    assert all(row["seconds"] > 0 and row["temporaries_bytes"] > 0 for row in rows)
-    np.testing.assert_allclose([row["loss"] for row in rows], rows[0]["loss"], rtol=1e-6)
-    assert output.with_suffix(".md").read_text().count("| 64 | 16 |") == 3
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("bench_cold_start", cold_start),
+        ("bench_encode", encode),
+        ("bench_growth", growth),
+        ("bench_info_nce_32768", info_nce),
+        ("bench_train", train),
+        ("bfloat16", bfloat16),
+    ],
+)
+def test_the_committed_tables_are_drawn_from_their_numbers(results_folder, name, script):
+    value = json.loads((results_folder / f"{name}.json").read_text())
+    text = (results_folder / f"{name}.md").read_text()
+    assert turns.markdown(value, script.table(value)) == text
 
 
-def test_what_does_not_fit_is_skipped_and_said(monkeypatch):
-    monkeypatch.setattr(bench_info_nce, "free_bytes", lambda: 10)
-    facts, call = bench_info_nce.prepare_jax(bench_info_nce.Settings(), "dense", 64, 16)
-    assert call is None
-    assert "of temporaries" in facts["skipped"]
+def test_whitening_beside_numpy(tmp_path, monkeypatch):
+    monkeypatch.setattr(whitening, "machine", lambda threads: MACHINE)
+    output = tmp_path / "whitening.json"
+    settings = whitening.WhiteningBenchmark(rows=(50,), dims=(8,), repeats=1, output=output)
+    whitening.main(settings)
+    (row,) = json.loads(output.read_text())["results"]
+    assert (row["rows"], row["dim"]) == (50, 8)
+    assert min(row["ours_s"], row["numpy_s"]) > 0
+    assert "| 50 | 8 |" in output.with_suffix(".md").read_text()
 
 
 def test_sentences_of_the_growth_are_distinct_and_alike(tiny_data):
-    few, many = (bench_growth.make_sentences(tiny_data, n) for n in (10, 500))
+    few, many = (growth.make_sentences(tiny_data, n) for n in (10, 500))
     assert many[:10] == few
     assert len(set(many)) == 500

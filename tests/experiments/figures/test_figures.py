@@ -8,19 +8,18 @@ import jax
 import matplotlib.text
 import numpy as np
 import pytest
+from tiny_data import SENTENCES
 
-from experiments import ablations, figures, figures_draw
+from experiments import ablations
+from experiments.figures import __main__ as figures
+from experiments.figures import draw as figures_draw
+from experiments.figures.measure import NAMES, Figures, model_folder
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.evaluation.geometry import alignment_uniformity
 from simcse_jax.evaluation.isotropy import frequency_bins
 from simcse_jax.evaluation.sts import paired_similarity, spearman
 from simcse_jax.training import make_mesh
-
-WORDS = ("man", "woman", "dog", "cat")
-VERBS = ("plays", "runs", "eats")
-THINGS = ("flute", "piano", "food", "grass", "park")
-SENTENCES = [f"the {' '.join(s)}" for s in itertools.product(WORDS, VERBS, THINGS)]  # 60
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def run_folder(tmp_path_factory, golden):
 
 @pytest.fixture(scope="module")
 def settings(data, golden, run_folder, tmp_path_factory):
-    return figures.Settings(
+    return Figures(
         eval_data=data,
         model=str(golden / "tiny-bert"),
         depths=(2,),
@@ -77,19 +76,16 @@ def drawn(settings):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablations, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
         figures.main(settings)
-    return {
-        name: json.loads((settings.output_dir / f"{name}.json").read_text())
-        for name in figures.NAMES
-    }
+    return {name: json.loads((settings.output_dir / f"{name}.json").read_text()) for name in NAMES}
 
 
 def test_every_figure_has_three_files(drawn, settings):
-    for name in figures.NAMES:
+    for name in NAMES:
         png, pdf = (settings.output_dir / f"{name}.{kind}" for kind in ("png", "pdf"))
         assert png.read_bytes().startswith(b"\x89PNG")
         assert pdf.read_bytes().startswith(b"%PDF")
         assert drawn[name]["settings"]["seed"] == 0
-    names = {f"{name}.{kind}" for name in figures.NAMES for kind in ("json", "png", "pdf")}
+    names = {f"{name}.{kind}" for name in NAMES for kind in ("json", "png", "pdf")}
     assert {path.name for path in settings.output_dir.iterdir()} == names
 
 
@@ -254,6 +250,6 @@ def test_bad_settings(settings, tmp_path, change, says):
 
 def test_missing_files(settings, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a model folder nor a run's"):
-        figures.model_folder(tmp_path)
+        model_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"plane\.json"):
         figures.main(dataclasses.replace(settings, redraw=True, output_dir=tmp_path))

@@ -1,6 +1,6 @@
 """Training speed beside PyTorch: steps of unsupervised SimCSE, the same text and optimiser.
 
-    make bench        (or, in an environment with torch: python -m experiments.bench_train)
+    make bench        (or, in an environment with torch: python -m experiments.bench.train)
 
 Every library trains the same encoder from the same weights on the same batches of sentences, each
 in a process of its own, in turns: forward of both views with dropout, the contrastive loss,
@@ -31,7 +31,20 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from experiments.bench import OURS, installed, machine, publish, serve, summary, take_turns
+from experiments import report
+from experiments.bench.turns import (
+    OURS,
+    TIMINGS,
+    BenchTable,
+    installed,
+    machine,
+    publish,
+    serve,
+    summary,
+    take_turns,
+    timings,
+)
+from experiments.bench.workload import TEMPERATURE, head_weights, training_batches
 
 Library = Literal[
     *("simcse_jax", "torch", "torch.compile"),
@@ -44,59 +57,42 @@ NEEDS = {
     "sentence-transformers": ("torch", "sentence_transformers"),
     "sentence-transformers.compile": ("torch", "sentence_transformers"),
 }
-LEARNING_RATE, TEMPERATURE = 3e-5, 0.05
+LEARNING_RATE = 3e-5
+Prepared = tuple[Callable[[], Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class TrainBenchmark:
     """Time training beside other libraries."""
 
     train_file: Path = Path("../shared/data/wikipedia/wiki1m_head.txt")
-    """Sentences; the embedded Wikipedia where there is no such file."""
+    """A file of sentences; where there is none, the embedded Wikipedia is taken."""
     shape: Literal["minilm", "bert-base"] = "minilm"
     """The encoder; bert-base has random weights."""
     batch_size: int = 64
+    """So many sentences are in a batch, with two views of each."""
     max_length: int = 32
-    """In tokens."""
+    """Sentences are cut to so many tokens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The compute type."""
+    """The type that is computed in."""
     steps: int = 4
-    """Of every turn, on as many batches."""
+    """Every turn is so many steps, on as many batches."""
     rounds: int = 4
-    """How often the libraries take turns."""
+    """The libraries take turns so often."""
     threads: int = os.cpu_count() or 1
-    """For each library."""
+    """Each library may use so many threads."""
     output: Path = Path("experiments/results/bench_train.json")
-    """The numbers; the table lies beside it."""
+    """The JSON file that gets the numbers; the table is written beside it."""
     worker: Library | None = None
-    """For the script itself: be the process of one library."""
+    """Used by the script itself: be the process of this library."""
+
+    def batches(self):
+        """Return the batches that all libraries see."""
+        return training_batches(self.train_file, self.batch_size, max_length=self.max_length)
 
 
-def training_batches(settings: Settings, folder: Path | None = None):
-    """The batches that all libraries see, by the tokenizer of a model folder (MiniLM's)."""
-    from simcse_jax.data.embedded import minilm_folder
-    from simcse_jax.data.tokenizer import Tokenizer
-    from simcse_jax.data.training_batches import TrainingBatches
-    from simcse_jax.data.training_text import TrainingText, read_sentences
-    from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
-
-    if settings.train_file.is_file():
-        text = read_sentences(settings.train_file)
-    else:
-        text = sentences(embedded_wikipedia())
-    tokenizer = Tokenizer.from_folder(folder or minilm_folder())
-    columns = TrainingText((tuple(text),))
-    options: Any = {"max_length": settings.max_length, "seed": 0}
-    return TrainingBatches(columns, tokenizer, settings.batch_size, **options)
-
-
-def head_weights(width: int) -> np.ndarray:
-    """The MLP head's, the same for all."""
-    return np.random.default_rng(0).normal(0, 0.02, (width, width)).astype(np.float32)
-
-
-def ours(settings: Settings) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """This library's own training step and batches."""
+def ours(settings: TrainBenchmark) -> Prepared:
+    """Prepare this library's own training step and batches."""
     from simcse_jax.memory import keep_freed_memory
 
     keep_freed_memory()  # as experiments.runs does, before JAX is used
@@ -119,7 +115,7 @@ def ours(settings: Settings) -> tuple[Callable[[], Any], dict[str, Any]]:
     from simcse_jax.training.step import embed_rows
 
     enable_compilation_cache()
-    batches = training_batches(settings)
+    batches = settings.batches()
     if settings.shape == "minilm":
         folder = hub.find_model("minilm")
         config, params = hub.load_params(folder, hub.read_config(folder))
@@ -159,20 +155,51 @@ def ours(settings: Settings) -> tuple[Callable[[], Any], dict[str, Any]]:
     return work, {"loss_without_dropout": before, "shapes": sorted(shapes)}
 
 
-def torch_recipe(settings: Settings, compiled: bool) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """SimCSE's recipe with transformers' BertModel."""
+def torch_work(
+    settings: TrainBenchmark, parameters: list, batches: list, loss_of: Callable[[Any], Any]
+) -> Callable[[], None]:
+    """Return the work of a torch library: a step on every batch, as ours takes it."""
+    import torch
+
+    device = torch_device()
+    optimizer = torch.optim.AdamW(
+        parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda"
+    )
+    half = settings.dtype == "bfloat16"
+
+    def work() -> None:
+        for batch in batches:
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                loss = loss_of(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+        loss.item()  # waits for the device
+
+    return work
+
+
+def torch_device() -> str:
+    """Return torch's name of the device that it trains on."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_recipe(settings: TrainBenchmark, compiled: bool) -> Prepared:
+    """Prepare SimCSE's recipe with transformers' BertModel."""
     import torch
     from transformers import BertConfig, BertModel
 
     from simcse_jax.data.embedded import minilm_folder
 
     torch.set_num_threads(settings.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    attention = "sdpa"
+    device = torch_device()
     if settings.shape == "minilm":
-        bert = BertModel.from_pretrained(minilm_folder(), attn_implementation=attention)
+        bert = BertModel.from_pretrained(minilm_folder(), attn_implementation="sdpa")
     else:
-        bert = BertModel._from_config(BertConfig(), attn_implementation=attention)
+        bert = BertModel._from_config(BertConfig(), attn_implementation="sdpa")
 
     class SimCse(torch.nn.Module):
         def __init__(self):
@@ -192,43 +219,25 @@ def torch_recipe(settings: Settings, compiled: bool) -> tuple[Callable[[], Any],
             return torch.nn.functional.cross_entropy(logits, labels)
 
     batches = []
-    for batch in training_batches(settings).batches(0, settings.steps):
-        pair = (
+    for batch in settings.batches().batches(0, settings.steps):
+        ids, mask = (
             torch.from_numpy(np.repeat(np.asarray(x)[:, 0], 2, axis=0)).to(device)
             for x in (batch.input_ids, batch.attention_mask)
         )
-        ids, mask = pair
         batches.append((ids.long(), mask.long()))
     model = SimCse().to(device)
     model.eval()
     with torch.no_grad():
         before = float(model(*batches[0]))
     model.train()
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda"
-    )
     run = torch.compile(model) if compiled else model
-    half = settings.dtype == "bfloat16"
-
-    def work() -> None:
-        for ids, mask in batches:
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                loss = run(ids, mask)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-        loss.item()  # waits for the device
-
+    work = torch_work(settings, list(model.parameters()), batches, lambda batch: run(*batch))
     work()
     return work, {"loss_without_dropout": before}
 
 
-def sentence_transformers(
-    settings: Settings, compiled: bool
-) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """Its loss for unsupervised SimCSE, with the same optimiser."""
+def sentence_transformers(settings: TrainBenchmark, compiled: bool) -> Prepared:
+    """Prepare sentence-transformers' loss for unsupervised SimCSE, with the same optimiser."""
     import torch
     from sentence_transformers import SentenceTransformer, losses
     from sentence_transformers import models as parts
@@ -237,7 +246,7 @@ def sentence_transformers(
     from simcse_jax.data.embedded import minilm_folder
 
     torch.set_num_threads(settings.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     encoder = parts.Transformer(str(minilm_folder()), max_seq_length=settings.max_length)
     if settings.shape == "bert-base":
         encoder.auto_model = BertModel(BertConfig())
@@ -245,7 +254,7 @@ def sentence_transformers(
     model = SentenceTransformer(modules=[encoder, parts.Pooling(width)], device=device)
     loss_of = losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
     batches = []
-    for batch in training_batches(settings).batches(0, settings.steps):
+    for batch in settings.batches().batches(0, settings.steps):
         names = ("input_ids", "attention_mask")
         arrays = (batch.input_ids, batch.attention_mask)
         features = {
@@ -256,79 +265,65 @@ def sentence_transformers(
     model.train()
     if compiled:
         encoder.auto_model.compile()
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda"
+    work = torch_work(
+        settings,
+        list(model.parameters()),
+        batches,
+        lambda features: loss_of([dict(features), dict(features)], None),
     )
-    half = settings.dtype == "bfloat16"
-
-    def work() -> None:
-        for features in batches:
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                loss = loss_of([dict(features), dict(features)], None)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-        loss.item()
-
     work()
     return work, {"loss_without_dropout": None}
 
 
-def main(settings: Settings) -> None:
+def table(value: dict[str, Any]) -> BenchTable:
+    """Return the numbers as people read them."""
+    how, rows = value["settings"], value["rows"]
+    title = (
+        f"A step of unsupervised SimCSE: {how['shape']}, batch {how['batch_size']}, length "
+        f"{how['max_length']}, {how['dtype']}, {how['rounds']} rounds of {how['steps']}"
+    )
+    losses = [row["loss_without_dropout"] for row in rows.values()]
+    cells = [
+        [*row, "" if loss is None else f"{loss:.6f}"]
+        for row, loss in zip(timings(rows, digits=3), losses, strict=True)
+    ]
+    return BenchTable(title, (*TIMINGS, "loss without dropout"), cells)
+
+
+def main(settings: TrainBenchmark) -> None:
     """Let the libraries take turns."""
     names = ("train_file", "shape", "batch_size", "max_length", "dtype", "steps", "threads")
     arguments = []
     for name in names:
         arguments += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-    reports = take_turns(
-        "experiments.bench_train", installed(NEEDS), arguments, settings.rounds, settings.threads
+    answers = take_turns(
+        "experiments.bench.train", installed(NEEDS), arguments, settings.rounds, settings.threads
     )
-    for report in reports.values():
-        report["times"] = [seconds / settings.steps for seconds in report["times"]]
-    rows = summary(reports, settings.batch_size)
+    for answer in answers.values():
+        answer["times"] = [seconds / settings.steps for seconds in answer["times"]]
+    rows = summary(answers, settings.batch_size)
     for library, row in rows.items():
         for fact in ("loss_without_dropout", "shapes"):
-            if fact in reports[library]:
-                row[fact] = reports[library][fact]
-    how = dataclasses.asdict(settings) | {"train_file": settings.train_file.name}
+            if fact in answers[library]:
+                row[fact] = answers[library][fact]
+    how = report.settings_record(settings)
     del how["output"], how["worker"]
     value = {"machine": machine(settings.threads), "settings": how, "rows": rows}
-    title = (
-        f"A step of unsupervised SimCSE: {settings.shape}, batch {settings.batch_size}, length "
-        f"{settings.max_length}, {settings.dtype}, {settings.rounds} rounds of {settings.steps}"
-    )
-    columns = (
-        *("library", "median s", "range s", "sentences/s", "time against ours"),
-        *("load, compile and first pass, s", "peak GiB", "loss without dropout"),
-    )
-    cells = []
-    for library, row in rows.items():
-        loss = row["loss_without_dropout"]
-        cells.append(
-            [
-                library,
-                f"{row['median_s']:.3f}",
-                f"{row['min_s']:.3f} to {row['max_s']:.3f}",
-                f"{row['per_s']:.0f}",
-                f"{row['ratio_to_ours']:.2f} ×",
-                f"{row['first_s']:.1f}",
-                f"{row['peak_gib']:.2f}",
-                "" if loss is None else f"{loss:.6f}",
-            ]
-        )
-    publish(settings.output, value, title, columns, cells)
+    publish(settings.output, value, table(value))
+
+
+def prepare(settings: TrainBenchmark) -> Prepared:
+    """Prepare the library of a worker."""
+    if settings.worker == OURS:
+        return ours(settings)
+    library, _, how = str(settings.worker).partition(".")
+    recipe = torch_recipe if library == "torch" else sentence_transformers
+    return recipe(settings, compiled=how == "compile")
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(Settings, description=__doc__)
-    if settings_.worker is None:
-        main(settings_)
-    elif settings_.worker == OURS:
-        serve(lambda: ours(settings_))
-    elif settings_.worker.startswith("sentence-transformers"):
-        compiled_ = settings_.worker.endswith(".compile")
-        serve(lambda: sentence_transformers(settings_, compiled_))
+    settings_ = tyro.cli(TrainBenchmark, description=__doc__)
+    if settings_.worker:
+        serve(lambda: prepare(settings_))
     else:
-        serve(lambda: torch_recipe(settings_, settings_.worker == "torch.compile"))
+        main(settings_)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_data import SENTENCES
 
-from experiments import pair_search
+from experiments.tables import pair_search
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.wikipedia import Article, Section
 
@@ -63,7 +63,7 @@ def test_growth():
 
 
 def test_the_command(golden, tmp_path):
-    settings = pair_search.Settings(
+    settings = pair_search.PairSearch(
         model=str(golden / "tiny-bert"), cross=(3, 5), bi=(3, 20), words=(1, 30), repeats=1,
         extrapolate=1000, output_dir=tmp_path,
     )  # fmt: skip
@@ -78,8 +78,8 @@ def test_the_command(golden, tmp_path):
 def test_bad_settings(golden, tmp_path):
     model = str(golden / "tiny-bert")
     with pytest.raises(ValueError, match="at least two sentences"):
-        pair_search.main(pair_search.Settings(model=model, cross=(1,), output_dir=tmp_path))
+        pair_search.main(pair_search.PairSearch(model=model, cross=(1,), output_dir=tmp_path))
     with pytest.raises(ValueError, match="only 60 fit --words"):
         pair_search.main(
-            pair_search.Settings(model=model, bi=(70,), words=(1, 30), output_dir=tmp_path)
+            pair_search.PairSearch(model=model, bi=(70,), words=(1, 30), output_dir=tmp_path)
         )

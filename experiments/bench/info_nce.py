@@ -1,7 +1,7 @@
 """Time and memory of every version of the InfoNCE loss, beside PyTorch's dense cross-entropy.
 
-    make bench        (or: python -m experiments.bench_info_nce)
-    python -m experiments.bench_info_nce --sizes 4096 8192 16384 --dims 384 --repeats 3
+    make bench        (or: python -m experiments.bench.info_nce)
+    python -m experiments.bench.info_nce --sizes 4096 8192 16384 --dims 384 --repeats 3
 
 Answers: at which batch size does the blockwise loss win, what does it save, and how near is it to
 the machine's matrix rate? One table row for each size, dimension and version: median time of loss
@@ -14,11 +14,12 @@ its logits needs 8 N² D, which is what the literature counts, so both shares ar
 default sizes take minutes on a CPU.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import os
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -29,47 +30,43 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from experiments.bench import installed, machine, publish
+from experiments import report
+from experiments.bench.turns import BenchTable, installed, machine, publish, seconds_in_turns
 from simcse_jax.losses.info_nce import info_nce_loss
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of the benchmark."""
+class InfoNceBenchmark:
+    """Time the versions of the loss."""
 
     sizes: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-    """Batch sizes N."""
+    """Batch sizes N, each with every dimension."""
     dims: tuple[int, ...] = (384, 768)
-    """Embedding sizes D."""
+    """Dimensions D of the embeddings."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the embeddings; products always accumulate in float32."""
+    """The embeddings' type; products always accumulate in float32."""
     versions: tuple[str, ...] = ("dense", "blockwise", "torch")
-    """Versions to run, in this order."""
+    """The versions that are timed, in this order."""
     block_size: int | None = None
-    """Rows per block of the blockwise version; the library's default if None."""
+    """Rows of a block of the blockwise version; default: the library's."""
     repeats: int = 5
-    """Timed calls of each case, after one call to warm up; the median counts."""
+    """Each case is timed so often, after a call that warms it up; the median counts."""
     memory_share: float = 0.6
-    """Skip a case whose temporaries would exceed this share of the memory."""
+    """A case whose temporaries would exceed this share of the free memory is skipped."""
     output: Path = Path("experiments/results/bench_info_nce.json")
-    """Where the results go, as JSON."""
+    """The JSON file that gets the numbers; the table is written beside it."""
 
 
 def median_seconds(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall-clock of each call, once warm, taking turns."""
+    """Return each call's median seconds once it is warm; the calls take turns."""
     for call in calls.values():
         call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+    times = seconds_in_turns(calls, repeats)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def free_bytes() -> int:
-    """Memory of the device where the arrays live, less what is in use on an accelerator."""
+    """Return the memory of the arrays' device, less what is in use on an accelerator."""
     stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
@@ -77,7 +74,7 @@ def free_bytes() -> int:
 
 
 def matmul_rate(dtype: str, repeats: int) -> float:
-    """Operations per second of one large square product."""
+    """Return the operations per second of one large square product."""
     n = 4096 if jax.default_backend() == "cpu" else 16384
     x = jax.random.normal(jax.random.key(0), (n, n), dtype)
     product = jax.jit(lambda a, b: a @ b)
@@ -86,7 +83,7 @@ def matmul_rate(dtype: str, repeats: int) -> float:
 
 
 def embeddings(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random rows and noisy copies of them."""
+    """Return random rows and noisy copies of them."""
     rng = np.random.default_rng(0)
     anchors = rng.standard_normal((n, d), np.float32)
     return anchors, anchors + rng.standard_normal((n, d), np.float32)
@@ -95,8 +92,8 @@ def embeddings(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 Case = tuple[dict[str, Any], Callable[[], float] | None]
 
 
-def prepare_jax(settings: Settings, version: str, n: int, d: int) -> Case:
-    """One case of ours: compiled first, so that its memory is known before it runs.
+def prepare_jax(settings: InfoNceBenchmark, version: str, n: int, d: int) -> Case:
+    """Prepare one case of ours: compiled first, so that its memory is known before it runs.
 
     Returns:
         What is known of it, and the call to be timed, which returns the loss; None instead of a
@@ -121,8 +118,8 @@ def prepare_jax(settings: Settings, version: str, n: int, d: int) -> Case:
     return row, lambda: float(jax.block_until_ready(compiled(*arrays))[0])
 
 
-def prepare_torch(settings: Settings, n: int, d: int) -> Case:
-    """The authors' way: a similarity matrix and torch's cross-entropy."""
+def prepare_torch(settings: InfoNceBenchmark, n: int, d: int) -> Case:
+    """Prepare a case of the authors' way: a similarity matrix and torch's cross-entropy."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
@@ -148,8 +145,8 @@ def prepare_torch(settings: Settings, n: int, d: int) -> Case:
     return {}, call
 
 
-def describe(row: dict[str, Any]) -> list[str]:
-    """One line of the table."""
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return one line of the table."""
     temporaries = row.get("temporaries_bytes")
     memory = "" if temporaries is None else f"{temporaries / 1e9:.3f}"
     names = [f"{row['n']:,}", str(row["d"]), row["version"]]
@@ -164,36 +161,48 @@ def describe(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def main(settings: Settings) -> None:
-    """Runs every case in turn, prints the table and writes the JSON."""
-    versions = installed({v: ("torch",) if v == "torch" else ("jax",) for v in settings.versions})
-    rows: list[dict[str, Any]] = []
+def measure(settings: InfoNceBenchmark, versions: list[str], n: int, d: int) -> list[dict]:
+    """Return a row for each version at one size, the versions taking turns."""
+    rate = matmul_rate(settings.dtype, settings.repeats)
+    calls: dict[str, Callable[[], float]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for version in versions:
+        facts, call = (
+            prepare_torch(settings, n, d)
+            if version == "torch"
+            else prepare_jax(settings, version, n, d)
+        )
+        rows[version] = {"n": n, "d": d, "version": version, "matmul_rate": rate, **facts}
+        if call is not None:
+            calls[version] = call
+    for version, seconds in median_seconds(calls, settings.repeats).items():
+        shares = {f"share_of_matmul_{k}n2d": k * n * n * d / seconds / rate for k in (6, 8)}
+        rows[version] |= {"seconds": seconds, "loss": calls[version](), **shares}
+    return list(rows.values())
+
+
+def table(value: dict[str, Any]) -> BenchTable:
+    """Return the numbers as people read them."""
+    how = value["settings"]
+    title = f"Loss and gradients of InfoNCE, {how['dtype']}, {how['repeats']} rounds"
     columns = ("N", "D", "version", "s", "temp. GB", "share of 6N²D", "share of 8N²D")
-    for d, n in tqdm(list(itertools.product(settings.dims, settings.sizes)), unit=" sizes"):
-        rate = matmul_rate(settings.dtype, settings.repeats)
-        calls: dict[str, Callable[[], float]] = {}
-        own: dict[str, dict[str, Any]] = {}
-        for version in versions:
-            facts, call = (
-                prepare_torch(settings, n, d)
-                if version == "torch"
-                else prepare_jax(settings, version, n, d)
-            )
-            own[version] = {"n": n, "d": d, "version": version, "matmul_rate": rate, **facts}
-            if call is not None:
-                calls[version] = call
-        for version, seconds in median_seconds(calls, settings.repeats).items():
-            shares = {f"share_of_matmul_{k}n2d": k * n * n * d / seconds / rate for k in (6, 8)}
-            own[version] |= {"seconds": seconds, "loss": calls[version](), **shares}
-        rows += own.values()
+    return BenchTable(title, columns, [cells(row) for row in value["rows"]])
+
+
+def main(settings: InfoNceBenchmark) -> None:
+    """Run every case in turn, print the table and write the JSON."""
+    versions = installed({v: ("torch",) if v == "torch" else ("jax",) for v in settings.versions})
+    sizes = list(itertools.product(settings.dims, settings.sizes))
+    rows: list[dict[str, Any]] = []
+    for d, n in tqdm(sizes, unit=" sizes"):
+        rows += measure(settings, versions, n, d)
     value = {
         "machine": machine(os.cpu_count() or 1),
-        "settings": dataclasses.asdict(settings) | {"output": settings.output.name},
+        "settings": report.settings_record(settings),
         "rows": rows,
     }
-    title = f"Loss and gradients of InfoNCE, {settings.dtype}, {settings.repeats} rounds"
-    publish(settings.output, value, title, columns, [describe(row) for row in rows])
+    publish(settings.output, value, table(value))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    main(tyro.cli(InfoNceBenchmark, description=__doc__))

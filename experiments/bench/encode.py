@@ -1,13 +1,13 @@
 """Encoding speed beside sentence-transformers and ONNX Runtime, from strings to vectors.
 
-    make bench        (or, in an environment with torch: python -m experiments.bench_encode)
+    make bench        (or, in an environment with torch: python -m experiments.bench.encode)
 
 all-MiniLM-L6-v2, mean pooling, float32, on the sentences of the STS-B test set (the embedded
 Wikipedia's where there is no SentEval folder). Every library gets the same weights, sentences and
 number of threads; each runs in a process of its own, and the processes take turns, so that a slow
 moment of the machine falls on all of them. Sentence-transformers runs with its defaults, and once
-more compiled. Times
-are medians after a first call that compiles and is reported apart; peak memory is the process's.
+more compiled. Times are medians after a first call that compiles and is reported apart; peak memory
+is the process's.
 
 A peer that is not installed is left out with a line that says so.
 """
@@ -17,12 +17,24 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from experiments.bench import OURS, installed, machine, publish, serve, summary, take_turns
+from experiments.bench.turns import (
+    OURS,
+    TIMINGS,
+    BenchTable,
+    installed,
+    machine,
+    publish,
+    serve,
+    summary,
+    take_turns,
+    timings,
+)
+from experiments.bench.workload import benchmark_sentences
 
 Library = Literal[
     "simcse_jax", "sentence-transformers", "sentence-transformers.compile", "onnxruntime"
@@ -36,36 +48,24 @@ NEEDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class EncodeBenchmark:
     """Time encoding beside other libraries."""
 
     data: Path = Path("../shared/data/senteval")
-    """SentEval's folder."""
+    """SentEval's folder; without it the embedded Wikipedia is encoded."""
     rounds: int = 5
-    """How often the libraries take turns."""
+    """The libraries take turns so often."""
     threads: int = os.cpu_count() or 1
-    """For each library."""
+    """Each library may use so many threads."""
     output: Path = Path("experiments/results/bench_encode.json")
-    """The numbers."""
+    """The JSON file that gets the numbers; the table is written beside it."""
     worker: Library | None = None
-    """For the script itself: be the process of one library."""
+    """Used by the script itself: be the process of this library."""
 
 
-def read_sentences(data: Path) -> tuple[list[str], str]:
-    """The sentences and what they are."""
-    if data.is_dir():
-        from simcse_jax.data.senteval import read_stsb
-
-        pairs = read_stsb(data, "test")
-        return [*pairs.sentences1, *pairs.sentences2], "STS-B test"
-    from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
-
-    return sentences(embedded_wikipedia())[:3000], "embedded Wikipedia, the first 3,000"
-
-
-def worker(settings: Settings) -> None:
-    """Load one library, then encode whenever a line comes in on standard input."""
-    sentences, _ = read_sentences(settings.data)
+def worker(settings: EncodeBenchmark) -> None:
+    """Load a library, then encode whenever a line comes in on standard input."""
+    sentences, _ = benchmark_sentences(settings.data)
 
     def prepare():
         encode = {
@@ -81,14 +81,14 @@ def worker(settings: Settings) -> None:
 
 
 def ours(threads: int):
-    """This library; XLA takes the process's cores, which `main` has set."""
+    """Return this library's encoder; XLA takes the process's cores, which `main` has set."""
     from simcse_jax import SentenceEncoder
 
     return SentenceEncoder.from_pretrained("minilm").encode
 
 
 def sentence_transformers(threads: int):
-    """Sentence-transformers, eager, with its defaults."""
+    """Return sentence-transformers' encoder, eager, with its defaults."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -99,14 +99,14 @@ def sentence_transformers(threads: int):
 
 
 def compiled_sentence_transformers(threads: int):
-    """The same with its encoder through torch.compile, for any shape."""
+    """Return the same with its encoder through torch.compile, for any shape."""
     encode = sentence_transformers(threads)
     encode.__self__[0].auto_model.compile(dynamic=True)
     return encode
 
 
 def onnx_runtime(threads: int):
-    """ONNX Runtime on the exported model, sorted by length, batches of 32 as ST makes them."""
+    """Return ONNX Runtime on the exported model: sorted by length, in ST's batches of 32."""
     import tempfile
 
     import onnxruntime
@@ -160,17 +160,26 @@ def onnx_runtime(threads: int):
     return encode
 
 
-def main(settings: Settings) -> None:
-    """Let the libraries take turns."""
-    sentences, source = read_sentences(settings.data)
-    arguments = ["--data", str(settings.data), "--threads", str(settings.threads)]
-    reports = take_turns(
-        "experiments.bench_encode", installed(NEEDS), arguments, settings.rounds, settings.threads
+def table(value: dict[str, Any]) -> BenchTable:
+    """Return the numbers as people read them."""
+    title = (
+        f"{value['sentences']} sentences ({value['source']}), all-MiniLM-L6-v2, float32, "
+        f"{value['rounds']} rounds"
     )
-    head = np.asarray(reports[OURS]["head"])
-    rows = summary(reports, len(sentences))
+    return BenchTable(title, TIMINGS, timings(value["rows"], digits=2))
+
+
+def main(settings: EncodeBenchmark) -> None:
+    """Let the libraries take turns."""
+    sentences, source = benchmark_sentences(settings.data)
+    arguments = ["--data", str(settings.data), "--threads", str(settings.threads)]
+    answers = take_turns(
+        "experiments.bench.encode", installed(NEEDS), arguments, settings.rounds, settings.threads
+    )
+    head = np.asarray(answers[OURS]["head"])
+    rows = summary(answers, len(sentences))
     for library, row in rows.items():
-        difference = np.abs(np.asarray(reports[library]["head"]) - head).max()
+        difference = np.abs(np.asarray(answers[library]["head"]) - head).max()
         row["largest_difference_from_ours"] = float(difference)
     value = {
         "machine": machine(settings.threads),
@@ -179,31 +188,11 @@ def main(settings: Settings) -> None:
         "rounds": settings.rounds,
         "rows": rows,
     }
-    title = (
-        f"{len(sentences)} sentences ({source}), all-MiniLM-L6-v2, float32, "
-        f"{settings.rounds} rounds"
-    )
-    columns = (
-        *("library", "median s", "range s", "sentences/s", "time against ours"),
-        *("load, compile and first pass, s", "peak GiB"),
-    )
-    cells = [
-        [
-            library,
-            f"{row['median_s']:.2f}",
-            f"{row['min_s']:.2f} to {row['max_s']:.2f}",
-            f"{row['per_s']:.0f}",
-            f"{row['ratio_to_ours']:.2f} ×",
-            f"{row['first_s']:.1f}",
-            f"{row['peak_gib']:.2f}",
-        ]
-        for library, row in rows.items()
-    ]
-    publish(settings.output, value, title, columns, cells)
+    publish(settings.output, value, table(value))
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(Settings, description=__doc__)
+    settings_ = tyro.cli(EncodeBenchmark, description=__doc__)
     if settings_.worker:
         worker(settings_)
     else:

@@ -1,4 +1,4 @@
-"""Drawing of experiments.figures: from the numbers in a figure's JSON to matplotlib, nothing else.
+"""Drawing of the figures: from the numbers in a figure's JSON to matplotlib, nothing else.
 
 Colours are Okabe and Ito's, or cividis where they stand for an order; what a colour says is said
 once more by a marker, a line style or a label.
@@ -86,12 +86,12 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str]], obstacl
 
 
 def legend_below(figure: Figure, handles: Sequence, labels: Sequence[str], columns: int) -> None:
-    """One legend for all panels, below them."""
+    """Draw one legend for all panels, below them."""
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def padded(values: Iterable[float], share: float = 0.12) -> tuple[float, float]:
-    """Limits with room at both sides."""
+    """Return limits with room at both sides."""
     known = list(values)
     low, high = min(known), max(known)
     room = share * ((high - low) or 1)
@@ -99,7 +99,7 @@ def padded(values: Iterable[float], share: float = 0.12) -> tuple[float, float]:
 
 
 def draw_plane(value: Value) -> Figure:
-    """Every method in the plane of alignment and uniformity (SimCSE, figure 3)."""
+    """Draw every method in the plane of alignment and uniformity (SimCSE, figure 3)."""
     rows = value["methods"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.2, 5.4))
@@ -144,7 +144,7 @@ def draw_plane(value: Value) -> Figure:
 
 
 def draw_path(value: Value) -> Figure:
-    """Training runs in the plane (SimCSE, figure 2): models on STS-B dev, and batches of runs."""
+    """Draw training runs in the plane (SimCSE, figure 2): models on STS-B dev, batches of runs."""
     runs, batches = value["runs"], value["batches"]
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
@@ -195,7 +195,7 @@ def draw_path(value: Value) -> Figure:
 
 
 def draw_spectrum(value: Value) -> Figure:
-    """Singular values over the largest, before and after; a panel for each start."""
+    """Draw singular values over the largest, before and after; a panel for each start."""
     panels = value["panels"]
     with plt.rc_context(STYLE):
         figure, all_axes = plt.subplots(
@@ -234,7 +234,7 @@ def draw_spectrum(value: Value) -> Figure:
 
 
 def draw_cosines(value: Value) -> Figure:
-    """Densities of the cosines of STS-B pairs by band of the gold score (SimCSE, figure G.1)."""
+    """Draw densities of the cosines of STS-B pairs by band of gold score (SimCSE, figure G.1)."""
     rows, bands = value["methods"], value["bands"]
     grid = np.array(value["grid"])
     colours = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.9, len(bands)))
@@ -271,7 +271,7 @@ def draw_cosines(value: Value) -> Figure:
 
 
 def draw_frequency(value: Value) -> Figure:
-    """Norm and neighbours of word embeddings by frequency rank (BERT-flow, table 1)."""
+    """Draw norm and neighbours of word embeddings by frequency rank (BERT-flow, table 1)."""
     ribbon, bins = value["ribbon"], value["bins"]
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 3.7))
@@ -317,7 +317,7 @@ def draw_frequency(value: Value) -> Figure:
 
 
 def draw_bound(value: Value) -> Figure:
-    """sum(WWᵀ) beside the eigenvalue it bounds, and the spectrum (SimCSE, section 5)."""
+    """Draw sum(WWᵀ) beside the eigenvalue it bounds, and the spectrum (SimCSE, section 5)."""
     records = value["records"]
     steps = [r["step"] for r in records]
     m = records[0]["sentences"]

@@ -1,6 +1,6 @@
 """How far computing in bfloat16 is from float32: gradients, vectors, STS scores.
 
-    python -m experiments.bfloat16
+    python -m experiments.bench.bfloat16
 
 Parameters are float32 in both. Gradients are those of unsupervised SimCSE's step (64 sentences, the
 same dropout masks), compared by the length of the difference over the length of float32's, whole
@@ -24,9 +24,8 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from experiments.bench import machine, publish
-from experiments.bench_train import TEMPERATURE, head_weights, training_batches
-from experiments.bench_train import Settings as BenchSettings
+from experiments.bench.turns import BenchTable, machine, publish
+from experiments.bench.workload import TEMPERATURE, head_weights, training_batches
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.cli import run_or_explain
 from simcse_jax.compilation_cache import enable_compilation_cache
@@ -38,31 +37,30 @@ DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Bfloat16Comparison:
     """Compare bfloat16 with float32."""
 
     model: str = "minilm"
-    """A folder or hub id."""
+    """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
     data: Path = Path("../shared/data/senteval")
-    """SentEval's folder."""
+    """The folder that holds SentEval's STS/."""
     train_file: Path = Path("../shared/data/wikipedia/wiki1m_head.txt")
-    """Sentences; the embedded Wikipedia where there is no such file."""
+    """A file of sentences; where there is none, the embedded Wikipedia is taken."""
     batches: int = 3
-    """For the gradient."""
+    """The gradients of so many batches are compared."""
     batch_size: int = 64
-    """Sentences in each."""
+    """So many sentences are in each of them."""
     poolings: tuple[str, ...] = ("mean", "cls")
-    """For vectors and scores."""
+    """Vectors and scores are compared under each of these poolings."""
     output: Path = Path("experiments/results/bfloat16.json")
-    """The numbers; the table lies beside it."""
+    """The JSON file that gets the numbers; the table is written beside it."""
 
 
-def gradients(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """By compute type, the gradient of each batch."""
+def gradients(settings: Bfloat16Comparison) -> dict[str, list[dict[str, Any]]]:
+    """Return by compute type the gradient of each batch."""
     folder = hub.find_model(settings.model)
     config, params = hub.load_params(folder, hub.read_config(folder))
-    what = BenchSettings(train_file=settings.train_file, batch_size=settings.batch_size)
-    batches = training_batches(what, folder)
+    batches = training_batches(settings.train_file, settings.batch_size, folder=folder)
     plain = optax.sgd(1.0)  # subtracts the gradient
     found: dict[str, list[dict[str, Any]]] = {}
     for dtype in tqdm(DTYPES, desc="gradients"):
@@ -79,12 +77,12 @@ def gradients(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 
 
 def relative(a: Any, b: Any) -> float:
-    """`‖a − b‖ / ‖b‖` of two trees."""
+    """Return `‖a − b‖ / ‖b‖` of two trees."""
     return float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) / optax.tree.norm(b))
 
 
 def sts(model: str, pairs: Pairs, pooling: str) -> dict[str, float]:
-    """Differences of the vectors, and both scores × 100."""
+    """Return the differences of the vectors, and both scores × 100."""
     vectors, scores = {}, {}
     for dtype in tqdm(DTYPES, desc=pooling):
         encoder = SentenceEncoder.from_pretrained(model, pooling=pooling, dtype=dtype)
@@ -99,7 +97,29 @@ def sts(model: str, pairs: Pairs, pooling: str) -> dict[str, float]:
     }
 
 
-def main(settings: Settings) -> None:
+def table(value: dict[str, Any]) -> BenchTable:
+    """Return the numbers as people read them."""
+
+    def share(off: float) -> str:
+        return f"{100 * off:.2f} %"
+
+    how, gradient = value["settings"], value["gradient"]
+    rows = [["gradient, whole", share(gradient["whole"])]]
+    rows += [[f"gradient, {name}", share(off)] for name, off in gradient["parts"].items()]
+    for pooling, row in value["sts"].items():
+        scores = f"{row['stsb_float32']:.2f}, {row['stsb_bfloat16']:.2f}"
+        rows += [
+            [f"{pooling}: vectors, median", share(row["vectors_median"])],
+            [f"{pooling}: vectors, largest", share(row["vectors_largest"])],
+            [f"{pooling}: STS-B test, float32 and bfloat16", scores],
+        ]
+    title = (
+        f"bfloat16 against float32: {how['model']}, {how['batches']} batches of {how['batch_size']}"
+    )
+    return BenchTable(title, ("what", "difference"), rows)
+
+
+def main(settings: Bfloat16Comparison) -> None:
     """Measure, print a table and write it."""
     enable_compilation_cache()
     test = read_stsb(settings.data, "test")  # first: a wrong folder should not cost minutes
@@ -110,31 +130,14 @@ def main(settings: Settings) -> None:
         for name in pairs[0][0]
     }
     whole = float(np.mean([relative(*pair) for pair in pairs]))
-    scores = {pooling: sts(settings.model, test, pooling) for pooling in settings.poolings}
     value = {
         "machine": machine(os.cpu_count() or 1),
         "settings": {name: getattr(settings, name) for name in ("model", "batches", "batch_size")},
         "gradient": {"whole": whole, "parts": parts},
-        "sts": scores,
+        "sts": {pooling: sts(settings.model, test, pooling) for pooling in settings.poolings},
     }
-    cells = [["gradient, whole", f"{100 * whole:.2f} %"]]
-    cells += [[f"gradient, {name}", f"{100 * off:.2f} %"] for name, off in parts.items()]
-    for pooling, row in scores.items():
-        cells += [
-            [f"{pooling}: vectors, median", f"{100 * row['vectors_median']:.2f} %"],
-            [f"{pooling}: vectors, largest", f"{100 * row['vectors_largest']:.2f} %"],
-            [
-                f"{pooling}: STS-B test, float32 and bfloat16",
-                f"{row['stsb_float32']:.2f}, {row['stsb_bfloat16']:.2f}",
-            ],
-        ]
-    title = (
-        f"bfloat16 against float32: {settings.model}, {settings.batches} batches of "
-        f"{settings.batch_size}"
-    )
-    publish(settings.output, value, title, ("what", "difference"), cells)
+    publish(settings.output, value, table(value))
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(Settings, description=__doc__)
-    run_or_explain(lambda: main(settings_))
+    run_or_explain(lambda: main(tyro.cli(Bfloat16Comparison, description=__doc__)))

@@ -1,0 +1,338 @@
+"""What the benchmarks share: work that takes turns, the machine's ceilings, the table.
+
+A benchmark is a script with workers. Each worker runs in a process of its own, loads, warms up and
+answers; then, whenever it is told to, it does its work once and answers the seconds. The processes
+take turns, so that a slow moment of the machine falls on all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments import report
+from simcse_jax.io import write_json, write_text
+from simcse_jax.machine import cpu_name
+
+MARK = "ANSWER"
+OURS = "simcse_jax"
+TIMINGS = (
+    *("library", "median s", "range s", "sentences/s", "time against ours"),
+    *("load, compile and first pass, s", "peak GiB"),
+)
+
+
+class BenchTable(NamedTuple):
+    """A benchmark's numbers as people read them.
+
+    Attributes:
+        title: above the table.
+        columns: their headings.
+        rows: of texts.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+# ---------------------------------------------------------------------------------------------
+# In the worker
+# ---------------------------------------------------------------------------------------------
+
+
+def serve(prepare: Callable[[], tuple[Callable[[], Any], dict[str, Any]]]) -> None:
+    """Be a worker: prepare, then work whenever a line comes in on standard input.
+
+    Args:
+        prepare: loads everything, works once (which compiles), and returns the work, which must
+            not return before it is done, and what else is to be answered.
+    """
+    begin = time.perf_counter()
+    work, facts = prepare()
+    answer = facts | {"first": time.perf_counter() - begin}
+    while True:
+        answer["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(MARK + json.dumps(answer), flush=True)
+        if sys.stdin.readline() != "go\n":
+            return
+        begin = time.perf_counter()
+        work()
+        answer = {"seconds": time.perf_counter() - begin}
+
+
+# ---------------------------------------------------------------------------------------------
+# In the script
+# ---------------------------------------------------------------------------------------------
+
+
+def installed(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the workers whose modules are there; the others are named on the terminal."""
+    found = []
+    for worker, modules in needs.items():
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        if missing:
+            report.console.print(f"{worker} is left out: {', '.join(missing)} is not installed")
+        else:
+            found.append(worker)
+    return found
+
+
+def read_answer(process: subprocess.Popen) -> dict[str, Any] | None:
+    """Return what the worker answers next; None if it stopped."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(MARK):
+            return json.loads(line.removeprefix(MARK))
+    return None
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Use the first so many cores alone, in this thread and the processes that it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def start(
+    command: Sequence[str], threads: int, stack: contextlib.ExitStack
+) -> tuple[subprocess.Popen, dict[str, Any] | str]:
+    """Start a worker, and return it with its first answer, or with the line it stopped with."""
+    # A file, since a pipe that nobody reads would stop a talkative worker.
+    errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
+    process = stack.enter_context(
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
+    )
+    answer = read_answer(process)
+    if answer is not None:
+        return process, answer
+    process.wait()
+    errors.seek(0)
+    return process, (errors.read().strip().splitlines() or ["no message"])[-1]
+
+
+def work_once(process: subprocess.Popen, worker: str) -> dict[str, Any]:
+    """Tell a worker to do its work once, and return what it answers."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    answer = read_answer(process)
+    if answer is None:
+        raise RuntimeError(f"{worker} stopped while it was timed")
+    return answer
+
+
+def take_turns(
+    module: str, workers: Sequence[str], arguments: Sequence[str], rounds: int, threads: int
+) -> dict[str, dict[str, Any]]:
+    """Start the workers one after the other, then let them work in turns.
+
+    Args:
+        module: run as ``python -m MODULE --worker WORKER ARGUMENTS``.
+        workers: ours first; one that stops is left out, and named on the terminal.
+        arguments: of the script.
+        rounds: how often each works.
+        threads: cores that the workers may use.
+
+    Returns:
+        By worker its answer with the list ``times``.
+
+    Raises:
+        RuntimeError: ours stopped.
+    """
+    processes: dict[str, subprocess.Popen] = {}
+    answers: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:  # at its end the workers' input ends, and so do they
+        stack.enter_context(on_cores(threads))
+        for worker in tqdm(workers, desc="start", unit=" library"):
+            command = [sys.executable, "-W", "ignore", "-m", module, "--worker", worker, *arguments]
+            process, answer = start(command, threads, stack)
+            if isinstance(answer, dict):
+                processes[worker], answers[worker] = process, answer | {"times": []}
+            elif worker == OURS:
+                raise RuntimeError(f"{worker} stopped: {answer}")
+            else:
+                report.console.print(f"{worker} is left out, it stopped: {answer[:200]}")
+        for _, worker in tqdm([(r, w) for r in range(rounds) for w in processes], desc="rounds"):
+            answer = work_once(processes[worker], worker)
+            answers[worker]["times"].append(answer["seconds"])
+            answers[worker]["peak_gib"] = answer["peak_gib"]
+    return answers
+
+
+def seconds_in_turns(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of works that take turns in this process, by name."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def best_seconds(work: Callable[[], Any]) -> float:
+    """Return the shortest of five times, for ceilings."""
+    return min(seconds_in_turns({"": work}, 5)[""])
+
+
+def ceilings() -> dict[str, float]:
+    """Return what this processor does at best in NumPy: a large float32 matmul, a large copy."""
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    source = np.ones(2**26, np.float32)
+    target = np.empty_like(source)
+    return {
+        "matmul_gflops": 2 * 2048**3 / best_seconds(lambda: a @ a) / 1e9,
+        "copy_gb_per_s": 2 * source.nbytes / best_seconds(lambda: np.copyto(target, source)) / 1e9,
+    }
+
+
+def device_ceilings(size: int = 8192) -> dict[str, float]:
+    """Return the same of JAX's first device: a square bfloat16 matmul, a copy of its rows."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: -x)  # a copy that stays one
+    for work in (product, copy):
+        jax.block_until_ready(work(x))
+
+    def repeated(work: Callable[[Any], Any]) -> float:
+        # Many at a time, since the host's way to the device is not what is asked for.
+        return best_seconds(lambda: jax.block_until_ready([work(x) for _ in range(16)])) / 16
+
+    return {
+        "device_matmul_gflops": 2 * size**3 / repeated(product) / 1e9,
+        "device_copy_gb_per_s": 2 * x.nbytes / repeated(copy) / 1e9,
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return the machine, its ceilings and the versions, for the results.
+
+    An accelerator and its ceilings are in it where JAX has one; workers that hold its memory should
+    have ended by then.
+    """
+    import jax
+
+    versions = {}
+    for package in ("jax", "torch", "transformers", "sentence_transformers", "onnxruntime"):
+        if importlib.util.find_spec(package) is not None:
+            versions[package] = importlib.metadata.version(package.replace("_", "-"))
+    accelerator = {}
+    if jax.default_backend() != "cpu":
+        accelerator = {"accelerator": jax.devices()[0].device_kind, **device_ceilings()}
+    return {
+        "processor": cpu_name(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "versions": versions,
+        **ceilings(),
+        **accelerator,
+    }
+
+
+def describe(value: Mapping[str, Any]) -> str:
+    """Return the machine as a line."""
+    accelerator = ""
+    if "accelerator" in value:
+        accelerator = (
+            f"{value['accelerator']}, {value['device_matmul_gflops'] / 1000:.0f} TFLOP/s in a "
+            f"bfloat16 matmul, {value['device_copy_gb_per_s']:.0f} GB/s in a copy; "
+        )
+    return accelerator + (
+        f"{value['processor']}, {value['threads']} threads, {value['matmul_gflops']:.0f} GFLOP/s "
+        f"in a float32 matmul, {value['copy_gb_per_s']:.0f} GB/s in a copy, jax "
+        f"{value['versions'].get('jax')}, Python {value['python']}"
+    )
+
+
+def summary(answers: Mapping[str, Mapping[str, Any]], work: float) -> dict[str, dict[str, Any]]:
+    """Return medians, ratios to ours and rates from what `take_turns` returns.
+
+    Args:
+        answers: by worker.
+        work: how much is done in one turn, such as sentences.
+    """
+    mine = float(np.median(answers[OURS]["times"]))
+    rows = {}
+    for worker, answer in answers.items():
+        median = float(np.median(answer["times"]))
+        rows[worker] = {
+            "median_s": median,
+            "min_s": min(answer["times"]),
+            "max_s": max(answer["times"]),
+            "per_s": work / median,
+            "ratio_to_ours": median / mine,
+            "first_s": answer["first"],
+            "peak_gib": answer["peak_gib"],
+        }
+    return rows
+
+
+def timings(rows: Mapping[str, Mapping[str, Any]], digits: int) -> list[list[str]]:
+    """Return a table's rows for `TIMINGS` from what `summary` returns.
+
+    Args:
+        rows: by worker.
+        digits: decimals of the seconds.
+    """
+    return [
+        [
+            worker,
+            f"{row['median_s']:.{digits}f}",
+            f"{row['min_s']:.{digits}f} to {row['max_s']:.{digits}f}",
+            f"{row['per_s']:.0f}",
+            f"{row['ratio_to_ours']:.2f} ×",
+            f"{row['first_s']:.1f}",
+            f"{row['peak_gib']:.2f}",
+        ]
+        for worker, row in rows.items()
+    ]
+
+
+def markdown(value: Mapping[str, Any], table: BenchTable) -> str:
+    """Return a benchmark's table in Markdown, below its title and the machine."""
+    text = report.markdown(table.columns, table.rows)
+    return f"{table.title}; {describe(value['machine'])}:\n\n{text}\n"
+
+
+def publish(output: Path, value: Mapping[str, Any], table: BenchTable) -> None:
+    """Write the numbers as OUTPUT, their table beside it as Markdown, and print that.
+
+    Args:
+        output: ``….json``.
+        value: the numbers, with ``machine``.
+        table: what the numbers say to people.
+    """
+    beside = output.with_suffix(".md")
+    write_json(output, value, indent=1)
+    write_text(beside, markdown(value, table))
+    report.print_table(*table)
+    report.console.print(f"{describe(value['machine'])}\nnumbers: {output}, the table: {beside}")

@@ -1,0 +1,1 @@
+"""Figures: their numbers measured into JSON, and drawn from that alone."""

@@ -1,0 +1,313 @@
+r"""Whitening, flow and the calibrations over MiniLM's layers, target and NLI fits, in one table.
+
+    python -m experiments.tables.postprocess_grid --eval-data SENTEVAL/data/downstream \
+        --nli snli_dev.jsonl mnli_dev.jsonl
+
+MiniLM's cls with all six layers was never trained for similarity; its first five layers are a
+collapsed cone, its first four a raw BERT's. Every sentence is encoded once a depth, all methods
+work on those vectors. Writes postprocess.json (every seed) and postprocess.md (what is printed).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from jaxtyping import Float
+from tqdm import tqdm
+
+from experiments import report
+from simcse_jax import SentenceEncoder
+from simcse_jax.cli import run_or_explain
+from simcse_jax.data.senteval import TASKS, StsTask, read_sts
+from simcse_jax.data.training_text import read_sentences
+from simcse_jax.evaluation.sts import (
+    Encode,
+    StsResults,
+    encode_once,
+    evaluate_sts,
+    evaluate_transformed_sts,
+)
+from simcse_jax.io import write_json, write_text
+from simcse_jax.machine import hardware
+from simcse_jax.transforms import (
+    Affine,
+    FittedKind,
+    Flow,
+    Moments,
+    RemoveDirections,
+    Standardization,
+    Transform,
+    fit,
+)
+from simcse_jax.transforms.whitening import spectrum
+
+PROTOCOLS = ("all", "wmean")
+
+
+@dataclasses.dataclass(frozen=True)
+class PostProcessingGrid:
+    """Fit every method at every depth, and score it."""
+
+    eval_data: Path
+    """The folder that holds SentEval's STS/ and SICK/."""
+    nli: tuple[Path, ...] = ()
+    """Files of sentences for the NLI fit; without them it is left out."""
+    model: str = "minilm"
+    """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
+    pooling: str = "cls"
+    """The encoder's pooling."""
+    layers: tuple[int, ...] = (6, 5, 4)
+    """The depths that are scored on STS-B: each keeps the model's first so many layers."""
+    layers_all_tasks: tuple[int, ...] = (6, 4)
+    """Those depths that are scored on every task, with the NLI fit too."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A flow is fitted with each of these seeds."""
+    output_dir: Path = Path("experiments/results")
+    """The folder that gets postprocess.json and postprocess.md."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: a method and its options.
+
+    Attributes:
+        label: what the table calls it.
+        method: the transform that is fitted, or None.
+        k: dimensions that whitening keeps, or directions that are removed.
+        flow: the flow's configuration.
+        epochs: passes of the flow over the sentences.
+        dropout: whether the flow sees embeddings drawn anew in every epoch.
+        normalise_first: whether standardisation comes before.
+        all_directions: whether whitening keeps directions that hold nothing but rounding.
+    """
+
+    label: str
+    method: FittedKind | None = None
+    k: int | None = None
+    flow: str = "code"
+    epochs: int = 1
+    dropout: bool = False
+    normalise_first: bool = False
+    all_directions: bool = False
+
+
+ROWS = (
+    Row("raw"),
+    Row("standardisation", "standardization"),
+    Row("1 direction removed", "remove_directions", k=1),
+    Row("whitening", "whitening"),
+    Row("whitening, k=256", "whitening", k=256),
+    Row("flow, code", "flow"),
+    Row("flow, paper", "flow", flow="paper"),
+    Row("flow, modern", "flow", flow="modern"),
+)
+# STS-B, target fit: what the calibrations and the flow's training make of it.
+STSB_ROWS = (
+    Row("standardisation, then 6 directions removed", "remove_directions", 6, normalise_first=True),
+    Row("whitening, every direction kept (float32)", "whitening", all_directions=True),
+    Row("flow, code, 0 epochs", "flow", epochs=0),
+    Row("flow, code, 7 epochs", "flow", epochs=7),
+    Row("flow, code, dropout on", "flow", dropout=True),
+)
+
+
+def every_direction(x: Float[np.ndarray, "n D"]) -> Affine:
+    """Fit whitening as the authors' lines do: no direction is dropped, however small its variance.
+
+    A layer norm leaves one direction with nothing in it but rounding; in float32 this blows the
+    rounding up to unit variance. A constant dimension has no variance at all: float32 has no
+    number for its scale.
+    """
+    moments = Moments.of(x)
+    values, vectors = spectrum(moments)
+    tiny = np.finfo(np.float64).tiny
+    return Affine(moments.mean, vectors / np.sqrt(np.maximum(values, tiny)))
+
+
+def fit_row(
+    row: Row, encoder: SentenceEncoder, cached: Encode, sentences: list[str], seed: int
+) -> Transform:
+    """Fit a row's transform to sentences."""
+    assert row.method is not None
+    x = cached(sentences)
+    if row.all_directions:
+        return every_direction(x)
+    if row.normalise_first:
+        first = Standardization.fit(x)
+        return first.then(RemoveDirections.fit(first(x), row.k or 1))
+    if row.method != "flow":
+        return fit(row.method, x, **({} if row.k is None else {"k": row.k}))
+
+    def draw(epoch: int) -> np.ndarray:
+        return encoder.encode(
+            sentences, normalize=False, dropout_seed=1000 * seed + epoch, show_progress=False
+        )
+
+    return Flow.fit(draw if row.dropout else x, row.flow, row.epochs, seed)
+
+
+def record(
+    row: Row,
+    layers: int,
+    fitted_on: str,
+    seed: int | None,
+    results: StsResults | None,
+    bits: float | None,
+) -> dict[str, Any]:
+    """Return one fit's scores, times 100; empty where the transform was not finite."""
+    scores: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
+    if results is not None:
+        for protocol, own in scores.items():
+            own |= {n: getattr(t.spearman, protocol) for n, t in results.tasks.items()}
+            own["average"] = getattr(results.average, protocol)
+    return {
+        "method": row.label,
+        "layers": layers,
+        "fit": fitted_on,
+        "seed": seed,
+        **scores,
+        "bits_per_dimension": bits,
+    }
+
+
+def finite(transform: Transform) -> bool:
+    """Whether a linear transform's matrix has nothing but finite numbers in float32."""
+    if not isinstance(transform, Affine):
+        return True
+    return bool(np.isfinite(transform.matrix.astype(np.float32)).all())
+
+
+def measure_row(
+    row: Row,
+    seed: int | None,
+    encoder: SentenceEncoder,
+    cached: Encode,
+    tasks: Sequence[StsTask],
+    text: list[str] | None,
+) -> tuple[StsResults | None, float | None]:
+    """Fit and score one row, and take a flow's bits per dimension on STS-B's sentences.
+
+    Args:
+        row: the method.
+        seed: of a flow; else None.
+        encoder: for embeddings with dropout.
+        cached: the embeddings of all sentences.
+        tasks: what is scored.
+        text: what one transform is fitted to; None for each task's own sentences.
+    """
+    if row.method is None:
+        return evaluate_sts(cached, tasks), None
+    own = functools.partial(fit_row, row, encoder, cached, seed=seed or 0)
+    if text is None:
+        transforms = {task.name: own(task.sentences) for task in tasks}
+    else:
+        transforms = dict.fromkeys((task.name for task in tasks), own(text))
+    results = None
+    if all(finite(transform) for transform in transforms.values()):
+        results = evaluate_transformed_sts(cached, tasks, transforms)
+    flow = transforms["STS-B"]
+    if not isinstance(flow, Flow):
+        return results, None
+    stsb = next(task for task in tasks if task.name == "STS-B")
+    return results, flow.bits_per_dimension(cached(stsb.sentences))
+
+
+def measure(
+    settings: PostProcessingGrid, layers: int, tasks: list[StsTask], fits: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """Return every row at one depth; the fit "target" is on each task's own sentences."""
+    encoder = SentenceEncoder.from_pretrained(
+        settings.model, pooling=settings.pooling, num_layers=layers, max_length="longest"
+    ).with_transform(None)
+    sentences = [*(s for task in tasks for s in task.sentences), *itertools.chain(*fits.values())]
+    cached = encode_once(functools.partial(encoder.encode, normalize=False), sentences)
+    stsb = [task for task in tasks if task.name == "STS-B"]
+    work = [(row, "target", tasks) for row in ROWS] + [(row, "target", stsb) for row in STSB_ROWS]
+    work += [(row, name, tasks) for row in ROWS[1:] for name in fits]
+    records = []
+    for row, name, scored in tqdm(work, desc=f"{layers} layers", unit="row"):
+        for seed in settings.seeds if row.method == "flow" else (None,):
+            found = measure_row(row, seed, encoder, cached, scored, fits.get(name))
+            records.append(record(row, layers, name, seed, *found))
+    return records
+
+
+def cell(values: Sequence[float | None]) -> str:
+    """Return mean and standard deviation, or that the transform was not finite."""
+    known = [value for value in values if value is not None]
+    return report.mean_and_deviation(known) if len(known) == len(values) else "not finite"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return all tables in Markdown, drawn from the results alone."""
+    how, records = results["settings"], results["records"]
+
+    def pick(row: Row, layers: int, fitted_on: str) -> list[dict[str, Any]]:
+        wanted = (row.label, layers, fitted_on)
+        return [r for r in records if (r["method"], r["layers"], r["fit"]) == wanted]
+
+    def by_depth(heading: str, rows: Sequence[Row], value: Callable[[Any], float | None]) -> str:
+        lines = [
+            [row.label] + [cell([value(r) for r in pick(row, n, "target")]) for n in how["layers"]]
+            for row in rows
+        ]
+        return report.markdown([heading, *(f"{n} layers" for n in how["layers"])], lines)
+
+    stsb_rows = (*ROWS, *STSB_ROWS)
+    flows = [row for row in stsb_rows if row.method == "flow"]
+    parts = [
+        f"Spearman × 100. {how['model']}, {how['pooling']} pooling, float32; flows: mean ± "
+        f"standard deviation of seeds {', '.join(map(str, how['seeds']))}. Made by "
+        f"`python -m experiments.tables.postprocess_grid`.",
+        "## STS-B test, fitted on its own sentences",
+        by_depth("method", stsb_rows, lambda r: r["all"].get("STS-B")),
+        "Bits per dimension of the flows on these sentences (lower is likelier; before the flow's "
+        "own training: 0 epochs):",
+        by_depth("flow", flows, lambda r: r["bits_per_dimension"]),
+    ]
+    fits = list(dict.fromkeys(r["fit"] for r in records))
+    columns = (*TASKS, "average")
+    for layers, fitted_on, protocol in itertools.product(how["layers_all_tasks"], fits, PROTOCOLS):
+        of = "each task's own sentences" if fitted_on == "target" else fitted_on
+        parts.append(f"## {layers} layers, fitted on {of}, protocol {protocol}")
+        lines = []
+        for row in ROWS:
+            found = pick(row, layers, fitted_on if row.method else "target")
+            lines.append(
+                [row.label, *(cell([r[protocol].get(name) for r in found]) for name in columns)]
+            )
+        parts.append(report.markdown(["method", *columns], lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(settings: PostProcessingGrid) -> None:
+    """Measure, write both files, and print the tables."""
+    if odd := set(settings.layers_all_tasks) - set(settings.layers):
+        raise ValueError(f"--layers-all-tasks has {min(odd)}, which --layers lacks")
+    fits = {"NLI": read_sentences(settings.nli)} if settings.nli else {}
+    records = []
+    for layers in settings.layers:
+        everything = layers in settings.layers_all_tasks
+        tasks = list(read_sts(settings.eval_data, TASKS if everything else ["STS-B"]).values())
+        records += measure(settings, layers, tasks, fits if everything else {})
+    results = {
+        "settings": report.settings_record(settings),
+        "nli_sentences": {name: len(sentences) for name, sentences in fits.items()},
+        "hardware": hardware(),
+        "records": records,
+    }
+    text = markdown(results)
+    write_json(settings.output_dir / "postprocess.json", results)
+    write_text(settings.output_dir / "postprocess.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    run_or_explain(lambda: main(tyro.cli(PostProcessingGrid, description=__doc__)))
