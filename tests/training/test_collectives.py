@@ -14,7 +14,7 @@ from simcse_jax.training.devices import map_step
 
 DEVICES, SIZE = 8, 512
 SHARE = SIZE // DEVICES
-NAMES = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-[a-z]+|send|recv"
+NAMES = "all-[a-z]+|ragged-all-to-all|all-to-all|reduce-scatter|collective-[a-z]+|send|recv"
 COLLECTIVE = re.compile(rf" = (?P<result>.*?) (?P<name>{NAMES})(-start)?\(")
 
 

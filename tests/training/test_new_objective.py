@@ -44,7 +44,7 @@ class AlignAndSpread(TokenObjective):
 def test_it_trains_on_several_devices_with_cached_gradients(tiny, parallel):
     assert len(inspect.getsource(AlignAndSpread).splitlines()) <= 30
     expected = update(tiny, AlignAndSpread(), make_batch(size=16), "mean")
-    gradient, metrics = expected
+    _, metrics = expected
     assert metrics.keys() == {"loss", "gradient_norm", "alignment", "uniformity"}
     total = metrics["alignment"] + 0.5 * metrics["uniformity"]
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)

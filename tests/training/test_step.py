@@ -138,9 +138,7 @@ def test_two_encoders_each_see_their_own_column(tiny):
     params = init(tiny, objective)
     assert set(params) == {"encoder", "head", "second"}
     found, metrics = update(tiny, objective, batch)
-    wanted, wanted_metrics = update(
-        tiny, dataclasses.replace(objective, two_encoders=False), batch
-    )
+    wanted, wanted_metrics = update(tiny, dataclasses.replace(objective, two_encoders=False), batch)
     np.testing.assert_allclose(metrics["loss"], wanted_metrics["loss"], rtol=1e-6)
     # With equal parameters the two gradients are the parts of the one's.
     second = found.pop("second")

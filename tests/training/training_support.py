@@ -138,7 +138,7 @@ def update(
     dtype: Any = jnp.float32,
     seed: int = SEED,
 ) -> tuple[dict, dict]:
-    """What plain gradient descent with rate 1 subtracts, and the metrics; on one device or these."""
+    """What plain descent with rate 1 subtracts, and the metrics; on one device or these."""
     mesh = make_mesh(devices or jax.devices()[:1])
     model = tiny.model(pooling, dtype)
     step = make_step(objective.build(model), SGD, chunks)
