@@ -60,20 +60,23 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     Raises:
         ValueError: this process' share cannot be divided among its devices.
     """
+    check_share(batch, mesh)
     sharding = NamedSharding(mesh, _SPREAD)
-    local = len(mesh.local_devices)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
 
-    def put(x: Any) -> Array:
-        x = np.asarray(x)
-        if x.ndim == 0 or x.shape[0] % local:
-            rows = x.shape[0] if x.ndim else "no"
+
+def check_share(batch: Any, mesh: Mesh) -> None:
+    """Raise ValueError where this process' share of a batch does not divide by its devices."""
+    local = len(mesh.local_devices)
+    for x in jax.tree.leaves(batch):
+        if np.ndim(x) == 0 or np.shape(x)[0] % local:
+            rows = np.shape(x)[0] if np.ndim(x) else "no"
             raise ValueError(
                 f"a batch of {rows} rows cannot be divided among {local} devices; choose a batch "
                 f"size that is a multiple of {local}"
             )
-        return jax.make_array_from_process_local_data(sharding, x)
-
-    return jax.tree.map(put, batch)
 
 
 def map_step(step: Step, mesh: Mesh) -> Step:
@@ -117,10 +120,18 @@ def compile_step(step: Step, mesh: Mesh, parallel: Parallel = "shard_map") -> Co
 
 
 def _pmap_step(step: Step, mesh: Mesh) -> CompiledStep:
-    devices = list(mesh.devices.flat)
-    mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
+    devices, everywhere = list(mesh.devices.flat), NamedSharding(mesh, _EVERYWHERE)
+    axes: Any = {"in_axes": (None, 0, None), "out_axes": (None, None)}
+    mapped = jax.pmap(step, AXIS, devices=devices, donate_argnums=0, **axes)
+
+    def replicated(x: Array) -> Array:
+        # Of several processes, pmap returns to each what lies on its own devices.
+        pieces = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, pieces)
 
     def run(state: Any, batch: Any, key: Key[Array, ""]) -> tuple[Any, Any]:
-        return mapped(state, split_shards(batch, len(mesh.local_devices)), key)
+        check_share(batch, mesh)
+        shares = split_shards(batch, len(mesh.local_devices))
+        return jax.tree.map(replicated, mapped(state, shares, key))
 
     return run

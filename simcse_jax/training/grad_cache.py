@@ -58,7 +58,7 @@ def grad_cache(objective: Objective, chunks: int) -> ValueAndGradient:
         vectors = lax.map(lambda piece: objective.embed(params, piece, keys), pieces)
 
         def of_vectors(params: Params, vectors: Any) -> tuple[Float[Array, ""], Metrics]:
-            joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), vectors)
+            joined = jax.tree.map(lambda x: lax.collapse(x, 0, 2), vectors)
             return objective.loss(params, joined, batch)
 
         (loss, metrics), (gradient, d_vectors) = jax.value_and_grad(of_vectors, (0, 1), True)(

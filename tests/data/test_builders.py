@@ -8,6 +8,7 @@ import pytest
 from simcse_jax.data.training_batches import TrainingBatches
 
 from simcse_jax.data import builders
+from simcse_jax.data.batches import TrainingBatches
 from simcse_jax.data.senteval import read_sickr, read_sts, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import read_training_file
@@ -42,7 +43,7 @@ def test_sentences_from_a_folder(tmp_path, source, golden):
 
     tokenizer = Tokenizer.from_folder(golden / "tiny-bert")
     batches = [TrainingBatches(t, tokenizer, 8).batch(5) for t in (text, read)]
-    np.testing.assert_array_equal(batches[0].input_ids, batches[1].input_ids)
+    np.testing.assert_array_equal(batches[0].rows.input_ids, batches[1].rows.input_ids)
 
 
 def test_triplets_from_a_file(tmp_path, source):

@@ -5,23 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.stats
 from safetensors.numpy import load_file
 
 from simcse_jax import hub
-from simcse_jax.data.packing import pack_rows, packed_batch
-from simcse_jax.models import (
-    Batch,
-    BertConfig,
-    BertEncoder,
-    EncoderOutput,
-    MaskedLMHead,
-    Pooler,
-    pool,
-)
-from simcse_jax.models.bert import gelu, linear
+from simcse_jax.models import Batch, BertConfig, BertEncoder, one_a_row
+from simcse_jax.models.dense import Dense, gelu, linear
 
 MODELS = ("tiny-bert", "tiny-roberta")
 
@@ -31,35 +21,25 @@ def tiny(request, golden):
     folder = golden / request.param
     config, params = hub.load_params(folder, hub.read_config(folder))
     torch = load_file(folder / "golden.safetensors")
-    batch = Batch(jnp.asarray(torch["input_ids"]), jnp.asarray(torch["attention_mask"]))
+    batch = one_a_row(jnp.asarray(torch["input_ids"]), jnp.asarray(torch["attention_mask"]))
     return config, params, batch, torch
 
 
 def test_every_hidden_state_equals_torchs(tiny):
     config, params, batch, torch = tiny
-    output = BertEncoder(config).apply({"params": params["encoder"]}, batch)
-    assert len(output.hidden_states) == config.num_hidden_layers + 1
-    for i, state in enumerate(output.hidden_states):
+    states = BertEncoder(config).apply({"params": params["encoder"]}, batch)
+    assert isinstance(states, tuple)
+    assert len(states) == config.num_hidden_layers + 1
+    for i, state in enumerate(states):
         ours = np.where(batch.attention_mask[..., None], state, 0)
         np.testing.assert_allclose(ours, torch[f"hidden_{i}"], atol=1e-5, rtol=0)
-
-
-def test_heads_equal_torchs(tiny):
-    config, params, batch, torch = tiny
-    last = BertEncoder(config).apply({"params": params["encoder"]}, batch).last
-    pooled = Pooler(config).apply({"params": params["pooler"]}, last[:, 0])
-    np.testing.assert_allclose(pooled, torch["pooler"], atol=1e-5, rtol=0)
-    words = params["encoder"]["embeddings"]["word"]["embedding"]
-    logits = MaskedLMHead(config).apply({"params": params["mlm"]}, last, words)
-    ours = np.where(batch.attention_mask[..., None], logits, 0)
-    np.testing.assert_allclose(ours, torch["mlm"], atol=1e-5, rtol=0)
 
 
 def test_every_gradient_equals_torchs(tiny):
     config, params, batch, torch = tiny
 
     def loss(encoder):
-        last = BertEncoder(config).apply({"params": encoder}, batch).last
+        last = BertEncoder(config).apply({"params": encoder}, batch)[-1]
         weight = batch.attention_mask[..., None] * jnp.linspace(-1, 1, config.hidden_size)
         return (jnp.tanh(last) * weight).sum()
 
@@ -81,9 +61,9 @@ def test_padding_changes_nothing(tiny):
     config, params, batch, _ = tiny
     row = np.asarray(batch.input_ids)[1:2]
     encoder = BertEncoder(config)
-    short = Batch(row[:, :4], np.ones((1, 4), bool))
-    alone = encoder.apply({"params": params["encoder"]}, short).last
-    padded = encoder.apply({"params": params["encoder"]}, batch).last[1:2, :4]
+    short = one_a_row(row[:, :4], np.ones((1, 4), bool))
+    alone = encoder.apply({"params": params["encoder"]}, short)[-1]
+    padded = encoder.apply({"params": params["encoder"]}, batch)[-1][1:2, :4]
     np.testing.assert_allclose(alone, padded, atol=1e-6)
 
 
@@ -92,68 +72,29 @@ def test_a_packed_row_equals_its_sentences(tiny):
     ids = np.asarray(batch.input_ids)
     packed = Batch(
         np.concatenate([ids[1, :4], ids[0, :9], [0]])[None].astype(np.int32),
-        np.array([[True] * 13 + [False]]),
-        segment_ids=np.array([[1] * 4 + [2] * 9 + [0]]),
-        position_ids=np.array([[*range(4), *range(9), 0]]),
+        np.array([[1] * 4 + [2] * 9 + [0]]),
+        np.array([[*range(4), *range(9), 0]]),
     )
     encoder = BertEncoder(config)
-    ours = encoder.apply({"params": params["encoder"]}, packed).last[0]
-    plain = encoder.apply({"params": params["encoder"]}, batch).last
+    ours = encoder.apply({"params": params["encoder"]}, packed)[-1][0]
+    plain = encoder.apply({"params": params["encoder"]}, batch)[-1]
     np.testing.assert_allclose(ours[:4], plain[1, :4], atol=1e-6)
     np.testing.assert_allclose(ours[4:13], plain[0, :9], atol=1e-6)
 
 
 def test_dropout_masks_differ_by_row_and_repeat_with_the_key(tiny):
     config, params, batch, _ = tiny
-    twice = Batch(jnp.repeat(batch.input_ids[:1], 2, 0), jnp.repeat(batch.attention_mask[:1], 2, 0))
+    ids, mask = (jnp.repeat(x[:1], 2, 0) for x in (batch.input_ids, batch.attention_mask))
+    twice = one_a_row(ids, mask)
 
     def encode(key):
         keys = jax.random.split(key, 2)
-        return BertEncoder(config).apply({"params": params["encoder"]}, twice, keys).last
+        return BertEncoder(config).apply({"params": params["encoder"]}, twice, keys)[-1]
 
     first = encode(jax.random.key(0))
     assert not np.allclose(first[0], first[1])
     np.testing.assert_array_equal(first, encode(jax.random.key(0)))
     assert not np.allclose(first, encode(jax.random.key(1)))
-
-
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_first_tokens_alone_are_those_of_the_whole_last_layer(golden, layout):
-    """Value and gradient of the short cut for cls pooling, with the same dropout masks."""
-    folder = golden / "tiny-bert"
-    config, params = hub.load_params(folder, hub.read_config(folder), num_layers=1)
-    torch = load_file(folder / "golden.safetensors")
-    batch = Batch(torch["input_ids"], torch["attention_mask"].astype(bool))
-    sentences = len(batch.input_ids)
-    if layout == "packed":
-        ids = [np.asarray(i)[np.asarray(m)] for i, m in zip(*jax.tree.leaves(batch), strict=True)]
-        rows = pack_rows([len(i) for i in ids], 32)
-        batch, order = packed_batch(ids, rows, (len(rows) + 1, 32))
-        sentences = len(order)
-    keys = jax.random.split(jax.random.key(5), sentences)
-    weights = jax.random.normal(jax.random.key(6), (sentences, config.hidden_size))
-
-    def value(params, first_only):
-        output = BertEncoder(config).apply(
-            {"params": params}, batch, keys, first_only=first_only, num_segments=sentences
-        )
-        assert (output.first_tokens is not None) == first_only
-        return (pool(output, batch, "cls", sentences) * weights).sum()
-
-    run = jax.jit(jax.value_and_grad(value), static_argnums=1)
-    (wanted, wanted_gradient), (found, gradient) = (
-        run(params["encoder"], only) for only in (False, True)
-    )
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    norm = float(optax.tree.norm(wanted_gradient))
-    for a, b in zip(*map(jax.tree.leaves, (gradient, wanted_gradient)), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6 * norm)
-
-
-def test_first_tokens_are_no_mean():
-    output = EncoderOutput((), jnp.ones((2, 4)))
-    with pytest.raises(ValueError, match="'mean' needs every token of the last layer"):
-        pool(output, Batch(jnp.ones((2, 3), int), jnp.ones((2, 3), bool)), "mean")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -178,6 +119,17 @@ def test_the_dense_gradient_is_the_derived_one(dtype):
         np.testing.assert_allclose(np.asarray(a, np.float32), wide, rtol=rtol, atol=rtol)
 
 
+def test_columns_of_a_dense_layer_are_its_columns():
+    """The last layer takes queries of first tokens and keys and values of all from one kernel."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)), jnp.float32)
+    layer = Dense(12, 0.5)
+    params = layer.init(jax.random.key(0), x)
+    whole = layer.apply(params, x)
+    for columns in ((0, 4), (4, 12)):
+        part = layer.apply(params, x, columns)
+        np.testing.assert_allclose(part, whole[:, slice(*columns)], rtol=1e-6)
+
+
 def test_gelu_is_the_exact_one():
     x = np.linspace(-6, 6, 1001).astype(np.float32)
     np.testing.assert_allclose(gelu(jnp.asarray(x)), x * scipy.stats.norm.cdf(x), atol=1e-6)
@@ -186,7 +138,7 @@ def test_gelu_is_the_exact_one():
 def test_dropout_falls_on_all_three_places(tiny):
     """Each probability alone changes the output: none of the three places is forgotten."""
     config, params, batch, _ = tiny
-    plain = BertEncoder(config).apply({"params": params["encoder"]}, batch).last
+    plain = BertEncoder(config).apply({"params": params["encoder"]}, batch)[-1]
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         only = dataclasses.replace(config, **(off | {name: 0.3}))
@@ -195,17 +147,17 @@ def test_dropout_falls_on_all_three_places(tiny):
             batch,
             jax.random.split(jax.random.key(0), len(batch.input_ids)),
         )
-        assert not np.allclose(dropped.last, plain)
+        assert not np.allclose(dropped[-1], plain)
         embedding_changed = not np.allclose(
-            dropped.hidden_states[0],
-            BertEncoder(config).apply({"params": params["encoder"]}, batch).hidden_states[0],
+            dropped[0],
+            BertEncoder(config).apply({"params": params["encoder"]}, batch)[0],
         )
         assert embedding_changed == (name == "hidden_dropout_prob")
 
 
 def test_bfloat16_is_close(tiny):
     config, params, batch, torch = tiny
-    last = BertEncoder(config, jnp.bfloat16).apply({"params": params["encoder"]}, batch).last
+    last = BertEncoder(config, jnp.bfloat16).apply({"params": params["encoder"]}, batch)[-1]
     assert last.dtype == jnp.bfloat16
     theirs = torch[f"hidden_{config.num_hidden_layers}"]
     ours = np.where(batch.attention_mask[..., None], last.astype(jnp.float32), 0)
@@ -214,8 +166,8 @@ def test_bfloat16_is_close(tiny):
 
 def test_a_row_of_nothing_but_padding_is_finite(tiny):
     config, params, batch, _ = tiny
-    empty = Batch(batch.input_ids, jnp.zeros_like(batch.attention_mask))
-    last = BertEncoder(config).apply({"params": params["encoder"]}, empty).last
+    empty = one_a_row(batch.input_ids, jnp.zeros_like(batch.attention_mask))
+    last = BertEncoder(config).apply({"params": params["encoder"]}, empty)[-1]
     assert np.isfinite(last).all()
 
 

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from simcse_jax.models import Batch
+from simcse_jax.models import Batch, one_a_row
 from simcse_jax.models.dropout import attention_dropout, dropout, token_seeds
 
 ROWS, LENGTH, WIDTH = 24, 16, 63
 
 
 def batch(rows=ROWS, length=LENGTH):
-    return Batch(np.zeros((rows, length), np.int32), np.ones((rows, length), bool))
+    return one_a_row(np.zeros((rows, length), np.int32), np.ones((rows, length), bool))
 
 
 def seeds(number=0, rows=ROWS):
     return token_seeds(jax.random.split(jax.random.key(number), rows), batch(rows))
 
 
-def mask(seeds, rate=0.5, site=0, width=WIDTH):
+def mask(seeds, rate=0.5, dropout_id=0, width=WIDTH):
     """1 where an activation is dropped."""
-    return np.asarray(dropout(jnp.ones((*seeds.shape[:-1], width)), seeds, rate, site)) == 0
+    return np.asarray(dropout(jnp.ones((*seeds.shape[:-1], width)), seeds, rate, dropout_id)) == 0
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
@@ -49,8 +49,8 @@ def test_masks_are_independent_along_every_axis():
         "position": here[:, np.roll(np.arange(LENGTH), 1)],
         "feature": np.roll(here, 1, axis=2),
         "half of the word": np.roll(here, 200, axis=2),
-        "site": mask(seeds(), site=1, width=400),
-        "layer": mask(seeds(), site=3, width=400),
+        "place": mask(seeds(), dropout_id=1, width=400),
+        "layer": mask(seeds(), dropout_id=3, width=400),
         "key": mask(seeds(1), width=400),
     }
     for name, other in others.items():
@@ -86,9 +86,8 @@ def test_the_layout_does_not_matter():
     padded = np.asarray(token_seeds(keys, batch(3, 4)))
     packed = Batch(
         np.zeros((1, 10), np.int32),
-        np.ones((1, 10), bool),
-        segment_ids=np.array([[2, 2, 2, 3, 3, 3, 3, 1, 1, 0]]),
-        position_ids=np.array([[0, 1, 2, 0, 1, 2, 3, 0, 1, 0]]),
+        np.array([[2, 2, 2, 3, 3, 3, 3, 1, 1, 0]]),
+        np.array([[0, 1, 2, 0, 1, 2, 3, 0, 1, 0]]),
     )
     found = np.asarray(token_seeds(keys, packed))[0]
     np.testing.assert_array_equal(found[:3], padded[1, :3])

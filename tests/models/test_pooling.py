@@ -1,16 +1,17 @@
 """Every pooling against a loop over the sentences' real tokens."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcse_jax.models import Batch, EncoderOutput, pool
-from simcse_jax.models.pooling import check_pooling, layers_and_reduction
+from simcse_jax.models import Batch, one_a_row, pool
+from simcse_jax.models.pooling import check_pooling, first_only, layers_and_reduction
 
 RNG = np.random.default_rng(0)
 LENGTHS = [3, 5, 1]
 STATES = [RNG.normal(size=(3, 5, 4)).astype(np.float32) for _ in range(4)]
 MASK = np.arange(5)[None] < np.array(LENGTHS)[:, None]
-BATCH = Batch(np.zeros((3, 5), np.int32), MASK)
+BATCH = one_a_row(np.zeros((3, 5), np.int32), MASK)
 
 BY_HAND = {
     "cls": lambda h: h[3][0],
@@ -31,8 +32,8 @@ def expected(pooling):
 
 
 @pytest.mark.parametrize("pooling", BY_HAND)
-def test_padded(pooling):
-    ours = pool(EncoderOutput(tuple(STATES)), BATCH, pooling)
+def test_a_sentence_a_row(pooling):
+    ours = pool(STATES, BATCH, pooling, 3)
     np.testing.assert_allclose(ours, expected(pooling), atol=1e-6)
 
 
@@ -46,18 +47,28 @@ def test_packed(pooling):
         rows = np.full((2, 6, 4), 99.0, np.float32)  # padding must not leak in
         rows[0, :3], rows[0, 3:4], rows[1, :5] = state[0, :3], state[2, :1], state[1, :5]
         states.append(rows)
-    batch = Batch(
-        np.zeros((2, 6), np.int32), segments > 0, segment_ids=segments, position_ids=positions
-    )
-    ours = pool(EncoderOutput(tuple(states)), batch, pooling, num_segments=5)
+    batch = Batch(np.zeros((2, 6), np.int32), segments, positions)
+    ours = pool(states, batch, pooling, num_sentences=5)
     np.testing.assert_allclose(ours[:3], expected(pooling)[[0, 2, 1]], atol=1e-6)
     np.testing.assert_array_equal(ours[3:], 0)
 
 
 def test_an_empty_row_pools_to_zero():
-    nothing = Batch(BATCH.input_ids, np.zeros_like(MASK))
-    for pooling in ("mean", "max"):
-        np.testing.assert_array_equal(pool(EncoderOutput(tuple(STATES)), nothing, pooling), 0)
+    nothing = one_a_row(BATCH.input_ids, np.zeros_like(MASK))
+    for pooling in ("cls", "mean", "max"):
+        np.testing.assert_array_equal(pool(STATES, nothing, pooling, 3), 0)
+
+
+def test_bfloat16_is_pooled_in_float32():
+    states = [jnp.asarray(state, jnp.bfloat16) for state in STATES]
+    for pooling in ("cls", "mean", "max", "first-last"):
+        pooled = pool(states, BATCH, pooling, 3)
+        assert pooled.dtype == jnp.float32
+        np.testing.assert_allclose(pooled, expected(pooling), atol=2e-2)
+
+
+def test_poolings_of_first_tokens():
+    assert [name for name in BY_HAND if first_only(name)] == ["cls", "pooler"]
 
 
 @pytest.mark.parametrize("name", ["avg", "layer-", "layer-x", "Mean", ""])
@@ -70,9 +81,3 @@ def test_a_layer_too_high_is_refused():
     check_pooling("layer-3", 3)
     with pytest.raises(ValueError, match="needs layer 4 of 3"):
         check_pooling("layer-4", 3)
-
-
-def test_packed_needs_its_number_of_segments():
-    packed = Batch(BATCH.input_ids, MASK, segment_ids=MASK.astype(np.int32))
-    with pytest.raises(ValueError, match="num_segments"):
-        pool(EncoderOutput(tuple(STATES)), packed, "mean")

@@ -9,7 +9,7 @@ import pytest
 
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.data.embedded import minilm_folder
-from simcse_jax.models import Batch, BertConfig, BertEncoder
+from simcse_jax.models import BertConfig, BertEncoder, one_a_row
 from simcse_jax.transforms import Flow, FlowConfig, Whitening
 
 torch = pytest.importorskip("torch")
@@ -63,9 +63,9 @@ def test_random_models(model_type, seed, tmp_path):
     ids = np.where(mask, rng.integers(2, 99, mask.shape), config.pad_token_id)
 
     theirs = model(torch.tensor(ids), torch.tensor(mask), output_hidden_states=True)
-    batch = Batch(jnp.asarray(ids), jnp.asarray(mask))
+    batch = one_a_row(jnp.asarray(ids), jnp.asarray(mask))
     ours = BertEncoder(config).apply({"params": params["encoder"]}, batch)
-    for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+    for a, b in zip(ours, theirs.hidden_states, strict=True):
         difference = np.where(mask[..., None], np.asarray(a) - b.detach().numpy(), 0)
         assert np.abs(difference).max() < 1e-5
 
@@ -76,7 +76,7 @@ def test_random_models(model_type, seed, tmp_path):
     mean_of_squares(theirs.last_hidden_state, torch.tensor(weights), torch).backward()
     gradient = jax.grad(
         lambda p: mean_of_squares(
-            BertEncoder(config).apply({"params": p}, batch).last, jnp.asarray(weights), jnp
+            BertEncoder(config).apply({"params": p}, batch)[-1], jnp.asarray(weights), jnp
         )
     )(params["encoder"])
     names = hub.to_torch_names(config, {"encoder": gradient})
@@ -97,9 +97,9 @@ def test_minilm_every_hidden_state():
         ids = encoder.tokenizer([text])[0][0][None]
         with torch.no_grad():
             theirs = model(torch.tensor(ids), output_hidden_states=True).hidden_states
-        batch = Batch(jnp.asarray(ids), jnp.ones(ids.shape, bool))
+        batch = one_a_row(jnp.asarray(ids), jnp.ones(ids.shape, bool))
         ours = BertEncoder(encoder.config).apply({"params": encoder.params["encoder"]}, batch)
-        for a, b in zip(ours.hidden_states, theirs, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
 
 

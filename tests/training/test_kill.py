@@ -1,32 +1,11 @@
 """`kill -9` at random moments, and during a save; then the same final bits."""
 
-import os
 import random
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import training_worker as worker
-
-
-def start(model, folder, cache):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        # Each start would compile again otherwise.
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        [sys.executable, worker.__file__, str(model), str(folder)],
-        env=environment,
-        cwd=Path(__file__).parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from training_support import start_worker
 
 
 def finish(process):
@@ -45,11 +24,11 @@ def wait_for(process, condition):
 
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits(tmp_path, golden):
-    model, cache = golden / "tiny-bert", tmp_path / "cache"
+    model = golden / "tiny-bert"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    finish(start(model, whole, cache))
+    finish(start_worker(model, whole, devices=1))
 
     checkpoints = killed / "checkpoints"
     seconds = random.Random(0)
@@ -59,7 +38,7 @@ def test_killed_runs_end_with_the_same_bits(tmp_path, golden):
 
     kills = 0
     for moment in ("save", "any", "save"):
-        process = start(model, killed, cache)
+        process = start_worker(model, killed, devices=1)
         try:
             if moment == "save":
                 kills += wait_for(process, half_written)
@@ -71,7 +50,7 @@ def test_killed_runs_end_with_the_same_bits(tmp_path, golden):
             process.kill()
             process.communicate()
     assert kills >= 2
-    finish(start(model, killed, cache))
+    finish(start_worker(model, killed, devices=1))
 
     with np.load(whole / "final.npz") as a, np.load(killed / "final.npz") as b:
         assert a.files == b.files

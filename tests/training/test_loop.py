@@ -9,22 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_support import make_batches
+from jax import lax
+from training_support import init, make_batches
 
+from simcse_jax.objectives import SimCSE
 from simcse_jax.training import (
     Evaluation,
+    OptimizerConfig,
     RunCheckpoints,
-    TrainSettings,
     TrainState,
     compile_step,
     fit,
     make_mesh,
     make_optimizer,
+    make_step,
     replicate,
-    simcse_step,
+    start_state,
 )
-
-SETTINGS = TrainSettings(learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,13 @@ def mesh():
 @pytest.fixture(scope="module")
 def run_simcse(tiny, mesh):
     """`fit` on the tiny model: one compilation for all tests here."""
-    step = simcse_step(tiny.config, SETTINGS, make_optimizer(SETTINGS, 6))
-    compiled = compile_step(step, mesh)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), 6)
+    objective = SimCSE()
+    compiled = compile_step(make_step(objective.build(tiny.model()), optimizer), mesh)
+    params = init(tiny, objective)
 
     def run(batches=None, total=6, **options):
-        state = replicate(tiny.state(SETTINGS, 6), mesh)
+        state = replicate(start_state(params, optimizer), mesh)
         key = replicate(jax.random.key(0), mesh)
         return fit(
             compiled, state, batches or make_batches(8), key, total, progress=False, **options
@@ -48,29 +51,36 @@ def run_simcse(tiny, mesh):
     return run
 
 
-@pytest.fixture(scope="module")
-def run_line(mesh):
-    """`fit` with another step: a line through points, one parameter. Nothing here is SimCSE's."""
-    optimizer = optax.sgd(0.1)
+OPTIMIZER = optax.sgd(0.1)
 
-    def step(state, batch, key):
-        def objective(params):
-            return jnp.mean((params["w"] * batch["x"] - batch["y"]) ** 2)
 
-        loss, gradient = jax.value_and_grad(objective)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), {"loss": loss}
+def line_step(state, batch, key):
+    """Another step: a line through points, one parameter. Nothing here is SimCSE's."""
 
-    compiled = compile_step(step, mesh)
+    def objective(params):
+        return jnp.mean((params["w"] * batch["x"] - batch["y"]) ** 2)
+
+    loss, gradient = lax.pmean(jax.value_and_grad(objective)(state.params), "data")
+    updates, opt_state = OPTIMIZER.update(gradient, state.opt_state)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), {"loss": loss}
+
+
+def line_runner(mesh, parallel="shard_map"):
+    compiled = compile_step(line_step, mesh, parallel)
 
     def run(batches=None, total=10, **options):
         params = {"w": np.float32(0)}
-        state = replicate(TrainState(np.int32(0), params, optimizer.init(params)), mesh)
+        state = replicate(TrainState(np.int32(0), params, OPTIMIZER.init(params)), mesh)
         key = replicate(jax.random.key(0), mesh)
         return fit(compiled, state, batches or line, key, total, progress=False, **options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def run_line(mesh):
+    return line_runner(mesh)
 
 
 def line(start):
@@ -156,6 +166,31 @@ def test_the_best_evaluation_is_kept_across_a_resume(run_line, tmp_path):
     missing = Evaluation(5, lambda params: {"score": 1.0}, "spearman")
     with pytest.raises(ValueError, match="best_metric is 'spearman'; the evaluation gave"):
         run_line(evaluation=missing)
+
+
+def test_pmap_goes_on_where_shard_map_was_and_back(tmp_path):
+    """Its states are evaluated, saved and resumed as those of shard_map are."""
+    mesh = make_mesh(jax.devices()[:4])
+    runs = {parallel: line_runner(mesh, parallel) for parallel in ("shard_map", "pmap")}
+    whole = runs["shard_map"]()
+    seen = []
+
+    def evaluate(params):
+        seen.append(float(params["w"]))
+        return {"score": seen[-1]}
+
+    for total, parallel in ((3, "pmap"), (6, "shard_map"), (10, "pmap")):
+        with RunCheckpoints(tmp_path) as checkpoints:
+            part = runs[parallel](
+                total=total,
+                checkpoints=checkpoints,
+                resume=True,
+                evaluation=Evaluation(3, evaluate),
+            )
+        assert part.state.params["w"].sharding == whole.state.params["w"].sharding
+    assert bits(part.state) == bits(whole.state)
+    assert len(seen) == 4
+    assert seen[-1] == float(whole.state.params["w"])
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(run_line, tmp_path):

@@ -1,176 +1,119 @@
-"""Sentence-BERT's update against plain references, packed and padded, on several devices."""
-
-import dataclasses
+"""Sentence-BERT's update against plain references, packed and a sentence a row."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training_support import (
+    SEED,
+    a_sentence_a_row,
+    assert_same,
+    init,
+    make_examples,
+    packed,
+    padded,
+    update,
+)
 
-from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.losses.cosine_regression import cosine_regression
 from simcse_jax.losses.nli_softmax import nli_softmax, pair_features
 from simcse_jax.losses.triplet import triplet_loss
-from simcse_jax.models import Batch, BertEncoder
-from simcse_jax.training import (
-    SbertSettings,
-    SiameseBatch,
-    compile_step,
-    create_sbert_state,
-    make_mesh,
-    make_optimizer,
-    replicate,
-    sbert_step,
-)
-from simcse_jax.training.step import row_keys, stream
+from simcse_jax.models import BertEncoder, one_a_row
+from simcse_jax.objectives import Sbert, sentence_keys, stream
+from simcse_jax.objectives.sbert import read_classifier
+from simcse_jax.training import compile_step, make_mesh, make_step, replicate, start_state
 
-KEY = jax.random.key(3)
-SGD = optax.sgd(1.0)
-SIZE, LENGTH = 8, 16
-OBJECTIVES = {
-    "softmax": SbertSettings(),
-    "softmax, no bias": SbertSettings(use_bias=False, concatenation="diff-mul", pooling="cls"),
-    "regression": SbertSettings(objective="regression"),
-    "triplet": SbertSettings(objective="triplet", margin=5.0, pooling="max"),
+KEY = jax.random.key(SEED)
+SIZE = 8
+CASES = {
+    "softmax": (Sbert(), "mean"),
+    "softmax, no bias": (Sbert(use_bias=False, concatenation="diff-mul"), "cls"),
+    "regression": (Sbert("regression"), "mean"),
+    "triplet": (Sbert("triplet", margin=5.0), "max"),
 }
+each_case = pytest.mark.parametrize(("objective", "pooling"), CASES.values(), ids=CASES)
 
 
-def make_sentences(columns):
-    """Token ids of every sentence, example by example, and labels of both kinds."""
-    random = np.random.default_rng(0)
-    lengths = random.integers(3, LENGTH // 2, SIZE * columns)
-    ids = [random.integers(5, 64, n, dtype=np.int32) for n in lengths]
-    return ids, random.integers(0, 3, SIZE).astype(np.int32), random.uniform(0, 1, SIZE)
+def examples_of(objective):
+    return make_examples(size=SIZE, columns=3 if objective.kind == "triplet" else 2)
 
 
-def packed(settings, devices=1):
-    columns = 3 if settings.objective == "triplet" else 2
-    ids, classes, similarities = make_sentences(columns)
-    rows = pack_rows([len(i) for i in ids], LENGTH)
-    count = -(-len(rows) // devices) * devices
-    assert count <= len(ids) / 2
-    batch, order = packed_batch(ids, rows, (count, LENGTH))
-    sentences = np.empty(len(ids), np.int32)
-    sentences[order] = np.arange(1, len(ids) + 1)
-    labels = {"softmax": classes, "regression": similarities.astype(np.float32)}
-    labels = labels.get(settings.objective)
-    return SiameseBatch(sentences.reshape(SIZE, columns), batch, labels)
+def labels_of(objective):
+    random = np.random.default_rng(1)
+    classes = random.integers(0, 3, SIZE).astype(np.int32)
+    similarities = random.uniform(0, 1, SIZE).astype(np.float32)
+    return {"softmax": classes, "regression": similarities}.get(objective.kind)
 
 
-def padded(settings):
-    """The same examples, a sentence a row."""
-    whole = packed(settings)
-    columns = whole.sentences.shape[1]
-    ids, _, _ = make_sentences(columns)
-    mask = np.arange(LENGTH // 2) < np.array([len(i) for i in ids])[:, None]
-    tokens = np.zeros(mask.shape, np.int32)
-    tokens[mask] = np.concatenate(ids)
-    numbers = np.arange(1, len(ids) + 1, dtype=np.int32).reshape(SIZE, columns)
-    return SiameseBatch(numbers, Batch(tokens, mask), whole.labels)
-
-
-def start(tiny, settings):
-    return create_sbert_state(tiny.config, settings, tiny.params, SGD, jax.random.key(7))
-
-
-def without_dropout(tiny):
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return tiny._replace(config=dataclasses.replace(tiny.config, **off))
-
-
-def update(tiny, settings, batch, devices=1):
-    """What plain gradient descent with rate 1 subtracts, and the metrics."""
-    mesh = make_mesh(jax.devices()[:devices])
-    state = start(tiny, settings)
-    run = compile_step(sbert_step(tiny.config, settings, SGD), mesh)
-    new, metrics = run(replicate(state, mesh), batch, replicate(KEY, mesh))
-    assert int(new.step) == 1
-    gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), state.params, new.params)
-    return gradient, jax.device_get(metrics)
-
-
-def assert_same(found, expected, rtol=1e-5):
-    (gradient, metrics), (wanted, wanted_metrics) = found, expected
-    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6 * wanted_metrics["gradient_norm"], rtol=0)
-    for name, value in wanted_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=rtol, err_msg=name)
-
-
-def reference(tiny, settings, batch):
-    """The equations on padded rows, each with its own masks."""
+def reference(tiny, objective, pooling):
+    """The equations, each sentence alone in a row with its own masks."""
+    examples, labels = examples_of(objective), labels_of(objective)
+    columns = len(examples[0])
+    ids, mask = padded(examples)
+    keys = sentence_keys(stream(KEY, "dropout", 0), jnp.arange(len(ids))[None])
     encoder = BertEncoder(tiny.config)
-    keys = row_keys(stream(KEY, "dropout", 0), jnp.arange(batch.sentences.size))
 
     def embed(params, ids, mask, key):
-        output = encoder.apply(
-            {"params": params["encoder"]},
-            Batch(ids[None], mask[None]),
-            key[None],
-        ).last[0]
-        if settings.pooling == "cls":
+        row = one_a_row(ids[None], mask[None])
+        output = encoder.apply({"params": params["encoder"]}, row, key[None])[-1][0]
+        if pooling == "cls":
             return output[0]
-        if settings.pooling == "max":
+        if pooling == "max":
             highest = jnp.where(mask[:, None], output, -1e9).argmax(0, keepdims=True)
             return jnp.take_along_axis(output, highest, 0)[0]
         return (output * mask[:, None]).sum(0) / mask.sum()
 
     def loss(params):
-        z = jax.vmap(embed, (None, 0, 0, 0))(
-            params, batch.rows.input_ids, batch.rows.attention_mask, keys
-        )
-        columns = [z[c :: batch.sentences.shape[1]] for c in range(batch.sentences.shape[1])]
-        if settings.objective == "triplet":
-            return triplet_loss(*columns, margin=settings.margin).loss
-        if settings.objective == "regression":
-            return cosine_regression(*columns, batch.labels)
+        z = jax.vmap(embed, (None, 0, 0, 0))(params, ids, mask, keys)
+        vectors = [z[c::columns] for c in range(columns)]
+        if objective.kind == "triplet":
+            return triplet_loss(*vectors, margin=objective.margin).loss
+        if objective.kind == "regression":
+            return cosine_regression(*vectors, labels)
         classifier = params["classifier"]
-        logits = pair_features(*columns, settings.concatenation) @ classifier["kernel"]
-        return nli_softmax(logits + classifier.get("bias", 0.0), batch.labels).loss
+        features = pair_features(*vectors, objective.concatenation)
+        return nli_softmax(
+            features @ classifier["kernel"] + classifier.get("bias", 0.0), labels
+        ).loss
 
-    state = start(tiny, settings)
-    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(init(tiny, objective, pooling))
     return gradient, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
 
-@pytest.mark.parametrize("settings", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_the_gradient_is_that_of_the_equations_with_dropout(tiny, settings):
-    batch = padded(settings)
-    assert_same(update(tiny, settings, batch), reference(tiny, settings, batch), 1e-4)
+@each_case
+def test_the_gradient_is_that_of_the_equations_with_dropout(tiny, objective, pooling):
+    batch = packed(examples_of(objective), labels=labels_of(objective))
+    gradient, metrics = update(tiny, objective, batch, pooling)
+    assert ("accuracy" in metrics) == (objective.kind != "regression")
+    assert metrics["gradient_norm"] > 1e-3
+    metrics.pop("accuracy", None)
+    assert_same((gradient, metrics), reference(tiny, objective, pooling), 1e-4)
 
 
-@pytest.mark.parametrize("settings", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_packed_rows_give_the_gradient_of_padded_ones(tiny, settings):
-    plain = without_dropout(tiny)
-    expected = update(plain, settings, padded(settings))
-    assert ("accuracy" in expected[1]) == (settings.objective != "regression")
-    assert expected[1]["gradient_norm"] > 1e-3
-    assert_same(update(plain, settings, packed(settings)), expected, 1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["softmax", "triplet"])
-def test_the_update_does_not_depend_on_the_devices(tiny, name):
-    settings = OBJECTIVES[name]
-    assert tiny.config.hidden_dropout_prob > 0
-    expected = update(tiny, settings, packed(settings))
-    assert_same(update(tiny, settings, packed(settings, devices=4), devices=4), expected)
+@each_case
+def test_packed_rows_give_the_gradient_of_a_sentence_a_row(tiny, objective, pooling):
+    examples, labels = examples_of(objective), labels_of(objective)
+    expected = update(tiny, objective, a_sentence_a_row(examples, labels), pooling)
+    batch = packed(examples, labels=labels)
+    assert len(batch.rows.input_ids) < batch.sentences.size / 2
+    assert_same(update(tiny, objective, batch, pooling), expected, 1e-4)
 
 
 def test_the_masks_differ_by_step(tiny):
-    settings = SbertSettings(objective="regression")
-    step = jax.jit(sbert_step(tiny.config, settings, optax.sgd(0.0)))
-    state = start(tiny, settings).replace(opt_state=optax.sgd(0.0).init(None))
-    batch = packed(settings)
-    state, first = step(state, batch, KEY)
-    _, second = step(state, batch, KEY)  # the same parameters, as the learning rate is 0
+    objective, still = Sbert("regression"), optax.sgd(0.0)
+    model, mesh = tiny.model("mean"), make_mesh(jax.devices()[:1])
+    step = compile_step(make_step(objective.build(model), still), mesh)
+    state = replicate(start_state(init(tiny, objective, "mean"), still), mesh)
+    batch, key = packed(examples_of(objective), labels=labels_of(objective)), replicate(KEY, mesh)
+    state, first = step(state, batch, key)
+    _, second = step(state, batch, key)  # the same parameters, as the learning rate is 0
     assert first["loss"] != second["loss"]
 
 
 def test_the_classifier_is_fresh_and_the_rest_is_dropped(tiny):
     with_pooler = tiny._replace(params={**tiny.params, "pooler": {"dense": {}}})
-    params = start(with_pooler, SbertSettings()).params
+    params = init(with_pooler, Sbert(), "mean")
     assert set(params) == {"encoder", "classifier"}
     kernel, bias = params["classifier"]["kernel"], params["classifier"]["bias"]
     limit = (3 * tiny.config.hidden_size) ** -0.5
@@ -178,57 +121,55 @@ def test_the_classifier_is_fresh_and_the_rest_is_dropped(tiny):
     assert bias.shape == (3,)
     assert 0.9 * limit < np.abs(kernel).max() <= limit
     assert abs(float(kernel.std()) - limit / 3**0.5) < 0.1 * limit
-    assert set(start(tiny, OBJECTIVES["softmax, no bias"]).params["classifier"]) == {"kernel"}
-    assert set(start(tiny, OBJECTIVES["triplet"]).params) == {"encoder"}
+    assert set(init(tiny, *CASES["softmax, no bias"])["classifier"]) == {"kernel"}
+    assert set(init(tiny, *CASES["triplet"])) == {"encoder"}
+    assert set(Sbert().export(params)) == {"encoder"}
 
 
-def test_the_learning_rate_rises_for_a_tenth_of_the_steps():
-    optimizer = make_optimizer(SbertSettings(learning_rate=0.1), 30)
-    params = {"b": jnp.ones(2)}
-    state = optimizer.init(params)
-    rates = []
-    for _ in range(30):
-        updates, state = optimizer.update({"b": jnp.array([1e-3, -1e-3])}, state, params)
-        rates.append(-float(updates["b"][0]))
-    expected = [0.1 * k / 3 for k in range(3)] + [0.1 * (30 - k) / 27 for k in range(3, 30)]
-    np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-9)
-    assert SbertSettings().warmup(359) == 36
-    assert SbertSettings().warmup(1) == 0
-    assert SbertSettings(warmup_steps=7).warmup(359) == 7
+@pytest.mark.parametrize("name", ["softmax", "softmax, no bias"])
+def test_the_classifier_is_written_beside_the_model_and_read(tiny, tmp_path, name):
+    objective, pooling = CASES[name]
+    params = init(tiny, objective, pooling)
+    objective.save(tmp_path, params)
+    found, classifier = read_classifier(tmp_path)
+    assert found == objective
+    u, v = np.random.default_rng(0).normal(size=(2, 4, 32)).astype(np.float32)
+    expected = objective.classify(params["classifier"], u, v)
+    np.testing.assert_array_equal(found.classify(classifier, u, v), expected)
+
+
+def test_without_a_classifier_nothing_is_written(tiny, tmp_path):
+    objective, pooling = CASES["triplet"]
+    objective.save(tmp_path, init(tiny, objective, pooling))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="does not exist; give a model folder of an NLI"):
+        read_classifier(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": "rank"}, "objective is 'rank'; it must be one of softmax, regression"),
+        ({"kind": "rank"}, "kind is 'rank'; it must be one of softmax, regression"),
         ({"concatenation": "uvw"}, "concatenation is 'uvw'; it must be one of uv, diff"),
         ({"score": "dot"}, "score is 'dot'; it must be one of cosine, shifted"),
         ({"distance": "dot"}, "distance is 'dot'; it must be one of euclidean"),
-        ({"pooling": "pooler"}, "pooling is 'pooler'"),
         ({"margin": -1.0}, "margin is -1.0; it must be at least 0"),
         ({"num_labels": 1}, "num_labels is 1; it must be at least 2"),
-        ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0; it must be at least 0 and below 1"),
-        ({"learning_rate": 0}, "learning_rate is 0; it must be positive"),
     ],
 )
-def test_settings_that_make_no_sense(changes, message):
+def test_configurations_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
-        SbertSettings(**changes)
+        Sbert(**changes)
 
 
-def test_batches_that_do_not_fit(tiny):
-    pairs = packed(SbertSettings())
-
-    def run(settings, batch):
-        step = sbert_step(tiny.config, settings, SGD)
-        jax.eval_shape(step, start(tiny, settings), batch, KEY)
-
-    with pytest.raises(ValueError, match=r"sentences \(8, 2\) must be \[B, 3\]"):
-        run(OBJECTIVES["triplet"], pairs)
-    with pytest.raises(ValueError, match="no labels for sentences"):
-        run(SbertSettings(), pairs._replace(labels=None))
-    with pytest.raises(ValueError, match=r"labels \(7,\) for sentences \(8, 2\)"):
-        run(SbertSettings(), pairs._replace(labels=pairs.labels[1:]))
-    deep = SbertSettings(pooling="layer-9")
+def test_models_and_batches_that_do_not_fit(tiny):
+    triplet, _ = CASES["triplet"]
+    with pytest.raises(ValueError, match="pooling is 'pooler'"):
+        init(tiny, Sbert(), "pooler")
     with pytest.raises(ValueError, match="needs layer 9 of 1"):
-        start(tiny, deep)
+        init(tiny, Sbert(), "layer-9")
+    pairs = packed(examples_of(Sbert()), labels=labels_of(Sbert()))
+    with pytest.raises(ValueError, match="'triplet' takes 3 sentences an example, the text has 2"):
+        update(tiny, triplet, pairs, "mean")
+    with pytest.raises(ValueError, match="'softmax' needs a label for each pair"):
+        update(tiny, Sbert(), pairs.replace(labels=None), "mean")

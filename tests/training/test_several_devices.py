@@ -1,127 +1,127 @@
-"""The same update on any number of devices, under pmap, and on several processes."""
+"""The same update on any number of devices and chunks, under shard_map and pmap, and processes."""
 
+import functools
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import training_worker as worker
-from training_support import MASKING, make_batch, packed
+from jax import lax
+from training_support import CASES, assert_same, case_batch, make_batch, start_worker, update
 
-from simcse_jax.training import (
-    TrainSettings,
-    compile_step,
-    make_mesh,
-    replicate,
-    shard_batch,
-    simcse_step,
-)
-
-SGD = optax.sgd(1.0)
-
-
-def update(tiny, devices, settings, pack=False):
-    """The gradient and metrics of one step on so many devices."""
-    mesh = make_mesh(jax.devices()[:devices])
-    state = tiny.state(settings).replace(opt_state=SGD.init(None))
-    step = simcse_step(tiny.config, settings, SGD, masking=MASKING, mesh=mesh)
-    run = compile_step(step, mesh)
-    batch = make_batch(size=16, columns=1)
-    if pack:
-        batch = packed(batch, devices)
-    new, metrics = run(replicate(state, mesh), batch, replicate(jax.random.key(0), mesh))
-    gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), state.params, new.params)
-    return gradient, jax.device_get(metrics)
-
-
-def assert_same(found, expected):
-    gradient, metrics = found
-    wanted, wanted_metrics = expected
-    norm = float(wanted_metrics["gradient_norm"])
-    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6 * norm, rtol=0)
-    for name in wanted_metrics:
-        np.testing.assert_allclose(metrics[name], wanted_metrics[name], rtol=1e-5, err_msg=name)
+from simcse_jax.training import compile_step, make_mesh, replicate, shard_batch
 
 
 @pytest.fixture(scope="module")
 def one_device(tiny):
-    """One device, with dropout on."""
+    """By the name of an objective, its gradient and metrics on one device at once."""
     assert tiny.config.hidden_dropout_prob > 0
-    return update(tiny, 1, TrainSettings(mask_duplicates=True))
+
+    @functools.cache
+    def compute(name):
+        case = CASES[name]
+        return update(tiny, case.objective, case_batch(case, 1), case.pooling)
+
+    return compute
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4, 8])
-def test_the_update_does_not_depend_on_the_devices(tiny, one_device, devices):
-    assert_same(update(tiny, devices, TrainSettings(mask_duplicates=True)), one_device)
+def assert_the_update_is_that_of_one_device(tiny, one_device, name, devices, chunks, parallel):
+    case = CASES[name]
+    batch = case_batch(case, devices * chunks)
+    found = update(
+        tiny,
+        case.objective,
+        batch,
+        case.pooling,
+        chunks=chunks,
+        devices=jax.devices()[:devices],
+        parallel=parallel,
+    )
+    assert_same(found, one_device(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"implementation": "ring"}, {"accumulate": 2}], ids=["ring", "chunks"]
+    ("devices", "chunks", "parallel"),
+    [(8, 1, "shard_map"), (4, 2, "pmap"), (2, 8, "shard_map")],
 )
-def test_other_ways_on_four_devices(tiny, one_device, changes):
-    assert_same(update(tiny, 4, TrainSettings(mask_duplicates=True, **changes)), one_device)
+@pytest.mark.parametrize("name", CASES)
+def test_the_update_depends_on_no_layout(tiny, one_device, name, devices, chunks, parallel):
+    assert_the_update_is_that_of_one_device(tiny, one_device, name, devices, chunks, parallel)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 4])
-def test_packed_rows_give_the_update_of_padded_ones(tiny, one_device, devices):
-    found = update(tiny, devices, TrainSettings(mask_duplicates=True), pack=True)
-    assert_same(found, one_device)
+@pytest.mark.parametrize(
+    ("devices", "chunks", "parallel"),
+    [
+        (2, 1, "shard_map"),
+        (4, 1, "shard_map"),
+        (8, 2, "shard_map"),
+        (1, 8, "shard_map"),
+        (1, 1, "pmap"),
+        (2, 1, "pmap"),
+        (8, 2, "pmap"),
+    ],
+)
+def test_the_other_numbers_of_devices(tiny, one_device, devices, chunks, parallel):
+    args = ("duplicates", devices, chunks, parallel)
+    assert_the_update_is_that_of_one_device(tiny, one_device, *args)
 
 
-@pytest.mark.slow
-def test_the_per_device_step_runs_under_pmap(tiny):
-    """`jax.pmap(step, axis_name=…)`: each device has its rows, all end with the global update."""
-    settings = TrainSettings(mask_duplicates=True, mlm_weight=0.5, accumulate=2)
-    state = tiny.state(settings).replace(opt_state=SGD.init(None))
-    step = simcse_step(tiny.config, settings, SGD, masking=MASKING, axis_name="data")
-    batch = jax.tree.map(lambda x: x.reshape(4, 4, *x.shape[1:]), make_batch(size=16))
-    run = jax.pmap(step, "data", in_axes=(None, 0, None), devices=jax.devices()[:4])
-    new, metrics = run(state, batch, jax.random.key(0))
-    for leaf in jax.tree.leaves((new.params, metrics)):
-        np.testing.assert_array_equal(leaf, jnp.broadcast_to(leaf[0], leaf.shape))
-    gradient = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b[0]), state.params, new.params)
-    expected = update(tiny, 1, TrainSettings(mask_duplicates=True, mlm_weight=0.5))
-    assert_same((gradient, jax.tree.map(lambda m: np.asarray(m[0]), metrics)), expected)
+def test_there_is_something_to_compare(tiny, one_device):
+    """Duplicates, labels and masks are in the cases, and every objective has a gradient."""
+    for name in ("duplicates", "softmax", "masked LM"):
+        _, metrics = one_device(name)
+        assert metrics["gradient_norm"] > 1e-2
+        assert np.isfinite(metrics["loss"])
+    assert one_device("duplicates")[1]["duplicates"] == 1
 
 
-def test_a_batch_that_cannot_be_divided():
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_the_state_is_given_away_and_comes_back_replicated(parallel):
+    mesh = make_mesh(jax.devices()[:2])
+
+    def step(state, batch, key):
+        mean = lax.pmean(batch.mean() + jax.random.uniform(key), "data")
+        return {"w": state["w"] + mean, "none": None}, {"loss": mean}
+
+    run = compile_step(step, mesh, parallel)
+    state, key = replicate(({"w": np.ones(3), "none": None}, jax.random.key(3)), mesh)
+    for number in (1, 2):
+        new, metrics = run(state, np.arange(4.0), key)
+        assert state["w"].is_deleted()
+        assert new["w"].sharding == key.sharding == metrics["loss"].sharding
+        expected = 1 + number * (1.5 + jax.random.uniform(jax.random.key(3)))
+        np.testing.assert_allclose(new["w"], np.full(3, expected), rtol=1e-6)
+        state = new
+
+
+def test_a_batch_that_cannot_be_divided(tiny):
     mesh = make_mesh()
     assert mesh.axis_names == ("data",)
     with pytest.raises(ValueError, match="batch of 12 rows cannot be divided among 8 devices"):
-        shard_batch(make_batch(size=12), mesh)
+        shard_batch(make_batch(size=12, shards=12), mesh)
     with pytest.raises(ValueError, match="batch of no rows"):
         shard_batch(np.float32(1), mesh)
+    case = CASES["unsupervised"]
+    with pytest.raises(ValueError, match="batch of 12 rows cannot be divided among 8 devices"):
+        update(
+            *(tiny, case.objective, make_batch(size=12, shards=12)),
+            devices=jax.devices(),
+            parallel="pmap",
+        )
 
 
 @pytest.mark.slow
-def test_two_processes_with_two_devices_each(tmp_path, golden):
-    """`jax.distributed` with gloo: losses, final parameters and checkpoints of one process."""
+def test_two_processes_with_two_devices_each(tmp_path, golden, tiny, one_device):
+    """`jax.distributed` with gloo: losses, parameters, checkpoints and updates of one process."""
     model = golden / "tiny-bert"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, worker.__file__, str(model), str(tmp_path), address, str(i), "2"],
-            env=environment,
-            cwd=Path(__file__).parent,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    processes = [start_worker(model, tmp_path, address, i, 2, devices=2) for i in range(2)]
     try:
         expected, records = worker.train(model, None, worker.sgd, jax.devices()[:4])
         for process in processes:
@@ -130,10 +130,10 @@ def test_two_processes_with_two_devices_each(tmp_path, golden):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
 
-    with np.load(tmp_path / "final.npz") as file:
-        found = [file[name] for name in file.files]
-    for a, b in zip(found, jax.tree.leaves(expected), strict=True):
+    found = worker.load(tmp_path / "final.npz", expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in lines] == list(range(1, 7))
@@ -142,3 +142,8 @@ def test_two_processes_with_two_devices_each(tmp_path, golden):
             np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, err_msg=name)
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == ["5", "6"]
+
+    wanted = {name: one_device(name) for name in worker.UPDATES}
+    found = worker.load(tmp_path / "updates.npz", wanted)
+    for name in wanted:
+        assert_same(found[name], wanted[name])

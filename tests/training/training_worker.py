@@ -2,7 +2,8 @@
 
 ``python training_worker.py MODEL FOLDER [ADDRESS PROCESS PROCESSES]``: six steps of a tiny model,
 resumed from ``FOLDER/checkpoints`` if there is one; the last parameters go to
-``FOLDER/final.npz``.
+``FOLDER/final.npz``. One of several processes also makes an update with a few objectives, whose
+gradients and metrics go to ``FOLDER/updates.npz``.
 """
 
 import sys
@@ -11,45 +12,56 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from training_support import load_tiny, make_batch
+from training_support import CASES, case_batch, init, load_tiny, make_batch, update
 
+from simcse_jax.objectives import SimCSE
 from simcse_jax.training import (
+    OptimizerConfig,
     RunCheckpoints,
-    TrainSettings,
     compile_step,
     fit,
     make_mesh,
     make_optimizer,
+    make_step,
     replicate,
-    simcse_step,
+    start_state,
 )
 
 STEPS = 6
+CHUNKS = 2
+# Duplicates, tokens and labels go over the border; what maps the step.
+UPDATES = {"ring": "pmap", "with masked LM": "shard_map", "softmax": "pmap"}
 
 
-def adam(settings: TrainSettings) -> optax.GradientTransformation:
-    return make_optimizer(settings, STEPS)
+def adam() -> optax.GradientTransformation:
+    return make_optimizer(OptimizerConfig(learning_rate=1e-3), STEPS)
 
 
-def train(model: Path, folder: Path | None, optimizer=adam, devices=None, **options):
+def sgd() -> optax.GradientTransformation:
+    # Adam turns the rounding of small gradients into whole steps; plain descent does not.
+    return optax.sgd(0.01)
+
+
+def share(batch):
+    """This process' share of a global batch."""
+    count = jax.process_count()
+    return jax.tree.map(lambda x: np.split(x, count)[jax.process_index()], batch)
+
+
+def train(model: Path, folder: Path | None, optimizer=adam, devices=None, parallel="shard_map"):
     """Train, and return the final state and the records of the steps."""
-    tiny = load_tiny(model)
-    settings = TrainSettings(learning_rate=1e-3)
+    tiny, objective, tx = load_tiny(model), SimCSE(), optimizer()
     mesh = make_mesh(devices)
-    tx = optimizer(settings)
-    state = tiny.state(settings).replace(opt_state=tx.init(tiny.state(settings).params))
-    share = 8 // jax.process_count()
-    rows = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
     def batches(start):
         for step in range(start, STEPS):
-            # Uneven rows, so that a wrong order would be seen.
-            yield jax.tree.map(lambda x: x[rows], make_batch(step, 8))
+            # Uneven sentences, so that a wrong order would be seen.
+            yield share(make_batch(step, 8, shards=mesh.size))
 
     records = []
     result = fit(
-        compile_step(simcse_step(tiny.config, settings, tx, mesh=mesh), mesh),
-        replicate(state, mesh),
+        compile_step(make_step(objective.build(tiny.model()), tx), mesh, parallel),
+        replicate(start_state(init(tiny, objective), tx), mesh),
         batches,
         replicate(jax.random.key(0), mesh),
         STEPS,
@@ -60,29 +72,43 @@ def train(model: Path, folder: Path | None, optimizer=adam, devices=None, **opti
         log_every=2,
         on_record=records.append,
         progress=False,
-        **options,
     )
     return result.state, records
 
 
-def save(state, path: Path) -> None:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    np.savez(path, *leaves)
+def updates(model: Path):
+    """The gradients and metrics of some objectives, on the devices of all processes."""
+    tiny, devices = load_tiny(model), jax.devices()
+    found = {}
+    for name, parallel in UPDATES.items():
+        case = CASES[name]
+        batch = share(case_batch(case, CHUNKS * len(devices)))
+        options = {"chunks": CHUNKS, "devices": devices, "parallel": parallel}
+        found[name] = update(tiny, case.objective, batch, case.pooling, **options)
+    return found
 
 
-def sgd(settings: TrainSettings) -> optax.GradientTransformation:
-    # Adam turns the rounding of small gradients into whole steps; plain descent does not.
-    return optax.sgd(0.01)
+def save(tree, path: Path) -> None:
+    np.savez(path, *(np.asarray(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def load(path: Path, like):
+    """What `save` wrote, as a tree of this structure."""
+    with np.load(path) as file:
+        return jax.tree.unflatten(jax.tree.structure(like), [file[name] for name in file.files])
 
 
 def main() -> None:
     model, folder, *several = sys.argv[1:]
+    model, folder = Path(model), Path(folder)
     if several:
         address, process, processes = several
         jax.distributed.initialize(address, int(processes), int(process))
-    state, _ = train(Path(model), Path(folder), sgd if several else adam)
+    state, _ = train(model, folder, *([sgd, None, "pmap"] if several else []))
+    found = updates(model) if several else None
     if jax.process_index() == 0:
-        save(state, Path(folder) / "final.npz")
+        save(state, folder / "final.npz")
+        save(found, folder / "updates.npz")
 
 
 if __name__ == "__main__":
