@@ -5,7 +5,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from simcse_jax.data.training_batches import TrainingBatches
 
 from simcse_jax.data import builders
 from simcse_jax.data.batches import TrainingBatches
