@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
@@ -117,75 +118,14 @@ def fit(
             or an interval below 1.
         OSError: a checkpoint could not be written.
     """
-    for name, value in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    if evaluation is not None and evaluation.every < 1:
-        raise ValueError(f"evaluation.every is {evaluation.every}; it must be at least 1")
-    start, best = 0, None
-    if checkpoints is not None and checkpoints.latest is not None:
-        if not resume:
-            raise FileExistsError(
-                f"{checkpoints.folder} holds a run at step {checkpoints.latest}; resume it or "
-                "choose another folder"
-            )
-        start, state, key, extra = checkpoints.restore(state, key)
-        best = extra.get("best")
-        if start > total_steps:
-            raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
-
+    _check_intervals(log_every, checkpoint_every, evaluation)
+    start, state, key, best = _start(checkpoints, resume, state, key, total_steps)
     first_process = jax.process_index() == 0
     if progress is None and not first_process:
         progress = False
     log = _MetricsLog(metrics_file if first_process else None, start, on_record)
-    pending: list[tuple[int, Any, int]] = []
-    clock = time.perf_counter()
+    metrics = _Metrics(log, checkpoints)
     done = start
-    source: Iterator[Any] = iter(())
-
-    def flush() -> None:
-        """Fetch, check and log the metrics of the steps since the last time."""
-        nonlocal clock
-        if not pending:
-            return
-        fetched = jax.device_get([metrics for _, metrics, _ in pending])
-        now = time.perf_counter()
-        speed = sum(count for _, _, count in pending) / (now - clock)
-        clock = now
-        for (number, _, _), metrics in zip(pending, fetched, strict=True):
-            values = {name: float(value) for name, value in metrics.items()}
-            for name in ("loss", "gradient_norm"):
-                if not math.isfinite(values.get(name, 0.0)):
-                    saved = checkpoints.latest if checkpoints is not None else None
-                    kept = "" if saved is None else f"; the checkpoint of step {saved} is good"
-                    raise FloatingPointError(f"{name} is {values[name]} at step {number}{kept}")
-            log.write({"step": number, **values, "sentences_per_second": round(speed, 1)})
-        pending.clear()
-        log.flush()
-        bar.set_postfix(loss=f"{values['loss']:.4f}", speed=f"{speed:.0f}/s", refresh=False)
-
-    def evaluate() -> None:
-        nonlocal best, clock
-        assert evaluation is not None
-        began = time.perf_counter()
-        values = {name: float(v) for name, v in evaluation.function(state.params).items()}
-        log.write({"step": done, "eval": values})
-        log.flush()
-        name = evaluation.best_metric
-        if name is not None:
-            if name not in values:
-                raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
-            if best is None or values[name] > best["value"]:
-                best = {"step": done, "value": values[name], "metrics": values}
-                if evaluation.save_best is not None and first_process:
-                    evaluation.save_best(state.params, done, values)
-        clock += time.perf_counter() - began
-
-    def save() -> None:
-        if checkpoints is not None:
-            # The data's iterator is a function of the step, so the step is its whole state.
-            checkpoints.save(done, state, key, {"next_batch": done, "best": best})
-
     with (
         log,
         _Sigterm() as sigterm,
@@ -196,39 +136,136 @@ def fit(
             unit="step",
             disable=None if progress is None else not progress,
         ) as bar,
+        contextlib.closing(_source(batches, start, total_steps)) as source,
     ):
-        try:
-            stop = False
-            if done < total_steps:
-                source = batches(done)
-            while done < total_steps and not stop:
-                batch = next(source, None)
-                if batch is None:
-                    raise ValueError(f"the batches end after step {done} of {total_steps}")
-                state, metrics = step(state, batch, key)
-                done += 1
-                pending.append((done, metrics, _sentences(batch) * jax.process_count()))
-                bar.update()
-                last = done == total_steps
-                due = evaluation is not None and (last or done % evaluation.every == 0)
-                regular = last or done % checkpoint_every == 0
-                logged = done % log_every == 0 or due or regular
-                # Several processes must leave at the same step; asking them all costs a little.
-                stop = sigterm.everywhere() if logged else sigterm.here()
-                if logged or stop:
-                    flush()
-                if due:
-                    evaluate()
-                if regular or stop:
-                    save()
-        finally:
-            if close := getattr(source, "close", None):
-                close()
+        for batch in source:
+            state, measured = step(state, batch, key)
+            done += 1
+            metrics.add(done, measured, _sentences(batch) * jax.process_count())
+            bar.update()
+            last = done == total_steps
+            due = evaluation is not None and (last or done % evaluation.every == 0)
+            regular = last or done % checkpoint_every == 0
+            logged = done % log_every == 0 or due or regular
+            # Several processes must leave at the same step; asking them all costs a little.
+            stop = sigterm.everywhere() if logged else sigterm.here()
+            if logged or stop:
+                bar.set_postfix(metrics.flush(), refresh=False)
+            if due:
+                assert evaluation is not None
+                with metrics.paused():
+                    best = _evaluate(evaluation, state.params, done, best, log)
+            if (regular or stop) and checkpoints is not None:
+                # The data's iterator is a function of the step, so the step is its whole state.
+                checkpoints.save(done, state, key, {"next_batch": done, "best": best})
+            if stop:
+                break
     return FitResult(state, done, done < total_steps, best)
 
 
+def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluation | None) -> None:
+    intervals = {"log_every": log_every, "checkpoint_every": checkpoint_every}
+    if evaluation is not None:
+        intervals["evaluation.every"] = evaluation.every
+    for name, value in intervals.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def _start(
+    checkpoints: RunCheckpoints | None, resume: bool, state: Any, key: Any, total_steps: int
+) -> tuple[int, Any, Any, dict[str, Any] | None]:
+    """Return the step, state, key and best evaluation to go on from."""
+    if checkpoints is None or checkpoints.latest is None:
+        return 0, state, key, None
+    if not resume:
+        raise FileExistsError(
+            f"{checkpoints.folder} holds a run at step {checkpoints.latest}; resume it or "
+            "choose another folder"
+        )
+    start, state, key, extra = checkpoints.restore(state, key)
+    if start > total_steps:
+        raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
+    return start, state, key, extra.get("best")
+
+
+def _evaluate(
+    evaluation: Evaluation, params: Any, done: int, best: dict[str, Any] | None, log: _MetricsLog
+) -> dict[str, Any] | None:
+    """Measure the model, log what was found, and return the best evaluation so far."""
+    values = {name: float(value) for name, value in evaluation.function(params).items()}
+    log.write({"step": done, "eval": values})
+    log.flush()
+    name = evaluation.best_metric
+    if name is None:
+        return best
+    if name not in values:
+        raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
+    if best is not None and values[name] <= best["value"]:
+        return best
+    if evaluation.save_best is not None and jax.process_index() == 0:
+        evaluation.save_best(params, done, values)
+    return {"step": done, "value": values[name], "metrics": values}
+
+
+def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, None, None]:
+    """Yield the batches of the steps from ``start`` on; their iterator is closed with this one."""
+    iterator = batches(start) if start < total_steps else iter(())
+    try:
+        for done in range(start, total_steps):
+            batch = next(iterator, None)
+            if batch is None:
+                raise ValueError(f"the batches end after step {done} of {total_steps}")
+            yield batch
+    finally:
+        if close := getattr(iterator, "close", None):
+            close()
+
+
+class _Metrics:
+    """The metrics of the steps since they were last fetched from the device."""
+
+    def __init__(self, log: _MetricsLog, checkpoints: RunCheckpoints | None):
+        self._log = log
+        self._checkpoints = checkpoints
+        self._pending: list[tuple[int, Any, int]] = []
+        self._clock = time.perf_counter()
+
+    def add(self, step: int, metrics: Any, sentences: int) -> None:
+        self._pending.append((step, metrics, sentences))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the speed what is done meanwhile."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
+
+    def flush(self) -> dict[str, str]:
+        """Fetch, check and log the metrics; return what a progress bar should say."""
+        fetched = jax.device_get([metrics for _, metrics, _ in self._pending])
+        now = time.perf_counter()
+        speed = sum(sentences for _, _, sentences in self._pending) / (now - self._clock)
+        self._clock = now
+        values: dict[str, float] = {}
+        for (step, _, _), metrics in zip(self._pending, fetched, strict=True):
+            values = {name: float(value) for name, value in metrics.items()}
+            self._check(step, values)
+            self._log.write({"step": step, **values, "sentences_per_second": round(speed, 1)})
+        self._pending.clear()
+        self._log.flush()
+        return {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f}/s"}
+
+    def _check(self, step: int, values: Mapping[str, float]) -> None:
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values.get(name, 0.0)):
+                saved = self._checkpoints.latest if self._checkpoints is not None else None
+                kept = "" if saved is None else f"; the checkpoint of step {saved} is good"
+                raise FloatingPointError(f"{name} is {values[name]} at step {step}{kept}")
+
+
 def _sentences(batch: Any) -> int:
-    """What a batch says of itself, else its rows of tokens: the first array less its last axis."""
+    """Count what a batch holds: its sentences, or else the rows of its first array."""
     if (numbers := getattr(batch, "sentences", None)) is not None:
         return np.size(numbers)
     return math.prod(np.shape(jax.tree.leaves(batch)[0])[:-1])
