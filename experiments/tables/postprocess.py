@@ -58,7 +58,7 @@ class PostProcessing:
     num_layers: int | None = None
     """Keep the model's first so many layers."""
     k: int | None = None
-    """For whitening the number of dimensions to keep (default: all); for remove_directions the
+    """For whitening the number of dimensions to keep (default: all); for all_but_the_top the
     number of directions to remove (default: 1)."""
     flow: str = "code"
     """The flow's configuration: code, paper or modern."""
@@ -84,8 +84,8 @@ def check(settings: PostProcessing) -> None:
         raise ValueError(f"no flow is called {settings.flow!r}; they are {' '.join(CONFIGS)}")
     if settings.dropout and settings.method != "flow":
         raise ValueError("--dropout draws embeddings anew in every epoch, which only a flow has")
-    if settings.k is not None and settings.method not in ("whitening", "remove_directions"):
-        raise ValueError(f"--k is of whitening and remove_directions, not of {settings.method}")
+    if settings.k is not None and settings.method not in ("whitening", "all_but_the_top"):
+        raise ValueError(f"--k is of whitening and all_but_the_top, not of {settings.method}")
     if not settings.seeds:
         raise ValueError("--seeds needs at least one seed")
 

@@ -41,7 +41,7 @@ from simcse_jax.transforms import (
     FittedKind,
     Flow,
     Moments,
-    RemoveDirections,
+    AllButTheTop,
     Standardization,
     Transform,
     fit,
@@ -101,7 +101,7 @@ class Row:
 ROWS = (
     Row("raw"),
     Row("standardisation", "standardization"),
-    Row("1 direction removed", "remove_directions", k=1),
+    Row("1 direction removed", "all_but_the_top", k=1),
     Row("whitening", "whitening"),
     Row("whitening, k=256", "whitening", k=256),
     Row("flow, code", "flow"),
@@ -110,7 +110,7 @@ ROWS = (
 )
 # STS-B, target fit: what the calibrations and the flow's training make of it.
 STSB_ROWS = (
-    Row("standardisation, then 6 directions removed", "remove_directions", 6, normalise_first=True),
+    Row("standardisation, then 6 directions removed", "all_but_the_top", 6, normalise_first=True),
     Row("whitening, every direction kept (float32)", "whitening", all_directions=True),
     Row("flow, code, 0 epochs", "flow", epochs=0),
     Row("flow, code, 7 epochs", "flow", epochs=7),
@@ -141,7 +141,7 @@ def fit_row(
         return every_direction(x)
     if row.normalise_first:
         first = Standardization.fit(x)
-        return first.then(RemoveDirections.fit(first(x), row.k or 1))
+        return first.then(AllButTheTop.fit(first(x), row.k or 1))
     if row.method != "flow":
         return fit(row.method, x, **({} if row.k is None else {"k": row.k}))
 

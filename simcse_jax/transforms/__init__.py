@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from simcse_jax.transforms.base import SETTINGS, Affine, Transform, load_state
-from simcse_jax.transforms.calibration import RemoveDirections, Standardization
+from simcse_jax.transforms.calibration import AllButTheTop, Standardization
 from simcse_jax.transforms.flow import CONFIGS, Flow, FlowConfig
 from simcse_jax.transforms.whitening import Moments, Whitening
 
 TRANSFORMS: dict[str, type[Transform]] = {
-    cls.kind: cls for cls in (Affine, Whitening, Standardization, RemoveDirections, Flow)
+    cls.kind: cls for cls in (Affine, Whitening, Standardization, AllButTheTop, Flow)
 }
 
-FittedKind = Literal["whitening", "flow", "standardization", "remove_directions"]
+FittedKind = Literal["whitening", "flow", "standardization", "all_but_the_top"]
 FITS: dict[FittedKind, Callable[..., Transform]] = {
     "whitening": Whitening.fit,
     "flow": Flow.fit,
     "standardization": Standardization.fit,
-    "remove_directions": RemoveDirections.fit,
+    "all_but_the_top": AllButTheTop.fit,
 }
 
 
@@ -29,7 +29,7 @@ def fit(kind: FittedKind, embeddings: Any, **options: Any) -> Transform:
     """Fit the transform of a kind to embeddings, without labels.
 
     Args:
-        kind: ``"whitening"``, ``"flow"``, ``"standardization"`` or ``"remove_directions"``.
+        kind: ``"whitening"``, ``"flow"``, ``"standardization"`` or ``"all_but_the_top"``.
         embeddings: ``[n, D]``, or whatever else the kind's own ``fit`` takes: an iterable of such
             batches, for a flow a function of the epoch.
         options: those of the kind's own ``fit``, such as ``k`` or ``seed``.
@@ -68,11 +68,11 @@ __all__ = [
     "CONFIGS",
     "TRANSFORMS",
     "Affine",
+    "AllButTheTop",
     "FittedKind",
     "Flow",
     "FlowConfig",
     "Moments",
-    "RemoveDirections",
     "Standardization",
     "Transform",
     "Whitening",

@@ -21,6 +21,8 @@ from simcse_jax.losses.geometry import unit_rows
 SETTINGS = "transform.json"
 TENSORS = "transform.safetensors"
 FORMAT = 1
+# Folders of version 0.1 still load.
+_RENAMED_KINDS = {"remove_directions": "all_but_the_top"}
 
 
 class Transform(ABC):
@@ -240,4 +242,5 @@ def load_state(
     payload = (place / TENSORS).read_bytes()
     if hashlib.sha256(payload).hexdigest() != settings.pop("sha256", None):
         raise ValueError(f"{place / TENSORS} does not match {SETTINGS}: an interrupted save?")
+    settings["kind"] = _RENAMED_KINDS.get(settings.get("kind"), settings.get("kind"))
     return settings, load_tensors(payload)

@@ -48,13 +48,13 @@ class Standardization(Affine):
 
 
 @dataclass(frozen=True, eq=False)
-class RemoveDirections(Affine):
+class AllButTheTop(Affine):
     """Nulling the top k principal directions (NATSV): ``y = (x - mean) (I - U_k U_k^T)``.
 
     Mu & Viswanath 2018, "All-but-the-Top"; the directions are those of the centred embeddings.
     """
 
-    kind: ClassVar[str] = "remove_directions"
+    kind: ClassVar[str] = "all_but_the_top"
 
     @classmethod
     def fit(

@@ -23,7 +23,7 @@ def test_fit_by_the_name_of_a_kind():
     np.testing.assert_array_equal(found.matrix, Whitening.fit(x, 2).matrix)
     for kind, options in (
         ("standardization", {}),
-        ("remove_directions", {}),
+        ("all_but_the_top", {}),
         ("flow", {"epochs": 0}),
     ):
         assert fit(kind, x, **options).kind == kind

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simcse_jax.transforms import Affine, RemoveDirections, Standardization, load_transform
+from simcse_jax.transforms import Affine, AllButTheTop, Standardization, load_transform
 
 
 def data(n: int = 300, dim: int = 10) -> np.ndarray:
@@ -22,18 +22,18 @@ def test_standardization():
 
 def test_removed_directions_are_the_first_of_the_svd():
     x = data()
-    y = RemoveDirections.fit(x, 3)(x)
+    y = AllButTheTop.fit(x, 3)(x)
     centred = x - x.mean(0)
     u, s, vt = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(y, (u[:, 3:] * s[3:]) @ vt[3:], atol=1e-4)
-    np.testing.assert_allclose(RemoveDirections.fit(x, 0)(x), centred, atol=1e-5)
+    np.testing.assert_allclose(AllButTheTop.fit(x, 0)(x), centred, atol=1e-5)
 
 
 def test_one_after_the_other_is_one_affine_map(tmp_path):
     x = data()
     x[:, 2] = 5.5
     first = Standardization.fit(x)
-    second = RemoveDirections.fit(first(x), 2, normalize=True)
+    second = AllButTheTop.fit(first(x), 2, normalize=True)
     both = first.then(second)
     np.testing.assert_allclose(both(x), second(first(x)), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(both(x), axis=1), 1, rtol=1e-5)
@@ -51,7 +51,7 @@ def test_one_after_the_other_is_one_affine_map(tmp_path):
     np.testing.assert_allclose(x @ kernel + bias, first(biased(x)), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Standardization, RemoveDirections])
+@pytest.mark.parametrize("kind", [Standardization, AllButTheTop])
 def test_save_and_load(kind, tmp_path):
     x = data()
     transform = kind.fit(x)
@@ -62,10 +62,20 @@ def test_save_and_load(kind, tmp_path):
 @pytest.mark.parametrize("k", [-1, 10])
 def test_bad_k(k):
     with pytest.raises(ValueError, match=r"0\.\.9"):
-        RemoveDirections.fit(data(), k)
+        AllButTheTop.fit(data(), k)
 
 
-@pytest.mark.parametrize("kind", [Standardization, RemoveDirections])
+@pytest.mark.parametrize("kind", [Standardization, AllButTheTop])
 def test_too_few(kind):
     with pytest.raises(ValueError, match="two embeddings"):
         kind.fit(data()[:1])
+
+
+def test_a_folder_of_version_0_1_still_loads(tmp_path):
+    fitted = AllButTheTop.fit(data(), 2)
+    fitted.save(tmp_path)
+    file = tmp_path / "transform.json"
+    file.write_text(file.read_text().replace("all_but_the_top", "remove_directions"))
+    loaded = load_transform(tmp_path)
+    assert isinstance(loaded, AllButTheTop)
+    np.testing.assert_array_equal(loaded(data()), fitted(data()))

@@ -68,7 +68,7 @@ def test_every_seed_of_a_flow(settings, tmp_path, dropout, caplog):
 
 def test_calibrations(settings):
     raw = postprocess.main(settings(method="standardization"))
-    other = postprocess.main(settings(method="remove_directions", k=2))
+    other = postprocess.main(settings(method="all_but_the_top", k=2))
     scores = {r["runs"]["0"]["tasks"]["STS-B"]["all"] for r in (raw, other)}
     assert len(scores | {raw["raw"]["tasks"]["STS-B"]["all"]}) == 3
 
@@ -80,7 +80,7 @@ def test_calibrations(settings):
         ({"dropout": True}, "only a flow"),
         ({"seeds": ()}, "at least one seed"),
         ({"k": 33}, "k must lie in 1..32"),
-        ({"k": 5, "method": "flow"}, "--k is of whitening and remove_directions, not of flow"),
+        ({"k": 5, "method": "flow"}, "--k is of whitening and all_but_the_top, not of flow"),
     ],
 )
 def test_bad_settings_write_nothing(settings, tmp_path, options, says):
