@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -187,18 +188,7 @@ def train_seed(
     # Model and data
     mesh = make_mesh()
     model = load_model(config)
-    batches = TrainingBatches(
-        text,
-        model.tokenizer,
-        config.data.batch_size,
-        max_length=config.data.max_length,
-        seed=run.seed,
-        views=objective.views,
-        shards=mesh.size * run.grad_cache_chunks,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        labels=getattr(text, "labels", None),
-    )
+    batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
     total = run.total_steps(batches.steps_per_epoch)
 
@@ -254,6 +244,23 @@ def train_seed(
     seconds = time.perf_counter() - started
     return write_results(
         config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
+    )
+
+
+def make_batches(config: Config, text: Any, model: Model, mesh: Mesh) -> TrainingBatches:
+    """Make this process' share of the batches of a text."""
+    assert not isinstance(config.objective, FlowConfig)
+    return TrainingBatches(
+        text,
+        model.tokenizer,
+        config.data.batch_size,
+        max_length=config.data.max_length,
+        seed=config.run.seed,
+        views=config.objective.views,
+        shards=mesh.size * config.run.grad_cache_chunks,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        labels=getattr(text, "labels", None),
     )
 
 

@@ -242,5 +242,6 @@ def load_state(
     payload = (place / TENSORS).read_bytes()
     if hashlib.sha256(payload).hexdigest() != settings.pop("sha256", None):
         raise ValueError(f"{place / TENSORS} does not match {SETTINGS}: an interrupted save?")
-    settings["kind"] = _RENAMED_KINDS.get(settings.get("kind"), settings.get("kind"))
+    if (kind := settings.get("kind")) in _RENAMED_KINDS:
+        settings["kind"] = _RENAMED_KINDS[kind]
     return settings, load_tensors(payload)
