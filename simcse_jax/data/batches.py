@@ -7,7 +7,7 @@ number need be saved to resume, and every host finds its own rows without asking
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, no_type_check, runtime_checkable
 
 import flax.struct
 import grain
@@ -15,14 +15,16 @@ import jax
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from simcse_jax.arrays import AnyArray
 from simcse_jax.data.packing import deal, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.models.batch import AnyArray, Batch
+from simcse_jax.models.batch import Batch
 
 # Grain's indices go through C integers; nobody takes as many steps.
 _ENDLESS = 2**62
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Rows of sentences, in memory (`TrainingText`) or on disk (`PreparedText`)."""
 
@@ -33,6 +35,7 @@ class Rows(Protocol):
         """Return the rows at these places, all with equally many sentences."""
 
 
+@no_type_check  # as `Batch`
 @flax.struct.dataclass
 class TrainingBatch:
     """Examples of C sentences each, packed: the one batch of every objective on tokens.

@@ -23,8 +23,8 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import mwparserfromhell
 import sentencex
@@ -200,14 +200,14 @@ def _wikitext_pages(path: Path, progress: bool) -> Iterator[tuple[_Site, str, st
 _REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
 
 
-def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+def _decompressed(raw: BufferedIOBase) -> BufferedIOBase:
     # Names lie (gensim's excerpt is called .bz2, not .xml.bz2), the first bytes do not.
     magic = raw.read(3)
     raw.seek(0)
     if magic == b"BZh":
         return bz2.open(raw)
     if magic[:2] == b"\x1f\x8b":
-        return gzip.open(raw)  # type: ignore[return-value]
+        return gzip.open(raw)
     return raw
 
 

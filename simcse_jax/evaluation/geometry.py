@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64
+from jaxtyping import Array, Float, Float32, Float64, Int, Real
 from scipy.special import logsumexp
 
 from simcse_jax.data.senteval import Pairs
@@ -138,10 +138,10 @@ def alignment_uniformity(
 def _tile_log_sum(
     rows: Float32[Array, "b D"],
     columns: Float32[Array, "b D"],
-    row_start: int,
-    column_start: int,
-    n: int,
-    t: float,
+    row_start: Int[Array, ""],
+    column_start: Int[Array, ""],
+    n: Int[Array, ""],
+    t: Real[Array, ""],
 ) -> Float32[Array, "b"]:
     """`log sum_j exp(−t ‖x_i − x_j‖²)` for each row i of a tile, over its columns j with i < j < n.
 

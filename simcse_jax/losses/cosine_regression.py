@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.arrays import AnyArray
 from simcse_jax.losses.geometry import unit_rows
 
 Score = Literal["cosine", "shifted"]

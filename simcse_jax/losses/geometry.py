@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.arrays import AnyArray
 
 AnyArrayT = TypeVar("AnyArrayT", Array, np.ndarray)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.arrays import AnyArray
 
 IGNORED = -100
 """The label of a position that is not to be predicted."""

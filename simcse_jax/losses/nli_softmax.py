@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.arrays import AnyArray
 
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
 """The paper's Table 6, in its order.

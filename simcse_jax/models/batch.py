@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import flax.struct
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-# Batches are made on the host and used on the device.
-AnyArray = Array | np.ndarray
+from simcse_jax.arrays import AnyArray
 
 
+@no_type_check  # at run time: JAX rebuilds it of shapes, of None, of arrays with one more axis
 @flax.struct.dataclass
 class Batch:
     """Tokenised sentences, one or several to a row; a sentence a row is the case of one.
@@ -67,6 +68,6 @@ def first_token_indices(batch: Batch, num_sentences: int) -> Int[Array, "S"]:
     return index.at[jnp.where(first, segments, 0)].set(jnp.arange(len(segments)))[1:]
 
 
-def take_or_zero(x: Shaped[Array, "N *D"], index: Int[Array, "M"]) -> Shaped[Array, "M *D"]:
+def take_or_zero(x: Shaped[AnyArray, "N *D"], index: Int[Array, "M"]) -> Shaped[Array, "M *D"]:
     """Take rows of ``x``; zeros where the index is not below N."""
     return jnp.asarray(x).at[index].get(mode="fill", fill_value=0)

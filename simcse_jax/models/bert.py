@@ -15,9 +15,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
 
-from simcse_jax.models.batch import AnyArray, Batch
+from simcse_jax.arrays import AnyArray
+from simcse_jax.models.batch import Batch
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import ACTIVATIONS, Dense, layer_norm
 from simcse_jax.models.dropout import attention_dropout, dropout, token_seeds
@@ -32,7 +33,7 @@ class Places(NamedTuple):
     """
 
     bias: Float[Array, "R 1 Q K"]
-    positions: AnyArray
+    positions: Int[AnyArray, "R L"]
 
 
 class BertEncoder(nn.Module):
@@ -169,7 +170,7 @@ def after_attention(
     """
     cfg, number, dtype = layer.config, layer.number, layer.dtype
 
-    def drop(x: Array, place: int) -> Array:
+    def drop(x: Float[Array, "*T D"], place: int) -> Float[Array, "*T D"]:
         return dropout(x, seeds, cfg.hidden_dropout_prob, dropout_id=3 * number + place)
 
     x = layer_norm(cfg.layer_norm_eps, "attention_norm")(x + drop(attended, 2)).astype(dtype)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from simcse_jax.arrays import AnyArray
+
 
 def gelu(x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
     """`x Φ(x)` exactly, by erf as torch does it: erfc takes two exponentials more on a CPU."""
@@ -54,17 +56,21 @@ class Dense(nn.Module):
 
 @jax.custom_vjp
 def linear(
-    x: Float[Array, "*T D"], kernel: Float[Array, "D F"], bias: Float[Array, "F"]
+    x: Float[Array, "*T D"], kernel: Float[AnyArray, "D F"], bias: Float[AnyArray, "F"]
 ) -> Float[Array, "*T F"]:
     """`x W + b` in the type of ``x``; the gradients of W and b are float32."""
     return jnp.matmul(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
-def _linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+def _linear_forward(
+    x: Float[Array, "*T D"], kernel: Float[AnyArray, "D F"], bias: Float[AnyArray, "F"]
+) -> tuple[Float[Array, "*T F"], tuple[Float[Array, "*T D"], Float[AnyArray, "D F"]]]:
     return linear(x, kernel, bias), (x, kernel)
 
 
-def _linear_backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array, Array]:
+def _linear_backward(
+    saved: tuple[Float[Array, "*T D"], Float[AnyArray, "D F"]], d_y: Float[Array, "*T F"]
+) -> tuple[Float[Array, "*T D"], Float[Array, "D F"], Float[Array, "F"]]:
     x, kernel = saved
     rows = d_y.reshape(-1, d_y.shape[-1])  # [T F]
     d_x = jnp.matmul(d_y, kernel.astype(d_y.dtype).T)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from simcse_jax.models.batch import AnyArray, Batch
+from simcse_jax.arrays import AnyArray
+from simcse_jax.models.batch import Batch
 
 _ID_BITS, _HEAD_BITS = 24, 13
 
@@ -57,7 +58,7 @@ def dropout(
 def attention_dropout(
     probs: Float[Array, "R N Q K"],
     seeds: UInt32[Array, "R Q 2"] | None,
-    positions: AnyArray,
+    positions: Int[AnyArray, "R K"],
     rate: float,
     dropout_id: int,
 ) -> Float[Array, "R N Q K"]:
@@ -66,7 +67,7 @@ def attention_dropout(
     Args:
         probs: by head, query and key.
         seeds: of the queries.
-        positions: ``[R, K]``, of the keys in their sentence.
+        positions: of the keys in their sentence.
         rate: as in `dropout`.
         dropout_id: as in `dropout`.
     """
@@ -78,20 +79,24 @@ def attention_dropout(
     return _apply(probs, mask, rate)
 
 
-def head_counters(heads: int, positions: AnyArray) -> UInt32[Array, "R P K"]:
+def head_counters(heads: int, positions: Int[AnyArray, "R K"]) -> UInt32[Array, "R P K"]:
     """The counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
     pairs = jnp.arange(-(-heads // 2), dtype=jnp.uint32)[None, :, None]
     return (pairs << _HEAD_BITS) + jnp.asarray(positions, jnp.uint32)[:, None]
 
 
 def keep(
-    seeds: UInt32[Array, "*T 2"],
-    counters: UInt32[Array, "*T"],
+    seeds: UInt32[Array, "*#T 2"],
+    counters: UInt32[Array, "*#T"],
     rate: float,
     dropout_id: int,
     axis: int,
-) -> Bool[Array, "*T"]:
-    """Two decisions for each counter: those of the low halves, then along ``axis`` of the high."""
+) -> Bool[Array, "..."]:
+    """Two decisions for each counter: those of the low halves, then along ``axis`` of the high.
+
+    So the result has the shape of seeds and counters together, and twice the length along
+    ``axis``.
+    """
     counters = counters + jnp.uint32((dropout_id + 1) << _ID_BITS)
     x = _half_scramble(seeds[..., 0] + counters * jnp.uint32(0x9E3779B1)) ^ seeds[..., 1]
     words = _scramble(x)
@@ -100,7 +105,7 @@ def keep(
     return jnp.concatenate([(words & 0xFFFF) >= border, (words >> 16) >= border], axis)
 
 
-def _apply(x: Array, mask: Array, rate: float) -> Array:
+def _apply(x: Float[Array, "*T"], mask: Bool[Array, "*T"], rate: float) -> Float[Array, "*T"]:
     if rate >= 1:
         return jnp.zeros_like(x)
     return jnp.where(mask, x * (1 / (1 - rate)), 0).astype(x.dtype)

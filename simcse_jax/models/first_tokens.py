@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from simcse_jax.models.batch import AnyArray, Batch, first_token_indices, take_or_zero
+from simcse_jax.arrays import AnyArray
+from simcse_jax.models.batch import Batch, first_token_indices, take_or_zero
 from simcse_jax.models.bert import (
     Embeddings,
     Layer,
@@ -77,7 +78,7 @@ class FirstTokens(NamedTuple):
 
     starts: Int[Array, "S"]
     sentences: Int[Array, "T"]
-    positions: AnyArray
+    positions: Int[AnyArray, "R L"]
 
 
 def first_tokens(batch: Batch, num_sentences: int) -> FirstTokens:

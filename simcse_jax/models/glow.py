@@ -26,7 +26,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 Permutation = Literal["reverse", "random", "lu"]
 Coupling = Literal["additive", "affine"]
@@ -41,20 +41,16 @@ _EXACT = jax.lax.Precision.HIGHEST
 class Bijection(nn.Module):
     """An invertible map of R^D; subclasses define ``__call__(x, inverse)``."""
 
-    def forward(
-        self, x: Float[Array, "batch dim"]
-    ) -> tuple[Float[Array, "batch dim"], Float[Array, " batch"]]:
+    def forward(self, x: Float[Array, "B D"]) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Return ``(z, log |det dz/dx|)``."""
         return self(x)
 
-    def inverse(
-        self, z: Float[Array, "batch dim"]
-    ) -> tuple[Float[Array, "batch dim"], Float[Array, " batch"]]:
+    def inverse(self, z: Float[Array, "B D"]) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Return ``(x, log |det dx/dz|)``."""
         return self(z, inverse=True)
 
 
-def _rows(value: Array, x: Array) -> Array:
+def _rows(value: Float[Array, ""], x: Float[Array, "B D"]) -> Float[Array, "B"]:
     """Repeat a log-determinant that is the same for every row of ``x``: ``[] -> [B]``."""
     return jnp.broadcast_to(value.astype(x.dtype), x.shape[:1])
 
@@ -70,10 +66,12 @@ class ActNorm(Bijection):
     logscale_factor: float = 3.0
 
     @nn.compact
-    def __call__(self, x: Array, inverse: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B D"], inverse: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Normalise ``x``, or undo it."""
 
-        def log_scale(_key: Array) -> Array:
+        def log_scale(_key: Key[Array, ""]) -> Float[Array, "D"]:
             # The biased variance about the mean just removed, as in the authors' code.
             std = jnp.sqrt(jnp.mean(jnp.square(x + bias), axis=0))
             still = std <= 1e-6 * (1 + jnp.abs(bias))
@@ -97,7 +95,9 @@ class Permute(Bijection):
     kind: Literal["reverse", "random"] = "reverse"
 
     @nn.compact
-    def __call__(self, x: Array, inverse: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B D"], inverse: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Permute ``x``, or undo it."""
         logdet = jnp.zeros(x.shape[:1], x.dtype)
         if self.kind == "reverse":
@@ -119,7 +119,9 @@ class InvertibleLinear(Bijection):
     """
 
     @nn.compact
-    def __call__(self, x: Array, inverse: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B D"], inverse: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Multiply ``x`` by ``W``, or by its inverse."""
         dim = x.shape[1]
         # Linen asks the initialisers for their shapes even where the parameters exist.
@@ -160,7 +162,7 @@ class CouplingNetwork(nn.Module):
     logscale_factor: float = 3.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B F"]:
         """Apply the network."""
         for i in range(2):
             x = nn.Dense(
@@ -200,7 +202,9 @@ class CouplingLayer(Bijection):
     logscale_factor: float = 3.0
 
     @nn.compact
-    def __call__(self, x: Array, inverse: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B D"], inverse: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Couple the halves of ``x``, or undo it."""
         _check_halves(x.shape[1], "a coupling layer")
         x1, x2 = jnp.split(x, 2, axis=1)  # [B, D/2] each
@@ -228,7 +232,9 @@ class FlowStep(Bijection):
     logscale_factor: float = 3.0
 
     @nn.compact
-    def __call__(self, x: Array, inverse: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B D"], inverse: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Apply the three layers, or undo them in the opposite order."""
         mix = (
             InvertibleLinear(name="linear")
@@ -267,7 +273,9 @@ class Glow(Bijection):
     logscale_factor: float = 3.0
 
     @nn.compact
-    def __call__(self, x: Array, inverse: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B D"], inverse: bool = False
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
         """Map ``x [B, D]`` to ``z [B, D]``, or back."""
         dim = x.shape[1]
         check_dim(dim, self.levels)
@@ -306,13 +314,13 @@ class Glow(Bijection):
                 logdet = logdet + change
         return x, logdet
 
-    def log_prob(self, x: Float[Array, "batch dim"]) -> Float[Array, " batch"]:
+    def log_prob(self, x: Float[Array, "B D"]) -> Float[Array, "B"]:
         """Return ``log p(x)`` in nats, ``[B]``."""
         z, logdet = self(x)
         return standard_normal_log_prob(z) + logdet
 
 
-def standard_normal_log_prob(z: Float[Array, "batch dim"]) -> Float[Array, " batch"]:
+def standard_normal_log_prob(z: Float[Array, "B D"]) -> Float[Array, "B"]:
     """Return ``log N(z; 0, I)`` in nats: ``[B, D] -> [B]``."""
     return -0.5 * (jnp.sum(jnp.square(z), axis=1) + z.shape[1] * jnp.log(2 * jnp.pi))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from simcse_jax.arrays import AnyArray
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import ACTIVATIONS, layer_norm
 
@@ -41,7 +42,7 @@ class SoftmaxClassifier(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, features: Float[Array, "B F"]) -> Float[Array, "B K"]:
+    def __call__(self, features: Float[AnyArray, "B F"]) -> Float[Array, "B K"]:
         uniform = _uniform(features.shape[-1])
         kernel = self.param("kernel", uniform, (features.shape[-1], self.num_labels))
         accumulate = jnp.promote_types(features.dtype, jnp.float32)
@@ -80,7 +81,7 @@ class MaskedLMHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "*B D"], word_embeddings: Float[Array, "V D"]
+        self, hidden: Float[Array, "*B D"], word_embeddings: Float[AnyArray, "V D"]
     ) -> Float[Array, "*B V"]:
         """Return logits over the vocabulary, float32."""
         cfg = self.config

@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.models.batch import AnyArray, Batch, first_token_indices, take_or_zero
+from simcse_jax.arrays import AnyArray
+from simcse_jax.models.batch import Batch, first_token_indices, take_or_zero
 
 _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
     "cls": ((-1,), "cls"),

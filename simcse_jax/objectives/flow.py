@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from simcse_jax.models.batch import AnyArray
+from simcse_jax.arrays import AnyArray
 from simcse_jax.models.glow import Glow
 from simcse_jax.objectives.objective import AXIS, Keys, Metrics, Objective, Params
 
 
+@no_type_check  # as `Batch`
 @flax.struct.dataclass
 class EmbeddingBatch:
     """Embeddings of a frozen encoder.

@@ -11,15 +11,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Int, Key
 
+from simcse_jax.arrays import AnyArray
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models import BertConfig
-from simcse_jax.models.batch import AnyArray
 from simcse_jax.models.pooling import check_pooling
 
 AXIS = "data"
@@ -76,6 +76,7 @@ class Model(NamedTuple):
     dtype: Any
 
 
+@runtime_checkable
 class ObjectiveConfig(Protocol):
     """What training needs of the configuration of an objective; `TokenObjective` has defaults."""
 

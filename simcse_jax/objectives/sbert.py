@@ -16,12 +16,12 @@ from jaxtyping import Array, Float, Key
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from simcse_jax.arrays import AnyArray
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.cosine_regression import Score, cosine_regression
 from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_softmax, pair_features
 from simcse_jax.losses.triplet import Distance, triplet_loss
 from simcse_jax.models import SentenceModel, SoftmaxClassifier
-from simcse_jax.models.batch import AnyArray
 from simcse_jax.models.heads import init_classifier
 from simcse_jax.objectives.objective import (
     AXIS,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from simcse_jax.training.checkpoint import RunCheckpoints
 from simcse_jax.training.devices import CompiledStep
 
 
+@runtime_checkable
 class Batches(Protocol):
     """The data, by step: the same number always begins the same sequence of batches."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct
 import jax
@@ -17,6 +17,7 @@ from simcse_jax.objectives.objective import AXIS, Metrics, Objective, Params, st
 from simcse_jax.training.grad_cache import grad_cache
 
 
+@no_type_check  # as `Batch`
 @flax.struct.dataclass
 class TrainState:
     """What an update changes.

@@ -7,14 +7,15 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Real
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from simcse_jax.arrays import AnyArray
 from simcse_jax.io import read_json, write_bytes, write_json
 from simcse_jax.losses.geometry import unit_rows
 
@@ -23,6 +24,10 @@ TENSORS = "transform.safetensors"
 FORMAT = 1
 # Folders of version 0.1 still load.
 _RENAMED_KINDS = {"remove_directions": "all_but_the_top"}
+
+# What a class method returns: an object of the class that it is called on.
+AnyTransform = TypeVar("AnyTransform", bound="Transform")
+AnyAffine = TypeVar("AnyAffine", bound="Affine")
 
 
 class Transform(ABC):
@@ -56,7 +61,9 @@ class Transform(ABC):
 
     @classmethod
     @abstractmethod
-    def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:
+    def from_state(
+        cls: type[AnyTransform], settings: dict[str, Any], tensors: dict[str, np.ndarray]
+    ) -> AnyTransform:
         """Rebuild the transform that ``state`` described."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -65,7 +72,7 @@ class Transform(ABC):
         save_state(folder, {"kind": self.kind, **settings}, tensors)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
+    def load(cls: type[AnyTransform], folder: str | os.PathLike[str]) -> AnyTransform:
         """Read what ``save`` wrote.
 
         Raises:
@@ -161,23 +168,25 @@ class Affine(Transform):
         return {"normalize": self.normalize}, tensors
 
     @classmethod
-    def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:
+    def from_state(
+        cls: type[AnyAffine], settings: dict[str, Any], tensors: dict[str, np.ndarray]
+    ) -> AnyAffine:
         """See ``Transform.from_state``."""
         fields: dict[str, Any] = {**settings, **tensors}
         return cls(**fields)
 
 
 def check_embeddings(
-    embeddings: Float[np.ndarray, "n D"],
+    embeddings: Real[AnyArray, "n D"],
     *,
     dim: int | None = None,
     least: int = 0,
     finite: bool = True,
-) -> Float[np.ndarray, "n D"]:
+) -> Float32[np.ndarray, "n D"]:
     """Return the embeddings as a float32 array on the host.
 
     Args:
-        embeddings: anything that numpy or jax can see as ``[n, D]``.
+        embeddings: ``[n, D]``, of any real numbers.
         dim: the D they must have.
         least: the number of rows they must at least have.
         finite: look at every number; False where the caller does.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -26,7 +26,7 @@ class Standardization(Affine):
         *,
         ddof: int = 0,
         normalize: bool = False,
-    ) -> Self:
+    ) -> Standardization:
         """Fit on embeddings ``[n, D]``, or on an iterable of such batches.
 
         Raises:
@@ -35,7 +35,9 @@ class Standardization(Affine):
         return cls.from_moments(Moments.of(embeddings), ddof=ddof, normalize=normalize)
 
     @classmethod
-    def from_moments(cls, moments: Moments, *, ddof: int = 0, normalize: bool = False) -> Self:
+    def from_moments(
+        cls, moments: Moments, *, ddof: int = 0, normalize: bool = False
+    ) -> Standardization:
         """Fit on gathered moments; see ``fit``."""
         _check_count(moments)
         variance = np.diagonal(moments.covariance(ddof)).copy()
@@ -63,7 +65,7 @@ class AllButTheTop(Affine):
         k: int = 1,
         *,
         normalize: bool = False,
-    ) -> Self:
+    ) -> AllButTheTop:
         """Fit on embeddings ``[n, D]``, or on an iterable of such batches.
 
         Raises:
@@ -73,7 +75,7 @@ class AllButTheTop(Affine):
         return cls.from_moments(Moments.of(embeddings), k, normalize=normalize)
 
     @classmethod
-    def from_moments(cls, moments: Moments, k: int = 1, *, normalize: bool = False) -> Self:
+    def from_moments(cls, moments: Moments, k: int = 1, *, normalize: bool = False) -> AllButTheTop:
         """Fit on gathered moments; see ``fit``."""
         _check_count(moments)
         dim = moments.mean.shape[0]

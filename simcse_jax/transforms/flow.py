@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,7 +194,7 @@ class Flow(Transform):
         state_folder: str | os.PathLike[str] | None = None,
         save_every: int | None = None,
         on_step: Callable[[int, dict[str, float]], None] | None = None,
-    ) -> Self:
+    ) -> Flow:
         """Fit by maximum likelihood.
 
         The order of the rows, the initial weights and so the result depend on the seed alone. A
@@ -327,7 +327,7 @@ class Flow(Transform):
         return settings, tensors
 
     @classmethod
-    def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Self:
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> Flow:
         """See ``Transform.from_state``."""
         tree = unflatten_dict(tensors, sep="/")
         kept = tree.pop("base", None)

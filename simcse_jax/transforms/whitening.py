@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -188,7 +188,7 @@ class Whitening(Affine):
         ddof: int = 1,
         floor: float | None = None,
         normalize: bool = False,
-    ) -> Self:
+    ) -> Whitening:
         """Fit on embeddings, in one pass and the memory of one batch.
 
         Args:
@@ -214,7 +214,7 @@ class Whitening(Affine):
         ddof: int = 1,
         floor: float | None = None,
         normalize: bool = False,
-    ) -> Self:
+    ) -> Whitening:
         """Fit on gathered moments; a fit is continued by updating them and calling this again.
 
         The rank is the number of directions whose variance is above float32's rounding

@@ -27,13 +27,13 @@ def test_keys_of_absent_rows_are_zero_too():
 
 def test_a_sentence_a_row():
     ids = np.array([[2, 7, 3], [2, 3, 0], [0, 0, 0]])
-    mask = [[1, 1, 1], [1, 1, 0], [0, 0, 0]]
-    for given in (np.array(mask), np.array(mask, bool), jnp.array(mask)):
+    mask = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
+    for given in (mask, mask.astype(bool), jnp.array(mask)):
         batch = one_a_row(ids, given)
         np.testing.assert_array_equal(batch.input_ids, ids)
         np.testing.assert_array_equal(batch.segment_ids, [[1, 1, 1], [2, 2, 0], [0, 0, 0]])
         np.testing.assert_array_equal(batch.position_ids, [[0, 1, 2]] * 3)
-        np.testing.assert_array_equal(batch.attention_mask, np.array(mask, bool))
+        np.testing.assert_array_equal(batch.attention_mask, mask.astype(bool))
         assert batch.token_type_ids is None
         np.testing.assert_array_equal(first_token_indices(batch, 3), [0, 3, 9])
     types = np.ones_like(ids)

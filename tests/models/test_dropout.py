@@ -72,7 +72,7 @@ def test_counts_by_token_and_feature_are_binomial():
 
 
 def test_attention_masks_differ_by_head_query_and_key():
-    positions = jnp.arange(LENGTH)[None]
+    positions = jnp.tile(jnp.arange(LENGTH), (ROWS, 1))
     probs = jnp.ones((ROWS, 5, LENGTH, LENGTH))
     out = np.asarray(attention_dropout(probs, seeds(), positions, 0.5, 1)) == 0
     assert scipy.stats.binomtest(int(out.sum()), out.size, 0.5).pvalue > 1e-3

@@ -180,7 +180,7 @@ def test_masking_is_80_10_10_of_15_percent(tiny):
     random = np.random.default_rng(0)
     ids = jnp.asarray(random.integers(0, vocab, (rows, length)), jnp.int32)
     mask = jnp.arange(length) < jnp.asarray(random.integers(8, 33, (rows, 1)))
-    keys = sentence_keys(KEY, jnp.arange(rows))
+    keys = sentence_keys(KEY, jnp.arange(rows)[:, None])
     special = MaskingTokens(103, (0, 1, 2, 103))
     out, labels = mask_tokens(one_a_row(ids, mask), keys, special, vocab)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -176,7 +177,9 @@ def test_embeddings_drawn_anew_each_epoch(flow):
 
 def one_step(x, done=0, total_steps=1, **changes):
     """The state before and after one step, and its metrics."""
-    variables = jax.jit(lambda key: SMALL.model().init(key, x, method="forward"))(jax.random.key(0))
+    first = jnp.asarray(x)
+    init = jax.jit(lambda key: SMALL.model().init(key, first, method="forward"))
+    variables = init(jax.random.key(0))
     optimizer = make_optimizer(OptimizerConfig(**(AUTHORS_OPTIMIZER | changes)), total_steps)
     frozen = {"constants": variables["constants"]}
     state = start_state({"flow": variables["params"]}, optimizer, frozen)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.arrays import AnyArray
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.info_nce.blocks import default_block_size
 from simcse_jax.losses.info_nce.blockwise import blockwise_sums

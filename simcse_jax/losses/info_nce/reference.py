@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from simcse_jax.losses.arrays import AnyArray
+from simcse_jax.arrays import AnyArray
 from simcse_jax.losses.geometry import unit_rows
 
 Similarity = Literal["cosine", "dot"]
