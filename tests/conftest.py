@@ -17,6 +17,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest  # noqa: E402
+from jaxtyping import config, install_import_hook  # noqa: E402
+
+# Before the library is imported anywhere: the types and shapes in its signatures are checked at
+# each call. The tower is PEP 484's: an int will do where a float is wanted.
+install_import_hook(
+    "simcse_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
 from tiny_data import SENTENCES, write_nli, write_stsb  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +37,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which lies beside the repository on CI")
     return folder
+
+
+@pytest.fixture
+def unchecked():
+    """Signatures are not checked: for tests of what the library itself says to wrong input."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="session")

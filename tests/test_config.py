@@ -104,6 +104,7 @@ def test_files_that_are_refused(tmp_path, text, message):
         load_config(file)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_refused():
     with pytest.raises(FileNotFoundError, match="there is no configuration 'simce': give one of"):
         load_config("simce")

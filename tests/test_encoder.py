@@ -160,6 +160,7 @@ def test_empty_list_and_blank_strings(tiny):
     assert np.isfinite(vectors).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_not_a_list_of_strings(tiny):
     with pytest.raises(TypeError, match=r"give \[sentence\]"):
         tiny.encode("dog")
@@ -230,6 +231,7 @@ def test_normalize(golden):
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_similarity(minilm):
     first, second = ["a dog"], ["a puppy", "the stock market"]
     scores = minilm.similarity(first, second)

@@ -125,6 +125,7 @@ def test_the_embedded_wikipedia(tmp_path, monkeypatch):
         builders.load("embedded_wikipedia", data_dir=tmp_path, source=tmp_path)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_says_where_and_leaves_nothing_behind(tmp_path, source):
     load = functools.partial(builders.load, data_dir=tmp_path / "tfds")
     with pytest.raises(ValueError, match="no text 'wiki'; choose from wiki1m_for_simcse, "):

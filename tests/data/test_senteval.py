@@ -158,6 +158,7 @@ def test_all_missing_files_are_named(tmp_path):
         read_sickr(tmp_path, "dev")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_names(tmp_path):
     with pytest.raises(ValueError, match=r"no STS task 'STS17': choose from STS12, .*SICK-R"):
         read_sts(tmp_path, ["STS17"])

@@ -82,6 +82,7 @@ def test_alignment_uniformity():
         alignment_uniformity(encode, [dev, test], threshold=5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input():
     x = np.eye(3)
     with pytest.raises(ValueError, match=r"one shape, got \(3, 3\) and \(2, 3\)"):

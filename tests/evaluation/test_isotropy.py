@@ -184,6 +184,7 @@ def test_frequency_bins_with_repeated_embeddings():
     assert row.distance == pytest.approx({1: 0, 2: cdist(x, x)[0, 2] / 2}, rel=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_frequency_bins_bad_input():
     x, counts = words()
     with pytest.raises(ValueError, match="rank 22, but the corpus has 21 words"):

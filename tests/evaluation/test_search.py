@@ -96,6 +96,7 @@ def test_no_queries_give_no_rows():
 ROWS = np.ones((4, 3), np.float32)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [

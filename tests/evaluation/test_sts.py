@@ -63,6 +63,7 @@ def test_correlations_against_scipy(ties):
     assert -1.0 <= pearson(x, -3 * x + 7) == pytest.approx(-1.0, abs=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("correlation", [spearman, pearson])
 @pytest.mark.parametrize(
     ("x", "y", "message"),
@@ -100,6 +101,7 @@ def test_cosine_of_zero_vectors_is_zero():
     np.testing.assert_array_equal(cosine(x, y), 0.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_similarities():
     with pytest.raises(ValueError, match="no similarity 'cos': choose from cosine, dot"):
         paired_similarity(np.ones((2, 2)), np.ones((2, 2)), "cos")  # type: ignore[arg-type]

@@ -42,6 +42,7 @@ def test_ties_are_wrong(distance):
     assert triplet_accuracy(a, a, p, distance) == 100.0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input():
     x = np.ones((2, 3))
     with pytest.raises(ValueError, match=r"got \(2, 3\), \(2, 3\) and \(1, 3\)"):

@@ -62,6 +62,7 @@ def test_devices_together_give_the_whole_batch():
     np.testing.assert_allclose(spread(U, V, GOLD), cosine_regression(U, V, GOLD), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_input_that_makes_no_sense():
     with pytest.raises(ValueError, match="score is 'dot'; it must be one of cosine, shifted"):
         cosine_regression(U, V, GOLD, score="dot")

@@ -60,6 +60,7 @@ def test_masked_lm_across_devices():
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_masked_lm_names_both_shapes():
     with pytest.raises(ValueError, match=r"labels \(2, 4\) .* logits \(2, 3, 5\)"):
         masked_lm_loss(jnp.ones((2, 3, 5)), jnp.ones((2, 4), int))

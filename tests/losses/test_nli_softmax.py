@@ -119,6 +119,7 @@ def test_devices_together_give_the_whole_batch():
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_input_that_makes_no_sense():
     with pytest.raises(ValueError, match="concatenation is 'uvw'; it must be one of uv, diff"):
         feature_width("uvw")

@@ -1,24 +1,24 @@
-"""The shapes that the losses' signatures promise, checked while the losses run.
+"""The shapes that the losses' signatures promise: `conftest.py` has them checked at each call.
 
-The room is imported a second time under jaxtyping's import hook, which lets beartype check every
-annotation, those of inner functions among them. Whoever imported it before keeps the first copy.
+Here the losses run on host and device arrays of every shape that they take, and on wrong ones.
 """
-
-import importlib
-import pkgutil
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from jaxtyping import TypeCheckError, install_import_hook
+from jaxtyping import TypeCheckError
 
-import simcse_jax
-import simcse_jax.losses
+from simcse_jax.losses import (
+    cosine_regression,
+    geometry,
+    info_nce,
+    masked_lm,
+    nli_softmax,
+    triplet,
+)
 
-ROOM = "simcse_jax.losses"
 B, D, K = 8, 5, 3
 RANDOM = np.random.default_rng(0)
 ANCHORS, POSITIVES, NEGATIVES = RANDOM.normal(size=(3, B, D)).astype(np.float32)
@@ -27,71 +27,46 @@ LABELS = RANDOM.integers(0, K, B)
 KINDS = pytest.mark.parametrize("kind", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 
 
-def _modules():
-    return {name: m for name, m in sys.modules.items() if f"{name}.".startswith(f"{ROOM}.")}
-
-
-@pytest.fixture(scope="module")
-def load():
-    """A function from a module's name to its checked copy."""
-    before, room = _modules(), simcse_jax.losses
-    for name in before:
-        del sys.modules[name]
-    try:
-        with install_import_hook(ROOM, "beartype.beartype"):
-            for found in pkgutil.walk_packages(room.__path__, f"{ROOM}."):
-                importlib.import_module(found.name)
-        checked = _modules()
-    finally:
-        for name in _modules():
-            del sys.modules[name]
-        sys.modules.update(before)
-        simcse_jax.losses = room
-    return lambda name: checked[f"{ROOM}.{name}"]
-
-
-def test_a_wrong_shape_is_noticed(load):
+def test_a_wrong_shape_is_noticed():
     """By the annotations: the functions themselves do not look at what is wrong here."""
     with pytest.raises(TypeCheckError):
-        load("geometry").alignment(ANCHORS, POSITIVES[1:])
+        geometry.alignment(ANCHORS, POSITIVES[1:])
     with pytest.raises(TypeCheckError):
-        load("geometry").unit_rows(LABELS)
+        geometry.unit_rows(LABELS)
     with pytest.raises(TypeCheckError):
-        load("cosine_regression").cosine_regression(ANCHORS, POSITIVES, LABELS)
+        cosine_regression.cosine_regression(ANCHORS, POSITIVES, LABELS)
 
 
 @KINDS
 @pytest.mark.parametrize("implementation", ["auto", "dense", "blockwise"])
-def test_info_nce(load, implementation, kind):
-    package = load("info_nce")
+def test_info_nce(implementation, kind):
     arrays = [kind(x) for x in (ANCHORS, POSITIVES, NEGATIVES)]
     options = {"group_ids": kind(GROUPS), "hard_negative_weight": 0.7, "symmetric": True}
     options["temperature"] = kind(np.float32(0.1))
 
     @jax.jit  # of no arguments, so that what is NumPy stays NumPy
     def both():
-        loss = package.info_nce_loss(
+        loss = info_nce.info_nce_loss(
             *arrays, implementation=implementation, block_size=3, **options
         )
-        return loss, package.info_nce_reference(*arrays, **options).loss
+        return loss, info_nce.info_nce_reference(*arrays, **options).loss
 
     np.testing.assert_allclose(*both(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("implementation", ["dense", "blockwise"])
-def test_info_nce_gradients(load, implementation, dtype):
-    loss = load("info_nce").info_nce_loss
+def test_info_nce_gradients(implementation, dtype):
+    loss = info_nce.info_nce_loss
     gradient = jax.jit(jax.grad(lambda *x: loss(*x, implementation=implementation, block_size=3)))
     assert gradient(*(jnp.asarray(x, dtype) for x in (ANCHORS, POSITIVES))).dtype == dtype
 
 
 @pytest.mark.parametrize("implementation", ["dense", "blockwise", "ring"])
-def test_info_nce_on_devices(load, implementation):
-    package = load("info_nce")
+def test_info_nce_on_devices(implementation):
 
     def loss(*arrays):
-        return package.info_nce_loss(
+        return info_nce.info_nce_loss(
             *arrays[:3],
             group_ids=arrays[3],
             implementation=implementation,
@@ -105,13 +80,12 @@ def test_info_nce_on_devices(load, implementation):
     )
     arrays = (ANCHORS, POSITIVES, NEGATIVES, GROUPS)
     value, _ = jax.jit(jax.value_and_grad(spread, (0, 1, 2)))(*arrays)
-    reference = jax.jit(lambda: package.info_nce_reference(*arrays[:3], group_ids=GROUPS))()
+    reference = jax.jit(lambda: info_nce.info_nce_reference(*arrays[:3], group_ids=GROUPS))()
     np.testing.assert_allclose(value, reference.loss, rtol=1e-5)
 
 
 @KINDS
-def test_geometry(load, kind):
-    geometry = load("geometry")
+def test_geometry(kind):
     x, y = kind(ANCHORS), kind(POSITIVES)
     assert geometry.unit_rows(x).shape == (B, D)
     assert geometry.unit_rows(x[0]).shape == (D,)
@@ -120,32 +94,30 @@ def test_geometry(load, kind):
 
 @KINDS
 @pytest.mark.parametrize("score", ["cosine", "shifted"])
-def test_cosine_regression(load, score, kind):
+def test_cosine_regression(score, kind):
     similarities = kind(np.linspace(0, 1, B, dtype=np.float32))
-    loss = load("cosine_regression").cosine_regression
+    loss = cosine_regression.cosine_regression
     jax.value_and_grad(loss)(kind(ANCHORS), kind(POSITIVES), similarities, score=score)
 
 
 @KINDS
-def test_nli_softmax(load, kind):
-    module = load("nli_softmax")
-    for name in module.CONCATENATIONS:
-        features = module.pair_features(kind(ANCHORS), kind(POSITIVES), name)
-        assert features.shape == (B, module.feature_width(name) * D)
+def test_nli_softmax(kind):
+    for name in nli_softmax.CONCATENATIONS:
+        features = nli_softmax.pair_features(kind(ANCHORS), kind(POSITIVES), name)
+        assert features.shape == (B, nli_softmax.feature_width(name) * D)
     logits = kind(RANDOM.normal(size=(B, K)).astype(np.float32))
-    jax.value_and_grad(lambda x: module.nli_softmax(x, kind(LABELS)).loss)(logits)
+    jax.value_and_grad(lambda x: nli_softmax.nli_softmax(x, kind(LABELS)).loss)(logits)
 
 
 @KINDS
 @pytest.mark.parametrize("distance", ["euclidean", "cosine", "manhattan"])
-def test_triplet(load, distance, kind):
+def test_triplet(distance, kind):
     arrays = [kind(x) for x in (ANCHORS, POSITIVES, NEGATIVES)]
-    triplet_loss = load("triplet").triplet_loss
-    jax.value_and_grad(lambda *x: triplet_loss(*x, distance=distance).loss)(*arrays)
+    jax.value_and_grad(lambda *x: triplet.triplet_loss(*x, distance=distance).loss)(*arrays)
 
 
 @KINDS
-def test_masked_lm(load, kind):
+def test_masked_lm(kind):
     logits = kind(RANDOM.normal(size=(2, 4, 7)).astype(np.float32))
     labels = kind(np.array([[-100, 3, -100, 0], [-100] * 4]))
-    jax.value_and_grad(load("masked_lm").masked_lm_loss)(logits, labels)
+    jax.value_and_grad(masked_lm.masked_lm_loss)(logits, labels)

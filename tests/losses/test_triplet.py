@@ -80,6 +80,7 @@ def test_devices_together_give_the_whole_batch():
     np.testing.assert_allclose(spread(A, P, N), triplet_loss(A, P, N), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_input_that_makes_no_sense():
     with pytest.raises(ValueError, match="distance is 'dot'; it must be one of euclidean, cosine"):
         triplet_loss(A, P, N, distance="dot")

@@ -87,6 +87,7 @@ def test_the_first_step_without_correction_is_longer():
     np.testing.assert_allclose(longer / corrected, 0.1 / 0.001**0.5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

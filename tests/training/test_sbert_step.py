@@ -146,6 +146,7 @@ def test_without_a_classifier_nothing_is_written(tiny, tmp_path):
         read_classifier(tmp_path)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

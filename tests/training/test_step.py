@@ -259,6 +259,7 @@ def test_the_masked_lm_head_is_the_models_or_fresh(tiny):
     assert "mlm" not in init(tiny, SimCSE())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,6 +16,7 @@ def saved(tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_fit_by_the_name_of_a_kind():
     x = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     found = fit("whitening", x, k=2)
@@ -79,6 +80,7 @@ def test_saving_again_replaces(saved):
     np.testing.assert_array_equal(load_transform(saved)(np.ones((1, 3))), np.zeros((1, 3)))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_check_embeddings():
     assert check_embeddings(jnp.ones((2, 3), jnp.bfloat16)).dtype == np.float32
     assert check_embeddings(np.full((2, 3), 3e38, np.float32)).shape == (2, 3)

@@ -122,6 +122,7 @@ def test_fewer_embeddings_than_dimensions():
     assert np.isfinite(Whitening.fit(x, floor=1e-4)(x)).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

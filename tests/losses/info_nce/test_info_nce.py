@@ -128,6 +128,7 @@ def test_numpy_arrays_give_the_same_bits():
     assert found == info_nce(*arrays, **OPTIONS["groups"])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
