@@ -16,9 +16,11 @@ help:
 demo: $(VENV)/installed ## encode, score and picture the embedded data (writes demo/)
 	$(VENV)/bin/python -m experiments.demo
 
-# Tests compile a thousand tiny programs: LLVM's optimiser would take most of the time.
+# Tests compile a thousand tiny programs: LLVM's optimiser would take most of the time, and XLA's
+# fusion emitters most of the rest.
+FAST_COMPILATION = --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 test: $(VENV)/installed-test ## the tests, without torch
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python -m pytest -m "not oracle" -n 2
+	XLA_FLAGS="$(FAST_COMPILATION)" $(VENV)/bin/python -m pytest -m "not oracle" -n 2
 
 test-oracle: $(ORACLE)/installed ## compare live with torch and sentence-transformers
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle
