@@ -83,7 +83,6 @@ def train(
         ValueError: a field that does not exist or cannot be so, data that does not fit.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
     """
-    keep_freed_memory()
     if not isinstance(config, Config):
         config = load_config(config)
     config = replace(config, **changes)
@@ -103,6 +102,7 @@ def train_seeds(
     Returns:
         For each seed what its ``results.json`` holds, and its ``folder``.
     """
+    keep_freed_memory()
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
@@ -156,7 +156,14 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = sts_scores(run.eval_data, run.all_tasks)
     if "nli" in data.held_out:
         scores = with_nli(scores, data.held_out["nli"])
-    return scores if evaluate is None else scores._replace(dev=evaluate, best_metric="")
+    if evaluate is not None:
+        return scores._replace(dev=evaluate, best_metric=None, dev_name="dev")
+    if scores.best_metric is None:
+        say(
+            "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
+            "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
+        )
+    return scores
 
 
 # ---------------------------------------------------------------------------------------------
@@ -213,7 +220,14 @@ def train_seed(
         before = scores.test(encoder(state.params), None)
     started = time.perf_counter()
     dev_before = scores.dev(encoder(state.params))
-    best_metric = scores.best_metric or next(iter(dev_before))
+    evaluation = None
+    if (best_metric := scores.best_metric or next(iter(dev_before), None)) is not None:
+        evaluation = Evaluation(
+            run.eval_every,
+            lambda params: scores.dev(encoder(params)),
+            best_metric,
+            lambda params, *_: save("best", params),
+        )
 
     # Loop
     checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
@@ -226,12 +240,7 @@ def train_seed(
             total,
             checkpoints=checkpoints,
             resume=run.resume,
-            evaluation=Evaluation(
-                run.eval_every,
-                lambda params: scores.dev(encoder(params)),
-                best_metric,
-                lambda params, *_: save("best", params),
-            ),
+            evaluation=evaluation,
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
             log_every=5,
@@ -240,11 +249,10 @@ def train_seed(
     if result.interrupted:
         raise SystemExit(f"stopped at step {result.step} of {total}; --resume continues")
     if jax.process_index() == 0:
-        save("last", result.state.params)
+        for name in ("last",) if result.best else ("last", "best"):
+            save(name, result.state.params)
     seconds = time.perf_counter() - started
-    return write_results(
-        config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
-    )
+    return write_results(config, scores, fixed, result, seconds, dev_before, before, best_metric)
 
 
 def make_batches(config: Config, text: Any, model: Model, mesh: Mesh) -> TrainingBatches:
@@ -329,7 +337,7 @@ def train_flow_seed(
         before = scores.test(encoder, None)
     started = time.perf_counter()
     dev_before = scores.dev(encoder)
-    best_metric = scores.best_metric or next(iter(dev_before))
+    best_metric = scores.best_metric or next(iter(dev_before), None)
     say(data.text.description)
     vectors = encoder.encode([s for column in data.text.columns for s in column])
     flow = Flow.fit(
@@ -348,12 +356,10 @@ def train_flow_seed(
         for name in ("best", "last"):
             fitted.save_pretrained(run.output_dir / name)
     metrics = dict(scores.dev(fitted))
-    best = {"step": flow.steps, "value": metrics[best_metric], "metrics": metrics}
+    best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
     result = FitResult(None, flow.steps, False, best)
     seconds = time.perf_counter() - started
-    return write_results(
-        config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
-    )
+    return write_results(config, scores, fixed, result, seconds, dev_before, before, best_metric)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -408,12 +414,12 @@ def write_results(
     fixed: dict[str, Any],
     result: FitResult,
     seconds: float,
-    dev_before: float,
+    dev_before: Mapping[str, float],
     before: Mapping[str, Any] | None,
-    best_metric: str,
+    best_metric: str | None,
 ) -> dict[str, Any]:
     """Score the best and the last model and write ``results.json``."""
-    assert result.best is not None
+    chosen = result.best or {"step": result.step, "value": None}
     folder = config.run.output_dir
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("models written")
@@ -430,12 +436,12 @@ def write_results(
         "steps": result.step,
         "train_seconds": seconds,
         "dev_metric": best_metric,
-        "dev_before": dev_before,
-        "dev_best": result.best["value"],
-        "best_step": result.best["step"],
+        "dev_before": dev_before.get(best_metric or ""),
+        "dev_best": chosen["value"],
+        "best_step": chosen["step"],
         **({} if before is None else {"before": before}),
         "best": best,
-        "last": best if result.best["step"] == result.step else test("last"),
+        "last": best if chosen["step"] == result.step else test("last"),
     }
     if jax.process_index() == 0:
         io.write_json(folder / "results.json", results)
@@ -455,6 +461,8 @@ def say(text: str) -> None:
 
 def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
     """Print the closing table, and write ``summary.json`` of several seeds."""
+    if results[0]["dev_metric"] is None:  # nothing was measured
+        return
     rows = [
         [
             Column("dev_before", f"{scores.dev_name} before", found["dev_before"]),
