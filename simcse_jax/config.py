@@ -123,10 +123,11 @@ _SECTIONS = {
     "optimizer": OptimizerConfig,
     "run": RunConfig,
 }
-# Places (the text has a fingerprint), and what is asked for: these may differ when resumed.
+# Places (the text has a fingerprint), what is asked for, and what moves no number: these may differ
+# when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source"),
-    *("resume", "seeds", "all_tasks"),
+    *("resume", "seeds", "all_tasks", "parallel"),
 }
 
 
