@@ -82,7 +82,6 @@ def train(
         ValueError: a field that does not exist or cannot be so, data that does not fit.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
     """
-    keep_freed_memory()
     if not isinstance(config, Config):
         config = load_config(config)
     config = replace(config, **changes)
@@ -102,6 +101,7 @@ def train_seeds(
     Returns:
         For each seed what its ``results.json`` holds, and its ``folder``.
     """
+    keep_freed_memory()
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
