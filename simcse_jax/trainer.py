@@ -155,7 +155,9 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = sts_scores(run.eval_data, run.all_tasks)
     if "nli" in data.held_out:
         scores = with_nli(scores, data.held_out["nli"])
-    return scores if evaluate is None else scores._replace(dev=evaluate, best_metric="")
+    if evaluate is None:
+        return scores
+    return scores._replace(dev=evaluate, best_metric="", dev_name="dev")
 
 
 # ---------------------------------------------------------------------------------------------
