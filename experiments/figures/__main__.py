@@ -16,7 +16,7 @@ from that file alone; --redraw draws again without measuring, --figures takes so
 * bound: sum(WWᵀ) and the eigenvalue it bounds during the first run of "path" (SimCSE, section 5).
 
 Whitening and flow are fitted to all sentences of STS-B without their scores ("target"). --trained
-takes model folders, or run folders as experiments.unsup_simcse and sup_simcse write them.
+takes model folders, or run folders as `simcse-jax train` writes them.
 """
 
 from __future__ import annotations

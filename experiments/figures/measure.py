@@ -59,7 +59,7 @@ class Figures:
     """Files in which words are counted; default: the embedded Wikipedia."""
     edges: tuple[int, ...] = (0, 100, 500, 5_000, 10_000)
     """The borders of the bins of frequency ranks."""
-    train_file: tuple[Path, ...] = ()
+    train_files: tuple[Path, ...] = ()
     """Files that the short runs train on; default: the embedded Wikipedia."""
     positives: tuple[Positives, ...] = get_args(Positives)
     """The kinds of positives, a short run for each; the figure "bound" is drawn of the first."""
@@ -94,7 +94,9 @@ class Method:
     Attributes:
         label: in the figures.
         kind: pooling, layers, whitening, flow or trained.
-        model, pooling, num_layers: as `SentenceEncoder.from_pretrained` takes them.
+        model: as `SentenceEncoder.from_pretrained` takes it, and so the others.
+        pooling: of the encoder.
+        num_layers: so many layers are kept.
     """
 
     label: str
@@ -185,6 +187,11 @@ def score(cosines: Float[np.ndarray, "n"], pairs: Pairs) -> float:
     return 100 * spearman(cosines, pairs.scores)
 
 
+def unit_spectrum(vectors: Float[np.ndarray, "n D"]) -> list[float]:
+    """Return the singular values of the unit vectors over the largest, to four digits."""
+    return [float(f"{value:.4g}") for value in singular_spectrum(checked_unit_rows(vectors))]
+
+
 # ---------------------------------------------------------------------------------------------
 # The figures' numbers
 # ---------------------------------------------------------------------------------------------
@@ -216,11 +223,10 @@ def measure_spectrum(known: Embeddings) -> dict[str, Any]:
 
     def row(method: Method) -> dict[str, Any]:
         vectors = known.of(method)
-        spectrum = singular_spectrum(checked_unit_rows(vectors))
         return {
             "method": method.label,
             "isoscore": isoscore(vectors),
-            "spectrum": [float(f"{value:.4g}") for value in spectrum],
+            "spectrum": unit_spectrum(vectors),
         }
 
     def panel(title: str, depth: int | None) -> dict[str, Any]:

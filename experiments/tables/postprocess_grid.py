@@ -38,10 +38,10 @@ from simcse_jax.io import write_json, write_text
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import (
     Affine,
+    AllButTheTop,
     FittedKind,
     Flow,
     Moments,
-    AllButTheTop,
     Standardization,
     Transform,
     fit,

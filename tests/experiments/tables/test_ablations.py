@@ -6,9 +6,9 @@ import sys
 
 import jax
 import pytest
+from experiments.ablations import VARIANTS, Variant, train_variant, training_text
 
 from experiments import ablations
-from experiments.ablations import VARIANTS, Variant, train_variant, training_text
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.data.training_text import TrainingText
