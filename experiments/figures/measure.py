@@ -72,6 +72,8 @@ class Figures:
     """A short run is measured every so many steps."""
     batch_size: int = 64
     """So many sentences are in a batch of a short run."""
+    max_length: int = 32
+    """The sentences of a short run are cut to so many tokens."""
     learning_rate: float = 3e-5
     """The learning rate from which a short run falls linearly to 0."""
     seed: int = 0

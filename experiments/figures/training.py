@@ -69,6 +69,7 @@ def watch_training(settings: Figures, positives: Positives, dev: Pairs) -> list[
             num_layers=settings.run_layers,
             train_files=settings.train_files,
             batch_size=settings.batch_size,
+            max_length=settings.max_length,
             learning_rate=settings.learning_rate,
             max_steps=settings.steps,
             eval_every=settings.every,
