@@ -61,7 +61,7 @@ def attention_dropout(
     rate: float,
     dropout_id: int,
 ) -> Float[Array, "R N Q K"]:
-    """`dropout` of attention probabilities.
+    """Apply `dropout` to attention probabilities.
 
     Args:
         probs: by head, query and key.
@@ -79,7 +79,7 @@ def attention_dropout(
 
 
 def head_counters(heads: int, positions: AnyArray) -> UInt32[Array, "R P K"]:
-    """The counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
+    """Return the counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
     pairs = jnp.arange(-(-heads // 2), dtype=jnp.uint32)[None, :, None]
     return (pairs << _HEAD_BITS) + jnp.asarray(positions, jnp.uint32)[:, None]
 
@@ -91,7 +91,7 @@ def keep(
     dropout_id: int,
     axis: int,
 ) -> Bool[Array, "*T"]:
-    """Two decisions for each counter: those of the low halves, then along ``axis`` of the high."""
+    """Decide twice for each counter, by its low half and then, along ``axis``, by its high one."""
     counters = counters + jnp.uint32((dropout_id + 1) << _ID_BITS)
     x = _half_scramble(seeds[..., 0] + counters * jnp.uint32(0x9E3779B1)) ^ seeds[..., 1]
     words = _scramble(x)

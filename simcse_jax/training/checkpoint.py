@@ -89,12 +89,12 @@ class RunCheckpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are there, oldest first."""
+        """Return the steps of the checkpoints that are there, oldest first."""
         return sorted(c.step for c in self._checkpointer.checkpoints)
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
+        """Return the step of the newest checkpoint, or None."""
         return max(self.steps, default=None)
 
     def save(

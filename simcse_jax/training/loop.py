@@ -310,7 +310,7 @@ class _MetricsLog:
 
 
 def _before(line: str, start: int) -> bool:
-    """Whether a line is whole and belongs to the first ``start`` updates."""
+    """Tell whether a line is whole and belongs to the first ``start`` updates."""
     try:
         return json.loads(line)["step"] <= start
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -339,11 +339,11 @@ class _Sigterm:
         self._came = True
 
     def here(self) -> bool:
-        """Whether it came; one process of several cannot leave alone and says False."""
+        """Tell whether it came; one process of several cannot leave alone and says False."""
         return self._came and jax.process_count() == 1
 
     def everywhere(self) -> bool:
-        """Whether it came to any process."""
+        """Tell whether it came to any process."""
         if jax.process_count() == 1:
             return self._came
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))
