@@ -65,12 +65,12 @@ class NliFile:
 
 
 def nli_fields(names: Sequence[str]) -> tuple[str, str, str] | None:
-    """Find the columns that hold premise, hypothesis and label; None where the names are not NLI's."""
+    """Find the columns that hold premise, hypothesis and label; None where there are none."""
     return next((fields for fields in _FIELDS if set(fields) <= set(names)), None)
 
 
 def is_nli_split(path: str | Path) -> bool:
-    """Tell whether a path is a folder, or one of the files, of the layout `s1.dev, s2.dev, labels.dev`.
+    """Tell whether a path is a folder or file of the layout `s1.dev, s2.dev, labels.dev`.
 
     That is SNLI as InferSent and SentEval keep it: a line each.
     """

@@ -329,7 +329,7 @@ def results_to_json(results: StsResults) -> dict[str, Any]:
 
 
 def format_table(results: StsResults) -> str:
-    """Format the results as a plain text table: a row a protocol, a column a task and the average."""
+    """Format the results as a plain text table: a row a protocol, a column a task."""
     header = ["Spearman x 100", *results.tasks, "average"]
     table = [header]
     for protocol in PROTOCOLS:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 
 def gelu(x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
-    """Return `x Φ(x)` exactly, by erf as torch does it: erfc takes two exponentials more on a CPU."""
+    """Return `x Φ(x)` exactly, by erf as torch does it: erfc costs two exponentials more."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
