@@ -90,6 +90,27 @@ def legend_below(figure: Figure, handles: Sequence, labels: Sequence[str], colum
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
+def styled(items: Iterable[Any]) -> Iterable[tuple[Any, dict[str, Any]]]:
+    """Give each item the colour, line style and marker of its curve."""
+    for item, colour, line, marker in zip(items, OKABE_ITO, LINES, MARKERS, strict=False):
+        yield item, {"color": colour, "ls": line, "marker": marker}
+
+
+def plot_spectra(axes: Axes, spectra: Mapping[str, Sequence[float]]) -> None:
+    """Plot spectra by label on logarithmic axes, with the legend below."""
+    for (label, spectrum), style in styled(spectra.items()):
+        places = np.arange(1, len(spectrum) + 1)
+        # The marks lie a little apart on the logarithmic axis.
+        marks = np.unique(np.geomspace(1, len(places), 9).astype(int) - 1).tolist()
+        axes.plot(places, spectrum, ms=4, markevery=marks, label=label, **style)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    # A collapsed cone's line falls through the whole panel.
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+
+
 def padded(values: Iterable[float], share: float = 0.12) -> tuple[float, float]:
     """Return limits with room at both sides."""
     known = list(values)
@@ -155,12 +176,10 @@ def draw_path(value: Value) -> Figure:
         axes.set_xlim(padded(r["uniformity"] for r in everything))
         axes.set_ylim(padded(r["alignment"] for r in everything))
         ends = []
-        for (name, records), colour, line, marker in zip(
-            runs.items(), OKABE_ITO, LINES, MARKERS, strict=False
-        ):
+        for (name, records), style in styled(runs.items()):
             x = [r["uniformity"] for r in records]
             y = [r["alignment"] for r in records]
-            axes.plot(x, y, color=colour, ls=line, marker=marker, ms=4, label=name, clip_on=False)
+            axes.plot(x, y, ms=4, label=name, clip_on=False, **style)
             ends.append((x[-1], y[-1], f"{name}  {records[-1]['stsb_dev']:.1f}"))
         first = everything[0]
         start = (first["uniformity"], first["alignment"], f"start  {first['stsb_dev']:.1f}")
@@ -172,14 +191,10 @@ def draw_path(value: Value) -> Figure:
         )
         if batches:
             right = panels[0, 1]
-            for (name, record), colour, line, marker in zip(
-                batches.items(), OKABE_ITO, LINES, MARKERS, strict=False
-            ):
+            for (name, record), style in styled(batches.items()):
                 x, y = record["uniformity"], record["alignment"]
-                right.plot(
-                    x, y, color=colour, ls=line, marker=marker, ms=3, lw=1, alpha=0.9, label=name
-                )
-                right.plot(x[0], y[0], "o", ms=9, mfc="white", mec=colour, zorder=4)
+                right.plot(x, y, ms=3, lw=1, alpha=0.9, label=name, **style)
+                right.plot(x[0], y[0], "o", ms=9, mfc="white", mec=style["color"], zorder=4)
             right.set_title(
                 f"batches of the runs, means of {value['window']} steps\n"
                 "(circle: the first; positives are the run's own)",
@@ -202,33 +217,17 @@ def draw_spectrum(value: Value) -> Figure:
             1, len(panels), figsize=(4.6 * len(panels), 3.9), sharey=True, squeeze=False
         )
         for axes, panel in zip(all_axes[0], panels, strict=True):
-            for row, colour, line, marker in zip(
-                panel["methods"], OKABE_ITO, LINES, MARKERS, strict=False
-            ):
-                spectrum = np.array(row["spectrum"])
-                places = np.arange(1, len(spectrum) + 1)
-                axes.plot(
-                    places,
-                    spectrum,
-                    color=colour,
-                    ls=line,
-                    lw=1.5,
-                    marker=marker,
-                    ms=4,
-                    # the marks a little apart on the logarithmic axis
-                    markevery=np.unique(np.geomspace(1, len(places), 9).astype(int) - 1).tolist(),
-                    label=f"{row['method']} (IsoScore {row['isoscore']:.2f})",
-                )
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            plot_spectra(
+                axes,
+                {
+                    f"{row['method']} (IsoScore {row['isoscore']:.2f})": row["spectrum"]
+                    for row in panel["methods"]
+                },
+            )
             axes.set_ylim(0.01, 1.2)
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_major_formatter("{x:g}")
             axes.set_title(panel["title"], fontsize=9)
             axes.set_xlabel("number of the singular value")
             axes.grid(alpha=0.25, which="both")
-            # A collapsed cone's line falls through the whole panel.
-            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         all_axes[0, 0].set_ylabel("singular value over the largest")
     return figure
 
@@ -298,15 +297,8 @@ def draw_frequency(value: Value) -> Figure:
             (middle, "distance", "mean l2 distance to the k nearest"),
             (right, "dot", "mean inner product with the k largest"),
         ):
-            for k, colour, marker, line in zip(bins[0][field], OKABE_ITO, MARKERS, LINES):  # noqa: B905
-                axes.plot(
-                    places,
-                    [row[field][k] for row in bins],
-                    color=colour,
-                    marker=marker,
-                    ls=line,
-                    label=f"k = {k}",
-                )
+            for k, style in styled(bins[0][field]):
+                axes.plot(places, [row[field][k] for row in bins], label=f"k = {k}", **style)
             axes.set_xticks(places, names)
             axes.set_xlabel("frequency rank")
             axes.set_title(title, fontsize=9)
@@ -330,36 +322,24 @@ def draw_bound(value: Value) -> Figure:
             ("largest eigenvalue of WWᵀ, over m; at most sum(WWᵀ) / m", largest / m),
             ("sum(WWᵀ) / m², pushed down by the loss; never above it", total / m**2),
         )
-        for (name, values), colour, line, marker in zip(
-            series, OKABE_ITO, LINES, MARKERS, strict=False
-        ):
-            left.plot(steps, values, color=colour, ls=line, marker=marker, ms=5, label=name)
+        for (name, values), style in styled(series):
+            left.plot(steps, values, ms=5, label=name, **style)
         left.set_ylim(bottom=0)
         left.set_xlabel("training step")
         left.set_title(f"W: unit embeddings of m = {m:,} sentences of STS-B dev", fontsize=9)
         left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         shown = [records[0], records[len(records) // 2], records[-1]]
-        for record, colour, line, marker in zip(shown, OKABE_ITO, LINES, MARKERS, strict=False):
-            spectrum = np.array(record["spectrum"])
-            right.plot(
-                np.arange(1, len(spectrum) + 1),
-                spectrum,
-                color=colour,
-                ls=line,
-                marker=marker,
-                ms=4,
-                markevery=np.unique(np.geomspace(1, len(spectrum), 9).astype(int) - 1).tolist(),
-                label=f"step {record['step']}, {100 * record['gram_positive']:.1f} % of WWᵀ ≥ 0",
-            )
-        right.set_xscale("log")
-        right.set_yscale("log")
+        plot_spectra(
+            right,
+            {
+                f"step {r['step']}, {100 * r['gram_positive']:.1f} % of WWᵀ ≥ 0": r["spectrum"]
+                for r in shown
+            },
+        )
         right.set_ylim(bottom=max(0.01, right.get_ylim()[0]), top=1.3)
-        right.xaxis.set_major_formatter("{x:g}")
-        right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_formatter("")
         right.set_xlabel("number of the singular value of W")
         right.set_title("singular value over the largest", fontsize=9)
-        right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         for axes in (left, right):
             axes.grid(alpha=0.25)
     return figure
