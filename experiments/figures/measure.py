@@ -15,7 +15,8 @@ from jaxtyping import Float
 from scipy.stats import gaussian_kde
 from tqdm import tqdm
 
-from simcse_jax import SentenceEncoder, hub
+from experiments.tables.frozen import load_frozen
+from simcse_jax import hub
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import read_sentences
@@ -158,9 +159,7 @@ class Embeddings:
         self.of = functools.cache(self._of)
 
     def _encode(self, model: str, pooling: str | None, num_layers: int | None) -> np.ndarray:
-        encoder = SentenceEncoder.from_pretrained(
-            model, pooling=pooling, num_layers=num_layers, max_length="longest"
-        ).with_transform(None)
+        encoder = load_frozen(model, pooling, num_layers)
         return encoder.encode(list(self.row), normalize=False)
 
     def _of(self, method: Method) -> Float[np.ndarray, "n D"]:

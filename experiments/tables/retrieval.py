@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from experiments import report
-from simcse_jax import SentenceEncoder
+from experiments.tables.frozen import load_frozen
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
@@ -180,12 +180,7 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
     """Encode, fit, search, and close with a table."""
     sentences, sections = sections_of(embedded_wikipedia(progress=True))
     queries = choose_queries(sections, settings.queries, settings.seed)
-    encoder = SentenceEncoder.from_pretrained(
-        settings.model,
-        pooling=settings.pooling,
-        num_layers=settings.num_layers,
-        max_length="longest",
-    ).with_transform(None)
+    encoder = load_frozen(settings.model, settings.pooling, settings.num_layers)
     vectors = vectors_by_size(settings, encoder.encode(sentences, normalize=False))
     rows: list[dict[str, Any]] = []
     for method, x in vectors:  # the first search compiles; its time is not kept
