@@ -45,7 +45,6 @@ from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.data.training_text import read_training_file
 from simcse_jax.io import read_json_lines, write_json, write_text
-from simcse_jax.machine import hardware
 from simcse_jax.trainer import train_seeds
 
 Preset = Literal[
@@ -119,6 +118,16 @@ def shares(label: str, positives: str, papers: Mapping[int, float]) -> list[Row]
     ]
 
 
+def poolers(kept: float, in_training: float, without: float, first_last: float) -> tuple[Row, ...]:
+    """Return a row for each of the paper's poolers, with its score."""
+    return (
+        Row("cls with MLP", kept, {"head": "train_and_test"}),
+        Row("cls with MLP, in training only", in_training, {"head": "train_only"}),
+        Row("cls without MLP", without, {"head": "none"}),
+        Row("first-last", first_last, {"head": "none", "pooling": "first-last"}),
+    )
+
+
 ABLATIONS: dict[str, Ablation] = {
     "augmentation": Ablation(
         SENTENCES,
@@ -156,24 +165,8 @@ ABLATIONS: dict[str, Ablation] = {
             Row("fixed 0.1", 43.6, {"shared_dropout": True, "dropout": 0.1}),
         ),
     ),
-    "pooler": Ablation(
-        SENTENCES,
-        (
-            Row("cls with MLP", 81.7, {"head": "train_and_test"}),
-            Row("cls with MLP, in training only", 82.5, {"head": "train_only"}),
-            Row("cls without MLP", 80.9, {"head": "none"}),
-            Row("first-last", 81.2, {"head": "none", "pooling": "first-last"}),
-        ),
-    ),
-    "pooler-nli": Ablation(
-        TRIPLETS,
-        (
-            Row("cls with MLP", 86.2, {"head": "train_and_test"}),
-            Row("cls with MLP, in training only", 85.8, {"head": "train_only"}),
-            Row("cls without MLP", 86.2, {"head": "none"}),
-            Row("first-last", 86.1, {"head": "none", "pooling": "first-last"}),
-        ),
-    ),
+    "pooler": Ablation(SENTENCES, poolers(81.7, 82.5, 80.9, 81.2)),
+    "pooler-nli": Ablation(TRIPLETS, poolers(86.2, 85.8, 86.2, 86.1)),
     "temperature": Ablation(
         TRIPLETS,
         (
@@ -211,13 +204,8 @@ ABLATIONS: dict[str, Ablation] = {
             "{}",
             "concatenation",
             {
-                "uv": 66.04,
-                "diff": 69.78,
-                "mul": 70.54,
-                "diff-mul": 78.37,
-                "uv-mul": 77.44,
-                "uv-diff": 80.78,
-                "uv-diff-mul": 80.44,
+                **{"uv": 66.04, "diff": 69.78, "mul": 70.54, "diff-mul": 78.37},
+                **{"uv-mul": 77.44, "uv-diff": 80.78, "uv-diff-mul": 80.44},
             },
         ),
     ),
@@ -263,6 +251,17 @@ class AblationTable:
     """The folder that gets ablations.json, ablations.md, and a folder for each row."""
 
 
+FIELDS = {
+    "num_layers": "num_layers",
+    "steps": "max_steps",
+    "every": "eval_every",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "max_length": "max_length",
+}
+"""What the user may ask of all runs, and the fields of the configuration that it goes to."""
+
+
 # ---------------------------------------------------------------------------------------------
 # The runs
 # ---------------------------------------------------------------------------------------------
@@ -275,17 +274,9 @@ def needs_nli(data: DataConfig) -> bool:
 
 def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
     """Return a row's configuration: the preset's, what the user asked for, the row's changes."""
-    base = ABLATIONS[preset].base
-    asked = {
-        "num_layers": settings.num_layers,
-        "max_steps": settings.steps,
-        "eval_every": settings.every,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "max_length": settings.max_length,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    config = replace(base, **{**asked, **row.changes})
+    asked = {field: getattr(settings, name) for name, field in FIELDS.items()}
+    asked = {field: value for field, value in asked.items() if value is not None}
+    config = replace(ABLATIONS[preset].base, **{**asked, **row.changes})
     if config.data.dataset == "stsb":
         files: tuple[Path, ...] = ()
     else:
@@ -320,11 +311,6 @@ def missing(data: DataConfig, nli_columns: int) -> str | None:
         except FileNotFoundError as error:  # WordNet is optional
             return str(error)
     return None
-
-
-def train_row(config: Config) -> list[dict[str, Any]]:
-    """Train every seed of a row, or reuse its finished run, and return what each has scored."""
-    return [scores_of(found) for found in train_seeds(config)]
 
 
 def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,16 +397,11 @@ def main(settings: AblationTable) -> None:
             why = row.not_run or missing(config.data, nli_columns)
             if why:
                 report.console.print(f"{preset}, {row.label}: not run ({why})")
-            runs = [] if why else train_row(config)
+            runs = [] if why else [scores_of(found) for found in train_seeds(config)]
             known = {"label": row.label, "paper": row.paper, "not_run": why, "runs": runs}
             tables[preset].append(known)
-    same = {"steps": "max_steps", "batch_size": "batch_size", "learning_rate": "learning_rate"}
-    how = {name: in_common(tables, field) for name, field in same.items()}
-    results = {
-        "settings": report.settings_record(settings) | how,
-        "hardware": hardware(),
-        "tables": tables,
-    }
+    how = {name: in_common(tables, field) for name, field in FIELDS.items()}
+    results = report.results_record(settings, **how) | {"tables": tables}
     write_json(settings.output_dir / "ablations.json", results)
     write_text(settings.output_dir / "ablations.md", markdown(results))
     for preset, found in tables.items():

@@ -34,7 +34,6 @@ from simcse_jax.evaluation.sts import (
     results_to_json,
 )
 from simcse_jax.io import write_json, written_folder
-from simcse_jax.machine import hardware
 from simcse_jax.transforms import CONFIGS, FittedKind
 
 SHOWN_PROTOCOLS = ("all", "wmean")
@@ -165,9 +164,7 @@ def main(settings: PostProcessing) -> dict[str, Any]:
         runs = fit_and_score(settings, encoder, cached, tasks, text, out)
         seconds = time.perf_counter() - started
         raw = evaluate_sts(cached, tasks)
-        results = {
-            "settings": report.settings_record(settings) | {"pooling": encoder.settings.pooling},
-            "hardware": hardware(),
+        results = report.results_record(settings, pooling=encoder.settings.pooling) | {
             "fit_and_score_seconds": seconds,
             "raw": results_to_json(raw),
             "runs": {

@@ -35,7 +35,6 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
 )
 from simcse_jax.io import write_json, write_text
-from simcse_jax.machine import hardware
 from simcse_jax.transforms import (
     Affine,
     AllButTheTop,
@@ -283,12 +282,8 @@ def main(settings: PostProcessingGrid) -> None:
         everything = layers in settings.layers_all_tasks
         tasks = list(read_sts(settings.eval_data, TASKS if everything else ["STS-B"]).values())
         records += measure(settings, layers, tasks, fits if everything else {})
-    results = {
-        "settings": report.settings_record(settings),
-        "nli_sentences": {name: len(sentences) for name, sentences in fits.items()},
-        "hardware": hardware(),
-        "records": records,
-    }
+    nli_sentences = {name: len(sentences) for name, sentences in fits.items()}
+    results = report.results_record(settings) | {"nli_sentences": nli_sentences, "records": records}
     text = markdown(results)
     write_json(settings.output_dir / "postprocess.json", results)
     write_text(settings.output_dir / "postprocess.md", text)

@@ -34,7 +34,6 @@ from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
 from simcse_jax.io import write_json
 from simcse_jax.losses.geometry import unit_rows
-from simcse_jax.machine import hardware
 from simcse_jax.transforms import Whitening
 
 matplotlib.use("Agg")
@@ -204,12 +203,7 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
         ],
     )
     output = settings.output_dir / f"retrieval_{settings.pooling}.json"
-    results = {
-        "settings": report.settings_record(settings),
-        "hardware": hardware(),
-        "sentences": len(sentences),
-        "rows": rows,
-    }
+    results = report.results_record(settings) | {"sentences": len(sentences), "rows": rows}
     write_json(output, results)
     draw(rows, output.with_suffix(".png"))
     report.console.print(f"numbers and picture: {output}, .png")
