@@ -108,6 +108,9 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        field_names(self)
+
 
 OBJECTIVES: dict[str, type] = {
     "simcse": SimCSE,
@@ -220,11 +223,16 @@ DESCRIPTIONS: dict[str, str] = {
 
 def field_names(config: Config) -> dict[str, str]:
     """Return the section of every field of a configuration, by the field's name."""
-    return {
-        field.name: section.name
-        for section in dataclasses.fields(config)
-        for field in dataclasses.fields(getattr(config, section.name))
-    }
+    found: dict[str, str] = {}
+    for section in dataclasses.fields(config):
+        for field in dataclasses.fields(getattr(config, section.name)):
+            if field.name in found:
+                raise ValueError(
+                    f"{section.name} and {found[field.name]} both have a field {field.name!r}: "
+                    "rename the objective's, fields are changed by their names alone"
+                )
+            found[field.name] = section.name
+    return found
 
 
 def replace(config: Config, **changes: Any) -> Config:

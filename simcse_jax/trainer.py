@@ -109,7 +109,8 @@ def train_seeds(
     if sentences is None:
         data = load_training_data(config.data, run.seed, run.eval_data)
     else:
-        data = TrainingData(text_of(sentences))
+        text = text_of(sentences)
+        data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
     scores = choose_scores(config, data, evaluate)
     if "nli" in data.held_out:
         say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
@@ -134,6 +135,8 @@ def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
     Raises:
         ValueError: neither of them, or tuples of different lengths.
     """
+    if isinstance(sentences, str):
+        raise ValueError("sentences is one string; give a list of them, or a file as train_files")
     rows = [(row,) if isinstance(row, str) else tuple(row) for row in sentences]
     widths = {len(row) for row in rows}
     strings = all(isinstance(sentence, str) for row in rows for sentence in row)
@@ -154,7 +157,8 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = triplet_scores(data.held_out, distance, sts)
     else:
         scores = sts_scores(run.eval_data, run.all_tasks)
-    if "nli" in data.held_out:
+    objective = config.objective
+    if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
         scores = with_nli(scores, data.held_out["nli"])
     if evaluate is not None:
         return scores._replace(dev=evaluate, best_metric=None, dev_name="dev")
@@ -188,7 +192,8 @@ def train_seed(
     run, objective = config.run, config.objective
     assert not isinstance(objective, FlowConfig)
     text = with_positives(data, config.data, run.seed)
-    fixed = fixed_fields(config, text.fingerprint)
+    objective.check_text(len(text.rows([0])[0]), getattr(text, "labels", None) is not None)
+    fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished
 
@@ -215,6 +220,8 @@ def train_seed(
             encoder(params).save_pretrained(folder)
             objective.save(folder, jax.tree.map(np.asarray, params))
 
+    checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
+    checkpoints.check(run.resume)
     start_folder(config)
     if run.test_before and before is None:
         before = scores.test(encoder(state.params), None)
@@ -230,7 +237,6 @@ def train_seed(
         )
 
     # Loop
-    checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
     with checkpoints, tensorboard(run.output_dir) as record:
         result = fit(
             compiled,
@@ -303,7 +309,10 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.config,
         jax.tree.map(np.asarray, objective.export(params)),
         model.tokenizer,
-        hub.EncoderSettings(objective.export_pooling(config.model.pooling)),
+        hub.EncoderSettings(
+            objective.export_pooling(config.model.pooling),
+            do_lower_case=model.tokenizer.lower_case,
+        ),
         dtype=config.model.dtype,
         tokenizer_folder=hub.find_model(config.model.model),
     )
@@ -315,13 +324,23 @@ def train_flow_seed(
     """Fit a flow to the vectors of the frozen encoder, or reuse its finished run; see `train_seed`.
 
     Raises:
-        ValueError: ``max_steps`` or a part of an epoch, of which a flow knows nothing.
+        ValueError: ``max_steps``, a part of an epoch, or another option that a flow does not know.
     """
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
+    for name, value, only in (
+        ("positives", config.data.positives, "same"),
+        ("grad_cache_chunks", run.grad_cache_chunks, 1),
+        ("parallel", run.parallel, "shard_map"),
+        ("dropout", config.model.dropout, None),
+    ):
+        if value != only:
+            raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")
+    if jax.process_count() > 1:
+        raise ValueError("a flow is fitted by one process")
     if run.max_steps is not None or run.epochs != int(run.epochs):
         raise ValueError("a flow is fitted for whole epochs; leave max_steps out")
-    fixed = fixed_fields(config, data.text.fingerprint)
+    fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished
     encoder = SentenceEncoder.from_pretrained(
@@ -350,6 +369,7 @@ def train_flow_seed(
         mesh=make_mesh(),
         progress=True,
         state_folder=run.output_dir / "checkpoints",
+        resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
     if jax.process_index() == 0:

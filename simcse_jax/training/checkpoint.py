@@ -135,6 +135,22 @@ class RunCheckpoints:
                 f"({kept}): {_first_line(error)}"
             ) from error
 
+    def check(self, resume: bool) -> None:
+        """Refuse a run that is not to go on here, before anything of it is done.
+
+        Raises:
+            FileExistsError: there is a checkpoint, and ``resume`` is False.
+            ValueError: there is one to go on from, of other settings or damaged.
+        """
+        step = self.latest
+        if step is None:
+            return
+        if not resume:
+            raise FileExistsError(
+                f"{self.folder} holds a run at step {step}; resume it or choose another folder"
+            )
+        self._check_settings(self._info(step, self.folder / str(step))["settings"])
+
     def restore(self, state: Any, key: Key[Array, ""], step: int | None = None) -> Restored:
         """Read a checkpoint.
 

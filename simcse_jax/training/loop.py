@@ -178,11 +178,7 @@ def _start(
     """Return the step, state, key and best evaluation to go on from."""
     if checkpoints is None or checkpoints.latest is None:
         return 0, state, key, None
-    if not resume:
-        raise FileExistsError(
-            f"{checkpoints.folder} holds a run at step {checkpoints.latest}; resume it or "
-            "choose another folder"
-        )
+    checkpoints.check(resume)
     start, state, key, extra = checkpoints.restore(state, key)
     if start > total_steps:
         raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
@@ -201,7 +197,8 @@ def _evaluate(
         return best
     if name not in values:
         raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
-    if best is not None and values[name] <= best["value"]:
+    # Not a number is no score, and no reason to let go of a model.
+    if math.isnan(values[name]) or (best is not None and values[name] <= best["value"]):
         return best
     if evaluation.save_best is not None and jax.process_index() == 0:
         evaluation.save_best(params, done, values)
