@@ -134,6 +134,20 @@ _FREE = {
 }
 
 
+def field_names(config: Config) -> dict[str, str]:
+    """Return the section of every field of a configuration, by the field's name."""
+    found: dict[str, str] = {}
+    for section in dataclasses.fields(config):
+        for field in dataclasses.fields(getattr(config, section.name)):
+            if field.name in found:
+                raise ValueError(
+                    f"{section.name} and {found[field.name]} both have a field {field.name!r}: "
+                    "rename the objective's, fields are changed by their names alone"
+                )
+            found[field.name] = section.name
+    return found
+
+
 # ---------------------------------------------------------------------------------------------
 # The configurations of the papers
 # ---------------------------------------------------------------------------------------------
@@ -219,20 +233,6 @@ DESCRIPTIONS: dict[str, str] = {
 # ---------------------------------------------------------------------------------------------
 # Changing, reading, writing
 # ---------------------------------------------------------------------------------------------
-
-
-def field_names(config: Config) -> dict[str, str]:
-    """Return the section of every field of a configuration, by the field's name."""
-    found: dict[str, str] = {}
-    for section in dataclasses.fields(config):
-        for field in dataclasses.fields(getattr(config, section.name)):
-            if field.name in found:
-                raise ValueError(
-                    f"{section.name} and {found[field.name]} both have a field {field.name!r}: "
-                    "rename the objective's, fields are changed by their names alone"
-                )
-            found[field.name] = section.name
-    return found
 
 
 def replace(config: Config, **changes: Any) -> Config:

@@ -324,7 +324,7 @@ def train_flow_seed(
     """Fit a flow to the vectors of the frozen encoder, or reuse its finished run; see `train_seed`.
 
     Raises:
-        ValueError: ``max_steps``, a part of an epoch, or another option that a flow does not know.
+        ValueError: ``max_steps``, a part of an epoch, or an option that a flow does not know.
     """
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)

@@ -102,17 +102,26 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
 
     with pytest.raises(SystemExit, match="stopped at step 3 of 4; --resume continues"):
         train_seeds(config, evaluate=interrupting)
+
+    def again(config):
+        return train_seeds(config, evaluate=scores.dev)[0]
+
+    # What is refused leaves the run as it is.
+    written = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(FileExistsError, match="holds a run at step 3; resume it"):
-        train_seeds(config)
+        again(replace(config, score="shifted"))
     config = replace(config, resume=True)
     with pytest.raises(ValueError, match="score was 'cosine' and is 'shifted'"):
-        train_seeds(replace(config, score="shifted"))
+        again(replace(config, score="shifted"))
+    with pytest.raises(ValueError, match="dev_metric was None and is 'stsb_dev'"):
+        train_seeds(config)
+    assert (tmp_path / "run" / "run.json").read_bytes() == written
     other = TrainingData(read_labelled_nli(tiny_data / "nli.jsonl"))
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "load_training_data", lambda *_: other)
         with pytest.raises(ValueError, match="settings: text was"):
-            train_seeds(config)
-    found = train_seeds(config)[0]
+            again(config)
+    found = again(config)
     for name in ("dev_before", "dev_best", "best_step", "best", "last"):
         assert found[name] == whole[name]
     for which in ("best", "last"):
@@ -122,11 +131,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
 
     # A finished run is reused, not trained again; with other settings it is refused.
     before = (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns
-    assert train_seeds(config)[0] == found
+    assert again(config) == found
     assert "is finished already" in capsys.readouterr().out
     assert (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"results\.json is of other settings"):
-        train_seeds(replace(config, learning_rate=1.0))
+        again(replace(config, learning_rate=1.0))
 
 
 def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
@@ -241,6 +250,13 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
     results = read_json(tmp_path / "run" / "results.json")
     assert results["best"]["tasks"]["STS-B"]["all"] != results["before"]["tasks"]["STS-B"]["all"]
     assert train_seeds(replace(config, resume=True))[0]["best"] == results["best"]
+    with pytest.raises(FileExistsError, match="holds a run at step 14; resume it"):
+        train_seeds(config)
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(ValueError, match="embeddings was"):
+        train_seeds(replace(config, resume=True, pooling="cls"))
+    with pytest.raises(ValueError, match="parallel is 'pmap'; a flow is fitted with"):
+        train_seeds(replace(config, parallel="pmap", output_dir=tmp_path / "other"))
     with pytest.raises(ValueError, match="a flow is fitted for whole epochs"):
         train(make("flow", **files, max_steps=3))
 
@@ -339,6 +355,10 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("unsup_simcse", "max_length is 25; .* takes 24 tokens", **text, max_length=25)
     fails("unsup_simcse", "there is no data set 'wiki'", dataset="wiki")
     fails("unsup_simcse", "sentences must be a list of strings", sentences=[("a",), ("a", "b")])
+    fails("unsup_simcse", "sentences is one string", sentences="text.txt")
+    fails("unsup_simcse", "has labels, which SimCSE does not read", dataset="stsb")
+    fails("sbert_wikisections", "takes 3 sentences an example, the text has 1", **text)
+    fails("sbert_stsb", "'regression' needs a label for each pair", sentences=[("a", "b")] * 8)
     fails("unsup_simcse", "columns is 2, but the training text has 1", **text, columns=2)
     fails("sbert_nli", "train_files is missing: name NLI files")
     fails("sbert_stsb", "eval_data is missing", eval_data=None)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -87,5 +88,11 @@ def test_what_is_refused():
         load_training_data(DataConfig(dataset="wikipedia"), 0)
     with pytest.raises(ValueError, match="train_files is missing"):
         load_training_data(DataConfig(labelled_nli=True), 0)
+    with pytest.raises(ValueError, match="dataset_source is x, but embedded_wikipedia comes"):
+        load_training_data(DataConfig(dataset_source=Path("x")), 0)
+    with pytest.raises(ValueError, match="columns is -1; it must be at least 1"):
+        DataConfig(columns=-1)
+    with pytest.raises(ValueError, match="test_files are for the accuracy on NLI"):
+        DataConfig(test_files=(Path("x"),))
     with pytest.raises(ValueError, match="positives is 'translated'"):
         DataConfig(positives="translated")
