@@ -11,8 +11,8 @@ corpus), so that nothing is downloaded from a hub. Each method is scored on
   as in Sentence-BERT's section 4.4, on articles held out of any training.
 
 Whitening, flow and the trained rows see the other articles alone; SimCSE and Sentence-BERT
-(triplets of sections) take a few dozen steps, so that two cores finish in minutes: their published
-settings are those of experiments.unsup_simcse and sbert_wikisections.
+(triplets of sections) take a few dozen steps of their papers' settings, so that two cores finish in
+minutes.
 
 It ends with a table, a picture (demo/demo.png) and the same numbers as demo/demo.json.
 """
@@ -31,16 +31,12 @@ import matplotlib
 import numpy as np
 import tyro
 from jaxtyping import Float
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from experiments import runs, sbert
-from experiments.simcse import RunSettings, run_seed
-from simcse_jax import SentenceEncoder, __version__, cosine_similarity
+from experiments import report
+from simcse_jax import SentenceEncoder, __version__, cosine_similarity, train
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.lee import LeeCorpus, pair_indices, read_lee
-from simcse_jax.data.training_text import TrainingText
 from simcse_jax.data.wikipedia import (
     SectionTriplet,
     embedded_wikipedia,
@@ -50,7 +46,7 @@ from simcse_jax.data.wikipedia import (
 )
 from simcse_jax.evaluation.sts import pearson, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
-from simcse_jax.io import write_json, written_file
+from simcse_jax.io import write_json
 from simcse_jax.transforms import Flow, Transform, Whitening
 
 matplotlib.use("Agg")
@@ -58,23 +54,23 @@ import matplotlib.pyplot as plt
 
 TEST_FRACTION = 0.2
 TRIPLETS_PER_ARTICLE = 50
-BERT_AVERAGES = ("cls", "mean", "max", "first-last")
+OTHER_AVERAGES = ("mean", "max", "first-last")
 # Whitening of 384 dimensions is settled after a few thousand sentences.
 FIT_SENTENCES = 6000
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Demo:
     """Encode, score and picture the embedded data."""
 
     output_dir: Path = Path("demo")
-    """Where the picture and the numbers go."""
+    """The folder that gets the picture, the numbers and the trained models."""
     seed: int = 0
-    """Of the articles' split, the triplets and the training."""
+    """The seed of the articles' split, of the triplets and of the training."""
     simcse_steps: int = 40
-    """Of batch 64; 0 leaves the row out."""
+    """SimCSE takes so many steps of 64 sentences; 0 leaves the row out."""
     sbert_steps: int = 60
-    """Of 16 triplets; 0 leaves the row out."""
+    """Sentence-BERT takes so many steps of 16 triplets; 0 leaves the row out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +102,7 @@ class Vectors(NamedTuple):
 
 
 def read_data(seed: int) -> Data:
-    """Lee, the triplets of the articles held out, and the other articles' sentences."""
+    """Return Lee, the triplets of the articles held out, and what the others hold."""
     training, test = split_articles(embedded_wikipedia(progress=True), TEST_FRACTION, seed)
     triplets = section_triplets(test, seed=seed, per_article=TRIPLETS_PER_ARTICLE)
     others = section_triplets(training, seed=seed, per_article=TRIPLETS_PER_ARTICLE)
@@ -114,7 +110,7 @@ def read_data(seed: int) -> Data:
 
 
 def score(method: str, data: Data, vectors: Vectors, seconds: float) -> Row:
-    """A method's row from its embeddings."""
+    """Return a method's row from its embeddings."""
     cosines = cosine_similarity(vectors.documents, vectors.documents)[pair_indices()]
     gold = data.lee.pair_similarities()
     return Row(
@@ -126,11 +122,14 @@ def score(method: str, data: Data, vectors: Vectors, seconds: float) -> Row:
     )
 
 
+def sentences_of(triplet: SectionTriplet) -> tuple[str, str, str]:
+    """Return a triplet as the three sentences of an example."""
+    return triplet.anchor, triplet.positive, triplet.negative
+
+
 def embed(encoder: SentenceEncoder, data: Data) -> Vectors:
-    """The embeddings that a row needs, in one call."""
-    columns = [
-        [getattr(t, name) for t in data.triplets] for name in ("anchor", "positive", "negative")
-    ]
+    """Return the embeddings that a row needs, encoded in one call."""
+    columns = zip(*map(sentences_of, data.triplets), strict=True)
     documents = data.lee.documents
     vectors = encoder.encode([*documents, *(s for column in columns for s in column)])
     triplets = vectors[len(documents) :].reshape(3, len(data.triplets), -1)
@@ -138,61 +137,37 @@ def embed(encoder: SentenceEncoder, data: Data) -> Vectors:
 
 
 def average(pooling: str, data: Data) -> Vectors:
-    """The pretrained encoder under a pooling."""
+    """Embed by the pretrained encoder under a pooling."""
     encoder = SentenceEncoder.from_pretrained("minilm", pooling=pooling, normalize=False)
     return embed(encoder, data)
 
 
 def fitted(transform: Transform, raw: Vectors) -> Vectors:
-    """A transform that was fitted to the training text, on the raw embeddings."""
+    """Apply a transform that was fitted to the training text to the raw embeddings."""
     triplets = transform(raw.triplets.reshape(-1, raw.triplets.shape[-1]))
     return Vectors(transform(raw.documents), triplets.reshape(3, len(raw.triplets[0]), -1))
 
 
-def simcse(data: Data, settings: Settings) -> Vectors:
-    """The paper's unsupervised recipe for a few steps; the last model, none is selected."""
-    folder = settings.output_dir / "unsup_simcse"
+def trained(
+    config: str, rows: Sequence[str] | Sequence[tuple[str, ...]], steps: int, data: Data, demo: Demo
+) -> Vectors:
+    """Train for a few steps by a paper's settings; the last model counts, none is selected."""
+    folder = demo.output_dir / config
     shutil.rmtree(folder, ignore_errors=True)
-    run = RunSettings(
-        batch_size=64,
-        learning_rate=3e-5,
-        epochs=1,
-        max_steps=settings.simcse_steps,
-        eval_every=settings.simcse_steps,
+    train(
+        config,
+        sentences=rows,
+        max_steps=steps,
+        eval_every=steps,
+        test_before=False,
+        seed=demo.seed,
         output_dir=folder,
-        seed=settings.seed,
     )
-    run_seed(run, TrainingText((tuple(data.training_text),)))
     return embed(SentenceEncoder.from_pretrained(folder / "last"), data)
 
 
-def sentence_bert(data: Data, settings: Settings) -> Vectors:
-    """Sentence-BERT's triplet objective on sections for a few steps; the last model."""
-    folder = settings.output_dir / "sbert"
-    shutil.rmtree(folder, ignore_errors=True)
-    run = sbert.RunSettings(
-        max_steps=settings.sbert_steps,
-        eval_every=settings.sbert_steps,
-        output_dir=folder,
-        seed=settings.seed,
-    )
-    columns = zip(
-        *((t.anchor, t.positive, t.negative) for t in data.training_triplets), strict=True
-    )
-    recipe = sbert.sbert_recipe(
-        TrainingText(tuple(columns)),
-        sbert.sbert_settings(run, objective="triplet"),
-        evaluate=lambda encoder: runs.dev_score(encoder, None),
-        best_metric=runs.dev_metric(None),
-        test=lambda encoder, _: {},
-        test_columns=lambda best, last: [],
-    )
-    runs.train_seed(run, recipe)
-    return embed(SentenceEncoder.from_pretrained(folder / "last"), data)
-
-
-def methods(data: Data, settings: Settings) -> list[tuple[str, Callable[[], Vectors]]]:
-    """Every row's name and how to come by its embeddings, in the table's order."""
+def methods(data: Data, demo: Demo) -> list[tuple[str, Callable[[], Vectors]]]:
+    """Return every row's name and how to come by its embeddings, in the table's order."""
 
     @functools.cache
     def cls() -> Vectors:
@@ -200,35 +175,34 @@ def methods(data: Data, settings: Settings) -> list[tuple[str, Callable[[], Vect
 
     @functools.cache
     def text() -> np.ndarray:
-        rng = np.random.default_rng(settings.seed)
+        rng = np.random.default_rng(demo.seed)
         number = min(FIT_SENTENCES, len(data.training_text))
         chosen = rng.choice(len(data.training_text), number, replace=False)
         encoder = SentenceEncoder.from_pretrained("minilm", pooling="cls", normalize=False)
         return encoder.encode([data.training_text[i] for i in chosen])
 
-    rows: list[tuple[str, Callable[[], Vectors]]] = [("MiniLM, cls", cls)]
-    rows += [
-        (f"MiniLM, {pooling}", functools.partial(average, pooling, data))
-        for pooling in BERT_AVERAGES[1:]
-    ]
-    rows += [
+    def flow() -> Flow:
+        return Flow.fit(text(), seed=demo.seed, progress=True)
+
+    triplets = [sentences_of(triplet) for triplet in data.training_triplets]
+    rows: list[tuple[str, Callable[[], Vectors]]] = [
+        ("MiniLM, cls", cls),
+        *((f"MiniLM, {p}", functools.partial(average, p, data)) for p in OTHER_AVERAGES),
         ("cls + whitening", lambda: fitted(Whitening.fit(text()), cls())),
-        (
-            "cls + flow",
-            lambda: fitted(Flow.fit(text(), seed=settings.seed, progress=True), cls()),
-        ),
+        ("cls + flow", lambda: fitted(flow(), cls())),
     ]
-    if settings.simcse_steps:
-        name = f"cls + SimCSE, {settings.simcse_steps} steps"
-        rows.append((name, functools.partial(simcse, data, settings)))
-    if settings.sbert_steps:
-        name = f"mean + SBERT triplets, {settings.sbert_steps} steps"
-        rows.append((name, functools.partial(sentence_bert, data, settings)))
+    for name, config, examples, steps in (
+        ("cls + SimCSE", "unsup_simcse", data.training_text, demo.simcse_steps),
+        ("mean + SBERT triplets", "sbert_wikisections", triplets, demo.sbert_steps),
+    ):
+        if steps:
+            run = functools.partial(trained, config, examples, steps, data, demo)
+            rows.append((f"{name}, {steps} steps", run))
     return rows
 
 
 def draw(path: Path, rows: Sequence[Row], lee: LeeCorpus, documents: Float[np.ndarray, "50 D"]):
-    """Left the methods' scores, right the best method's cosines beside people's judgements."""
+    """Draw the methods' scores, and the best method's cosines beside people's judgements."""
     height = 1.6 + 0.62 * len(rows)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, height), width_ratios=[3, 2])
     places = np.arange(len(rows))
@@ -260,19 +234,16 @@ def draw(path: Path, rows: Sequence[Row], lee: LeeCorpus, documents: Float[np.nd
     right.set_title("1,225 pairs of news documents (Lee)", fontsize=10)
     right.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    with written_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=140)
+    report.write_figure(path, figure, dpi=140)
     plt.close(figure)
 
 
-def main(settings: Settings) -> None:
+def main(demo: Demo) -> None:
     """Run the demo."""
-    console = Console()
     started = time.perf_counter()
-    console.print(f"[bold]simcse_jax {__version__}[/]: sentence embeddings on embedded data\n")
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    data = read_data(settings.seed)
-    console.print(
+    report.console.print(f"simcse_jax {__version__}: sentence embeddings on embedded data\n")
+    data = read_data(demo.seed)
+    report.console.print(
         f"text: {len(data.lee.documents)} news documents with human judgements (Lee); "
         f"{len(data.triplets)} section triplets from {data.test_articles} held-out Wikipedia "
         f"articles; {len(data.training_text):,} sentences of the others to learn from\n"
@@ -280,35 +251,39 @@ def main(settings: Settings) -> None:
 
     rows: list[Row] = []
     best: tuple[float, np.ndarray] = (-np.inf, np.empty(0))
-    for name, vectors_of in (bar := tqdm(methods(data, settings), unit=" method")):
+    for name, vectors_of in (bar := tqdm(methods(data, demo), unit=" method")):
         bar.set_description(name)
         before = time.perf_counter()
         vectors = vectors_of()
         rows.append(score(name, data, vectors, time.perf_counter() - before))
         best = max(best, (rows[-1].lee_spearman, vectors.documents), key=lambda pair: pair[0])
 
-    table = Table(title="Scores × 100 (higher is better)")
-    table.add_column("method")
-    for name in ("Lee Pearson", "Lee Spearman", "sections", "seconds"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        scores = (row.lee_pearson, row.lee_spearman, row.sections)
-        table.add_row(row.method, *(f"{s:.2f}" for s in scores), f"{row.seconds:.1f}")
-    console.print(table)
-
-    picture = settings.output_dir / "demo.png"
+    report.print_table(
+        "Scores × 100 (higher is better)",
+        ["method", "Lee Pearson", "Lee Spearman", "sections", "seconds"],
+        [
+            [
+                row.method,
+                *(f"{s:.2f}" for s in (row.lee_pearson, row.lee_spearman, row.sections)),
+                f"{row.seconds:.1f}",
+            ]
+            for row in rows
+        ],
+    )
+    picture, numbers = demo.output_dir / "demo.png", demo.output_dir / "demo.json"
     draw(picture, rows, data.lee, best[1])
-    numbers = settings.output_dir / "demo.json"
-    value = {"seed": settings.seed, "rows": [dataclasses.asdict(row) for row in rows]}
-    write_json(numbers, value)
-    console.print(f"\npicture: {picture}\nnumbers: {numbers}")
-    console.print(f"took {time.perf_counter() - started:.0f} s\n")
-    console.print("Next, encode your own sentences, one a line:")
-    console.print("  echo 'A man plays a flute.' | .venv/bin/simcse-jax encode - --output out.npy")
-    console.print("or score the seven STS tasks, if you have SentEval's folder:")
-    console.print("  .venv/bin/simcse-jax evaluate --data SENTEVAL/data/downstream")
+    write_json(numbers, {"seed": demo.seed, "rows": [dataclasses.asdict(row) for row in rows]})
+    report.console.print(f"\npicture: {picture}\nnumbers: {numbers}")
+    report.console.print(f"took {time.perf_counter() - started:.0f} s\n")
+    report.console.print(
+        "Next, encode your own sentences, one a line:\n"
+        "  echo 'A man plays a flute.' | .venv/bin/simcse-jax encode - --output out.npy\n"
+        "train on them:\n"
+        "  .venv/bin/simcse-jax train unsup_simcse --train-files sentences.txt\n"
+        "or score the seven STS tasks, if you have SentEval's folder:\n"
+        "  .venv/bin/simcse-jax evaluate --data SENTEVAL/data/downstream"
+    )
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(Settings, description=__doc__)
-    run_or_explain(lambda: main(settings_))
+    run_or_explain(lambda: main(tyro.cli(Demo, description=__doc__)))

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simcse_jax.io import written_file
+from simcse_jax.machine import hardware
 
 if TYPE_CHECKING:  # benchmarks report without drawing
     from matplotlib.figure import Figure
@@ -107,6 +108,16 @@ def settings_record(settings: Any) -> dict[str, Any]:
         return value
 
     return plain(dataclasses.asdict(settings))
+
+
+def results_record(settings: Any, **known: Any) -> dict[str, Any]:
+    """Return what every file of results begins with: the settings and the hardware.
+
+    Args:
+        settings: a dataclass.
+        **known: settings that are known better afterwards.
+    """
+    return {"settings": settings_record(settings) | known, "hardware": hardware()}
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 150) -> None:

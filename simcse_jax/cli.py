@@ -142,7 +142,7 @@ def train_command(args: list[str]) -> None:
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
     from simcse_jax.trainer import train
 
-    names = "\n".join(f"  {name:<20}{DESCRIPTIONS[name]}" for name in CONFIGS)
+    names = "\n".join(f"  {name:<20}{DESCRIPTIONS.get(name, '')}" for name in CONFIGS)
     usage = (
         "usage: simcse-jax train CONFIG [--option value ...]\n\n"
         "CONFIG is a .json file, a .py file that defines CONFIG, or one of:\n\n"

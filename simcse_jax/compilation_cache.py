@@ -32,7 +32,7 @@ def enable_compilation_cache() -> None:
 
 @functools.cache
 def encoding_options(platform: str) -> dict[str, str]:
-    """The compiler's options for a forward pass, for `jax.jit(compiler_options=…)`.
+    """Choose the compiler's options for a forward pass, for `jax.jit(compiler_options=…)`.
 
     On a CPU the layers' products are faster by a fifth to a third when XLA leaves them to Eigen,
     but attention is when YNNPACK, its default since 2026, computes all of it as one fusion: so
@@ -72,7 +72,7 @@ class Compilations:
 
 @functools.cache
 def compilations() -> Compilations:
-    """The running totals of this process, from the first call on."""
+    """Return the running totals of this process, from the first call on."""
     totals = Compilations()
 
     def count(event: str, duration_secs: float, **_: str | int) -> None:

@@ -108,6 +108,9 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        field_names(self)
+
 
 OBJECTIVES: dict[str, type] = {
     "simcse": SimCSE,
@@ -123,11 +126,26 @@ _SECTIONS = {
     "optimizer": OptimizerConfig,
     "run": RunConfig,
 }
-# Places (the text has a fingerprint), and what is asked for: these may differ when resumed.
+# Places (the text has a fingerprint), what is asked for, and what moves no number: these may differ
+# when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source"),
-    *("resume", "seeds", "all_tasks"),
+    *("resume", "seeds", "all_tasks", "parallel"),
 }
+
+
+def field_names(config: Config) -> dict[str, str]:
+    """Return the section of every field of a configuration, by the field's name."""
+    found: dict[str, str] = {}
+    for section in dataclasses.fields(config):
+        for field in dataclasses.fields(getattr(config, section.name)):
+            if field.name in found:
+                raise ValueError(
+                    f"{section.name} and {found[field.name]} both have a field {field.name!r}: "
+                    "rename the objective's, fields are changed by their names alone"
+                )
+            found[field.name] = section.name
+    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -215,15 +233,6 @@ DESCRIPTIONS: dict[str, str] = {
 # ---------------------------------------------------------------------------------------------
 # Changing, reading, writing
 # ---------------------------------------------------------------------------------------------
-
-
-def field_names(config: Config) -> dict[str, str]:
-    """Return the section of every field of a configuration, by the field's name."""
-    return {
-        field.name: section.name
-        for section in dataclasses.fields(config)
-        for field in dataclasses.fields(getattr(config, section.name))
-    }
 
 
 def replace(config: Config, **changes: Any) -> Config:

@@ -204,7 +204,7 @@ class SentenceEncoder:
         )
 
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
-        """The same encoder with this transform in place of its own, or with none.
+        """Return the same encoder with this transform in place of its own, or with none.
 
         A transform is fitted to ``encoder.with_transform(None).encode(text, normalize=False)``.
 
@@ -224,12 +224,12 @@ class SentenceEncoder:
 
     @property
     def max_length(self) -> int:
-        """The longest input in tokens, special tokens included."""
+        """Return the longest input in tokens, special tokens included."""
         return min(self.settings.max_length or self.config.max_length, self.config.max_length)
 
     @property
     def dimension(self) -> int:
-        """The length of an embedding."""
+        """Return the length of an embedding."""
         own = self.config.hidden_size
         return own if self.transform is None else self.transform.output_dim
 

@@ -83,7 +83,6 @@ def train(
         ValueError: a field that does not exist or cannot be so, data that does not fit.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
     """
-    keep_freed_memory()
     if not isinstance(config, Config):
         config = load_config(config)
     config = replace(config, **changes)
@@ -103,13 +102,15 @@ def train_seeds(
     Returns:
         For each seed what its ``results.json`` holds, and its ``folder``.
     """
+    keep_freed_memory()
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
     if sentences is None:
         data = load_training_data(config.data, run.seed, run.eval_data)
     else:
-        data = TrainingData(text_of(sentences))
+        text = text_of(sentences)
+        data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
     scores = choose_scores(config, data, evaluate)
     if "nli" in data.held_out:
         say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
@@ -134,6 +135,8 @@ def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
     Raises:
         ValueError: neither of them, or tuples of different lengths.
     """
+    if isinstance(sentences, str):
+        raise ValueError("sentences is one string; give a list of them, or a file as train_files")
     rows = [(row,) if isinstance(row, str) else tuple(row) for row in sentences]
     widths = {len(row) for row in rows}
     strings = all(isinstance(sentence, str) for row in rows for sentence in row)
@@ -154,9 +157,17 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = triplet_scores(data.held_out, distance, sts)
     else:
         scores = sts_scores(run.eval_data, run.all_tasks)
-    if "nli" in data.held_out:
+    objective = config.objective
+    if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
         scores = with_nli(scores, data.held_out["nli"])
-    return scores if evaluate is None else scores._replace(dev=evaluate, best_metric="")
+    if evaluate is not None:
+        return scores._replace(dev=evaluate, best_metric=None, dev_name="dev")
+    if scores.best_metric is None:
+        say(
+            "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
+            "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
+        )
+    return scores
 
 
 # ---------------------------------------------------------------------------------------------
@@ -181,7 +192,8 @@ def train_seed(
     run, objective = config.run, config.objective
     assert not isinstance(objective, FlowConfig)
     text = with_positives(data, config.data, run.seed)
-    fixed = fixed_fields(config, text.fingerprint)
+    objective.check_text(len(text.rows([0])[0]), getattr(text, "labels", None) is not None)
+    fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished
 
@@ -208,15 +220,23 @@ def train_seed(
             encoder(params).save_pretrained(folder)
             objective.save(folder, jax.tree.map(np.asarray, params))
 
+    checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
+    checkpoints.check(run.resume)
     start_folder(config)
     if run.test_before and before is None:
         before = scores.test(encoder(state.params), None)
     started = time.perf_counter()
     dev_before = scores.dev(encoder(state.params))
-    best_metric = scores.best_metric or next(iter(dev_before))
+    evaluation = None
+    if (best_metric := scores.best_metric or next(iter(dev_before), None)) is not None:
+        evaluation = Evaluation(
+            run.eval_every,
+            lambda params: scores.dev(encoder(params)),
+            best_metric,
+            lambda params, *_: save("best", params),
+        )
 
     # Loop
-    checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
     with checkpoints, tensorboard(run.output_dir) as record:
         result = fit(
             compiled,
@@ -226,12 +246,7 @@ def train_seed(
             total,
             checkpoints=checkpoints,
             resume=run.resume,
-            evaluation=Evaluation(
-                run.eval_every,
-                lambda params: scores.dev(encoder(params)),
-                best_metric,
-                lambda params, *_: save("best", params),
-            ),
+            evaluation=evaluation,
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
             log_every=5,
@@ -240,11 +255,10 @@ def train_seed(
     if result.interrupted:
         raise SystemExit(f"stopped at step {result.step} of {total}; --resume continues")
     if jax.process_index() == 0:
-        save("last", result.state.params)
+        for name in ("last",) if result.best else ("last", "best"):
+            save(name, result.state.params)
     seconds = time.perf_counter() - started
-    return write_results(
-        config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
-    )
+    return write_results(config, scores, fixed, result, seconds, dev_before, before, best_metric)
 
 
 def make_batches(config: Config, text: Any, model: Model, mesh: Mesh) -> TrainingBatches:
@@ -295,7 +309,10 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.config,
         jax.tree.map(np.asarray, objective.export(params)),
         model.tokenizer,
-        hub.EncoderSettings(objective.export_pooling(config.model.pooling)),
+        hub.EncoderSettings(
+            objective.export_pooling(config.model.pooling),
+            do_lower_case=model.tokenizer.lower_case,
+        ),
         dtype=config.model.dtype,
         tokenizer_folder=hub.find_model(config.model.model),
     )
@@ -307,13 +324,23 @@ def train_flow_seed(
     """Fit a flow to the vectors of the frozen encoder, or reuse its finished run; see `train_seed`.
 
     Raises:
-        ValueError: ``max_steps`` or a part of an epoch, of which a flow knows nothing.
+        ValueError: ``max_steps``, a part of an epoch, or an option that a flow does not know.
     """
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
+    for name, value, only in (
+        ("positives", config.data.positives, "same"),
+        ("grad_cache_chunks", run.grad_cache_chunks, 1),
+        ("parallel", run.parallel, "shard_map"),
+        ("dropout", config.model.dropout, None),
+    ):
+        if value != only:
+            raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")
+    if jax.process_count() > 1:
+        raise ValueError("a flow is fitted by one process")
     if run.max_steps is not None or run.epochs != int(run.epochs):
         raise ValueError("a flow is fitted for whole epochs; leave max_steps out")
-    fixed = fixed_fields(config, data.text.fingerprint)
+    fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished
     encoder = SentenceEncoder.from_pretrained(
@@ -329,7 +356,7 @@ def train_flow_seed(
         before = scores.test(encoder, None)
     started = time.perf_counter()
     dev_before = scores.dev(encoder)
-    best_metric = scores.best_metric or next(iter(dev_before))
+    best_metric = scores.best_metric or next(iter(dev_before), None)
     say(data.text.description)
     vectors = encoder.encode([s for column in data.text.columns for s in column])
     flow = Flow.fit(
@@ -342,18 +369,17 @@ def train_flow_seed(
         mesh=make_mesh(),
         progress=True,
         state_folder=run.output_dir / "checkpoints",
+        resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
     if jax.process_index() == 0:
         for name in ("best", "last"):
             fitted.save_pretrained(run.output_dir / name)
     metrics = dict(scores.dev(fitted))
-    best = {"step": flow.steps, "value": metrics[best_metric], "metrics": metrics}
+    best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
     result = FitResult(None, flow.steps, False, best)
     seconds = time.perf_counter() - started
-    return write_results(
-        config, scores, fixed, result, seconds, dev_before[best_metric], before, best_metric
-    )
+    return write_results(config, scores, fixed, result, seconds, dev_before, before, best_metric)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -408,12 +434,12 @@ def write_results(
     fixed: dict[str, Any],
     result: FitResult,
     seconds: float,
-    dev_before: float,
+    dev_before: Mapping[str, float],
     before: Mapping[str, Any] | None,
-    best_metric: str,
+    best_metric: str | None,
 ) -> dict[str, Any]:
     """Score the best and the last model and write ``results.json``."""
-    assert result.best is not None
+    chosen = result.best or {"step": result.step, "value": None}
     folder = config.run.output_dir
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("models written")
@@ -430,12 +456,12 @@ def write_results(
         "steps": result.step,
         "train_seconds": seconds,
         "dev_metric": best_metric,
-        "dev_before": dev_before,
-        "dev_best": result.best["value"],
-        "best_step": result.best["step"],
+        "dev_before": dev_before.get(best_metric or ""),
+        "dev_best": chosen["value"],
+        "best_step": chosen["step"],
         **({} if before is None else {"before": before}),
         "best": best,
-        "last": best if result.best["step"] == result.step else test("last"),
+        "last": best if chosen["step"] == result.step else test("last"),
     }
     if jax.process_index() == 0:
         io.write_json(folder / "results.json", results)
@@ -455,6 +481,8 @@ def say(text: str) -> None:
 
 def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
     """Print the closing table, and write ``summary.json`` of several seeds."""
+    if results[0]["dev_metric"] is None:  # nothing was measured
+        return
     rows = [
         [
             Column("dev_before", f"{scores.dev_name} before", found["dev_before"]),

@@ -13,10 +13,11 @@ from jax import lax
 from tiny_data import LABELS, SENTENCES
 
 import simcse_jax
-from simcse_jax import SentenceEncoder, cli, train
+from simcse_jax import SentenceEncoder, cli, train, trainer
 from simcse_jax.config import CONFIGS, replace
-from simcse_jax.data.datasets import load_training_data, split_premises
+from simcse_jax.data.datasets import TrainingData, load_training_data, split_premises
 from simcse_jax.data.training_text import read_labelled_nli
+from simcse_jax.evaluation.scores import sts_scores
 from simcse_jax.io import read_json, read_json_lines
 from simcse_jax.models import SentenceModel
 from simcse_jax.objectives import AXIS, Objective, TokenObjective, sentence_keys
@@ -85,40 +86,56 @@ def test_seeds_with_all_that_a_run_leaves(make, tiny_data, tmp_path, capsys):
     np.testing.assert_array_equal(encoder.encode(SENTENCES[:3]), best.encode(SENTENCES[:3]))
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, capsys):
+def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, monkeypatch, capsys):
     config = make("sbert_stsb")
     whole = train_seeds(replace(config, output_dir=tmp_path / "whole"))[0]
     assert whole["before"]["tasks"]["STS-B"]["pairs"] == 40
 
-    asked = []
+    scores, asked = sts_scores(tiny_data, all_tasks=False), []
 
     def interrupting(encoder):
         """SIGTERM while the model is evaluated the second time, after step 2."""
         asked.append(encoder)
         if len(asked) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {"stsb_dev": 0.0}
+        return scores.dev(encoder)
 
     with pytest.raises(SystemExit, match="stopped at step 3 of 4; --resume continues"):
         train_seeds(config, evaluate=interrupting)
+
+    def again(config):
+        return train_seeds(config, evaluate=scores.dev)[0]
+
+    # What is refused leaves the run as it is.
+    written = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(FileExistsError, match="holds a run at step 3; resume it"):
-        train_seeds(config)
+        again(replace(config, score="shifted"))
     config = replace(config, resume=True)
     with pytest.raises(ValueError, match="score was 'cosine' and is 'shifted'"):
-        train_seeds(replace(config, score="shifted"))
-    found = train_seeds(config)[0]
-    assert found["last"] == whole["last"]
-    assert weights(tmp_path / "run" / "last") == weights(tmp_path / "whole" / "last")
+        again(replace(config, score="shifted"))
+    with pytest.raises(ValueError, match="dev_metric was None and is 'stsb_dev'"):
+        train_seeds(config)
+    assert (tmp_path / "run" / "run.json").read_bytes() == written
+    other = TrainingData(read_labelled_nli(tiny_data / "nli.jsonl"))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "load_training_data", lambda *_: other)
+        with pytest.raises(ValueError, match="settings: text was"):
+            again(config)
+    found = again(config)
+    for name in ("dev_before", "dev_best", "best_step", "best", "last"):
+        assert found[name] == whole[name]
+    for which in ("best", "last"):
+        assert weights(tmp_path / "run" / which) == weights(tmp_path / "whole" / which)
     steps = [record["step"] for record in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps == [1, 2, 2, 3, 4, 4]
 
     # A finished run is reused, not trained again; with other settings it is refused.
     before = (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns
-    assert train_seeds(config)[0] == found
+    assert again(config) == found
     assert "is finished already" in capsys.readouterr().out
     assert (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"results\.json is of other settings"):
-        train_seeds(replace(config, learning_rate=1.0))
+        again(replace(config, learning_rate=1.0))
 
 
 def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
@@ -145,6 +162,11 @@ def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
     logits = features @ np.asarray(classifier["kernel"]) + np.asarray(classifier["bias"])
     right = [LABELS[k] == row["label"] for k, row in zip(logits.argmax(1), rows, strict=True)]
     np.testing.assert_allclose(results["last"]["nli"], 100 * np.mean(right))
+
+    # The folder is where STS-B goes on from.
+    more = {"model": str(folder), "num_layers": None, "output_dir": tmp_path / "stsb"}
+    stsb = train_seeds(make("sbert_stsb", **more, max_steps=1))[0]
+    assert stsb["before"]["tasks"] == results["last"]["tasks"]
     with pytest.raises(FileNotFoundError, match=r"classifier\.safetensors does not exist"):
         read_classifier(tmp_path)
 
@@ -228,6 +250,13 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
     results = read_json(tmp_path / "run" / "results.json")
     assert results["best"]["tasks"]["STS-B"]["all"] != results["before"]["tasks"]["STS-B"]["all"]
     assert train_seeds(replace(config, resume=True))[0]["best"] == results["best"]
+    with pytest.raises(FileExistsError, match="holds a run at step 14; resume it"):
+        train_seeds(config)
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(ValueError, match="embeddings was"):
+        train_seeds(replace(config, resume=True, pooling="cls"))
+    with pytest.raises(ValueError, match="parallel is 'pmap'; a flow is fitted with"):
+        train_seeds(replace(config, parallel="pmap", output_dir=tmp_path / "other"))
     with pytest.raises(ValueError, match="a flow is fitted for whole epochs"):
         train(make("flow", **files, max_steps=3))
 
@@ -303,12 +332,13 @@ def test_a_new_objective_needs_no_change_to_the_library(make, monkeypatch, tmp_p
     assert read_json(tmp_path / "run" / "run.json")["objective"]["type"] == "NearestCentre"
 
 
-def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path):
+def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
     values = iter((0.0, 3.0, 2.0))
     config = make("unsup_simcse")
     train_seeds(config, sentences=SENTENCES, evaluate=lambda encoder: {"mine": next(values)})
     results = read_json(tmp_path / "run" / "results.json")
     assert (results["dev_metric"], results["dev_best"], results["best_step"]) == ("mine", 3.0, 2)
+    assert "STS-B dev" not in capsys.readouterr().out
 
 
 def test_bad_input(make, tiny_data, tmp_path):
@@ -325,6 +355,10 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("unsup_simcse", "max_length is 25; .* takes 24 tokens", **text, max_length=25)
     fails("unsup_simcse", "there is no data set 'wiki'", dataset="wiki")
     fails("unsup_simcse", "sentences must be a list of strings", sentences=[("a",), ("a", "b")])
+    fails("unsup_simcse", "sentences is one string", sentences="text.txt")
+    fails("unsup_simcse", "has labels, which SimCSE does not read", dataset="stsb")
+    fails("sbert_wikisections", "takes 3 sentences an example, the text has 1", **text)
+    fails("sbert_stsb", "'regression' needs a label for each pair", sentences=[("a", "b")] * 8)
     fails("unsup_simcse", "columns is 2, but the training text has 1", **text, columns=2)
     fails("sbert_nli", "train_files is missing: name NLI files")
     fails("sbert_stsb", "eval_data is missing", eval_data=None)

@@ -31,7 +31,8 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.compilation_cache import enable_compilation_cache
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.evaluation.sts import paired_similarity, spearman
-from simcse_jax.training import SiameseBatch, TrainSettings, create_state, simcse_step
+from simcse_jax.objectives import Model, SimCSE
+from simcse_jax.training import compile_step, make_mesh, make_step, replicate, start_state
 
 DTYPES = ("float32", "bfloat16")
 
@@ -61,17 +62,21 @@ def gradients(settings: Bfloat16Comparison) -> dict[str, list[dict[str, Any]]]:
     folder = hub.find_model(settings.model)
     config, params = hub.load_params(folder, hub.read_config(folder))
     batches = training_batches(settings.train_file, settings.batch_size, folder=folder)
+    mesh = make_mesh(jax.devices()[:1])
+    objective = SimCSE(temperature=TEMPERATURE)
     plain = optax.sgd(1.0)  # subtracts the gradient
     found: dict[str, list[dict[str, Any]]] = {}
     for dtype in tqdm(DTYPES, desc="gradients"):
-        train = TrainSettings(temperature=TEMPERATURE, dtype=dtype)
-        state = create_state(config, train, params, plain, jax.random.key(0))
-        state.params["head"]["dense"]["kernel"] = jnp.asarray(head_weights(config.hidden_size))
-        step = jax.jit(simcse_step(config, train, plain))
+        model = Model(config, params, batches.tokenizer, "cls", dtype)
+        started = objective.init(model, jax.random.key(0))
+        started["head"]["dense"]["kernel"] = jnp.asarray(head_weights(config.hidden_size))
+        step = compile_step(make_step(objective.build(model), plain), mesh)
+        key = replicate(jax.random.key(1), mesh)
         found[dtype] = []
-        for batch in batches.packed_batches(0, settings.batches):
-            new, _ = step(state, SiameseBatch(batch.sentences, batch.rows), jax.random.key(1))
-            gradient = jax.tree.map(jnp.subtract, state.params, new.params)
+        for number in range(settings.batches):
+            state = replicate(start_state(started, plain), mesh)
+            new, _ = step(state, batches.batch(number), key)
+            gradient = jax.tree.map(jnp.subtract, started, new.params)
             found[dtype].append({**gradient["encoder"], "head": gradient["head"]})
     return found
 

@@ -34,7 +34,7 @@ from experiments.bench.turns import (
     take_turns,
     timings,
 )
-from experiments.bench.workload import benchmark_sentences
+from experiments.bench.workload import benchmark_sentences, padded
 
 Library = Literal[
     "simcse_jax", "sentence-transformers", "sentence-transformers.compile", "onnxruntime"
@@ -148,12 +148,7 @@ def onnx_runtime(threads: int):
         result = np.empty((len(ids), 384), np.float32)
         for start in range(0, len(ids), 32):
             chosen = order[start : start + 32]
-            length = len(ids[chosen[0]])
-            batch = np.zeros((len(chosen), length), np.int64)
-            mask = np.zeros_like(batch)
-            for row, i in enumerate(chosen):
-                batch[row, : len(ids[i])] = ids[i]
-                mask[row, : len(ids[i])] = 1
+            batch, mask = padded([ids[i] for i in chosen])
             result[chosen] = session.run(None, {"ids": batch, "mask": mask})[0]
         return result
 

@@ -8,7 +8,7 @@ backward, clipping to norm 1, AdamW. Time is that of a step, over --steps of the
 pass over the same batches that compiles. Ours tokenises and packs while it runs; the others get
 their batches tokenised, padded to the longest sentence, and on the device.
 
-    simcse_jax              the training of experiments.unsup_simcse
+    simcse_jax              the step of `simcse-jax train unsup_simcse`
     torch                   transformers' BertModel in SimCSE's recipe: cls, MLP head, τ = 0.05
     torch.compile           the same, compiled; on a GPU with fused AdamW, SDPA and autocast
     sentence-transformers   MultipleNegativesRankingLoss on pairs of equal sentences, mean pooling
@@ -44,7 +44,7 @@ from experiments.bench.turns import (
     take_turns,
     timings,
 )
-from experiments.bench.workload import TEMPERATURE, head_weights, training_batches
+from experiments.bench.workload import TEMPERATURE, head_weights, padded, training_batches
 
 Library = Literal[
     *("simcse_jax", "torch", "torch.compile"),
@@ -86,69 +86,74 @@ class TrainBenchmark:
     worker: Library | None = None
     """Used by the script itself: be the process of this library."""
 
-    def batches(self):
+    def batches(self, shards: int = 1):
         """Return the batches that all libraries see."""
-        return training_batches(self.train_file, self.batch_size, max_length=self.max_length)
+        return training_batches(
+            self.train_file, self.batch_size, max_length=self.max_length, shards=shards
+        )
+
+    def padded_batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return token ids and attention mask of every step's sentences, each of them once."""
+        batches = self.batches()
+        steps = [batches.examples(step) for step in range(self.steps)]
+        return [padded([views[0] for views in examples.tokens]) for examples in steps]
 
 
 def ours(settings: TrainBenchmark) -> Prepared:
     """Prepare this library's own training step and batches."""
     from simcse_jax.memory import keep_freed_memory
 
-    keep_freed_memory()  # as experiments.runs does, before JAX is used
+    keep_freed_memory()  # as simcse_jax.train does, before JAX is used
     import jax
 
     from simcse_jax import hub
     from simcse_jax.compilation_cache import enable_compilation_cache
     from simcse_jax.losses.info_nce import info_nce
-    from simcse_jax.models import BertConfig, BertEncoder
+    from simcse_jax.models import BertConfig, BertEncoder, SentenceModel
+    from simcse_jax.objectives import Model, SimCSE
     from simcse_jax.training import (
-        SiameseBatch,
-        TrainSettings,
+        OptimizerConfig,
         compile_step,
-        create_state,
         make_mesh,
         make_optimizer,
+        make_step,
         replicate,
-        simcse_step,
+        start_state,
     )
-    from simcse_jax.training.step import embed_rows
 
     enable_compilation_cache()
-    batches = settings.batches()
+    mesh = make_mesh()
+    batches = settings.batches(mesh.size)
+    first = settings.batches().batch(0)  # as one shard, whose vectors come out in order
     if settings.shape == "minilm":
         folder = hub.find_model("minilm")
         config, params = hub.load_params(folder, hub.read_config(folder))
     else:
         config = BertConfig()
-        example = batches.packed(0).rows
-        params = {"encoder": BertEncoder(config).init(jax.random.key(0), example)["params"]}
-    train = TrainSettings(
-        learning_rate=LEARNING_RATE, temperature=TEMPERATURE, dtype=settings.dtype
-    )
-    optimizer = make_optimizer(train, 10**6)
-    state = create_state(config, train, params, optimizer, jax.random.key(0))
-    state.params["head"]["dense"]["kernel"] = head_weights(config.hidden_size)
-    first = batches.packed(0)
+        params = {"encoder": BertEncoder(config).init(jax.random.key(0), first.rows)["params"]}
+    model = Model(config, params, batches.tokenizer, "cls", settings.dtype)
+    objective = SimCSE(temperature=TEMPERATURE)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE), 10**6)
+    started = objective.init(model, jax.random.key(0))
+    started["head"]["dense"]["kernel"] = head_weights(config.hidden_size)
 
     @jax.jit
     def loss(params, batch):
-        z = embed_rows(
-            config, params, batch.rows, None, pooling="cls", num_segments=batch.sentences.size
-        )[batch.sentences[:, 0] - 1]
-        return info_nce(z, z, temperature=TEMPERATURE)[0]
+        encoder = SentenceModel(config, "cls", "head")
+        z = encoder.apply({"params": params}, batch.rows, num_sentences=batch.sentences.size)
+        return info_nce(z[::2], z[1::2], temperature=TEMPERATURE)[0]
 
-    before = float(loss(state.params, SiameseBatch(first.sentences, first.rows)))
-    mesh = make_mesh()
-    step = compile_step(simcse_step(config, train, optimizer, mesh=mesh), mesh)
-    state, key = replicate(state, mesh), replicate(jax.random.key(0), mesh)
+    before = float(loss(started, first))
+    step = compile_step(make_step(objective.build(model), optimizer), mesh)
+    state = replicate(start_state(started, optimizer), mesh)
+    key = replicate(jax.random.key(0), mesh)
     shapes = set()
 
     def work() -> None:
         nonlocal state
-        for batch in batches.packed_batches(0, settings.steps):
+        for batch in batches.batches(0, settings.steps):
             shapes.add(batch.rows.input_ids.shape)
-            state, metrics = step(state, SiameseBatch(batch.sentences, batch.rows), key)
+            state, metrics = step(state, batch, key)
         jax.block_until_ready(metrics)
 
     work()
@@ -218,13 +223,10 @@ def torch_recipe(settings: TrainBenchmark, compiled: bool) -> Prepared:
             labels = torch.arange(len(logits), device=logits.device)
             return torch.nn.functional.cross_entropy(logits, labels)
 
-    batches = []
-    for batch in settings.batches().batches(0, settings.steps):
-        ids, mask = (
-            torch.from_numpy(np.repeat(np.asarray(x)[:, 0], 2, axis=0)).to(device)
-            for x in (batch.input_ids, batch.attention_mask)
-        )
-        batches.append((ids.long(), mask.long()))
+    batches = [
+        tuple(torch.from_numpy(np.repeat(x, 2, axis=0)).to(device) for x in batch)
+        for batch in settings.padded_batches()
+    ]
     model = SimCse().to(device)
     model.eval()
     with torch.no_grad():
@@ -253,15 +255,13 @@ def sentence_transformers(settings: TrainBenchmark, compiled: bool) -> Prepared:
     width = encoder.auto_model.config.hidden_size
     model = SentenceTransformer(modules=[encoder, parts.Pooling(width)], device=device)
     loss_of = losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
-    batches = []
-    for batch in settings.batches().batches(0, settings.steps):
-        names = ("input_ids", "attention_mask")
-        arrays = (batch.input_ids, batch.attention_mask)
-        features = {
-            name: torch.from_numpy(np.asarray(x)[:, 0]).long().to(device)
-            for name, x in zip(names, arrays, strict=True)
+    batches = [
+        {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": torch.from_numpy(mask).to(device),
         }
-        batches.append(features)
+        for ids, mask in settings.padded_batches()
+    ]
     model.train()
     if compiled:
         encoder.auto_model.compile()

@@ -5,6 +5,7 @@ Imports stand inside the functions, since the process of another library should 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,26 +31,53 @@ def benchmark_sentences(data: Path) -> tuple[list[str], str]:
 
 
 def training_batches(
-    train_file: Path, batch_size: int, *, max_length: int = 32, folder: Path | None = None
+    train_file: Path,
+    batch_size: int,
+    *,
+    max_length: int = 32,
+    folder: Path | None = None,
+    shards: int = 1,
 ):
     """Return the batches that all libraries train on.
 
     Args:
         train_file: sentences; without the file the embedded Wikipedia is taken.
-        batch_size: sentences of a batch.
+        batch_size: sentences of a batch, each of which is seen twice.
         max_length: of a sentence in tokens.
         folder: the model whose tokenizer is taken; default MiniLM's.
+        shards: the devices that share a batch.
     """
+    from simcse_jax.data.batches import TrainingBatches
     from simcse_jax.data.embedded import minilm_folder
     from simcse_jax.data.tokenizer import Tokenizer
-    from simcse_jax.data.training_batches import TrainingBatches
     from simcse_jax.data.training_text import TrainingText, read_sentences
     from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 
     text = read_sentences(train_file) if train_file.is_file() else sentences(embedded_wikipedia())
-    tokenizer = Tokenizer.from_folder(folder or minilm_folder())
-    columns = TrainingText((tuple(text),))
-    return TrainingBatches(columns, tokenizer, batch_size, max_length=max_length, seed=0)
+    return TrainingBatches(
+        TrainingText((tuple(text),)),
+        Tokenizer.from_folder(folder or minilm_folder()),
+        batch_size,
+        max_length=max_length,
+        seed=0,
+        views=2,
+        shards=shards,
+    )
+
+
+def padded(sentences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return token ids and attention mask of sentences, a row each, as other libraries take them.
+
+    Args:
+        sentences: the token ids of each.
+    """
+    length = max(map(len, sentences))
+    ids = np.zeros((len(sentences), length), np.int64)
+    mask = np.zeros_like(ids)
+    for row, sentence in enumerate(sentences):
+        ids[row, : len(sentence)] = sentence
+        mask[row, : len(sentence)] = 1
+    return ids, mask
 
 
 def head_weights(width: int) -> np.ndarray:

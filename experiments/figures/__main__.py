@@ -16,7 +16,7 @@ from that file alone; --redraw draws again without measuring, --figures takes so
 * bound: sum(WWᵀ) and the eigenvalue it bounds during the first run of "path" (SimCSE, section 5).
 
 Whitening and flow are fitted to all sentences of STS-B without their scores ("target"). --trained
-takes model folders, or run folders as experiments.unsup_simcse and sup_simcse write them.
+takes model folders, or run folders as `simcse-jax train` writes them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from experiments.figures.measure import (
 from experiments.figures.training import measure_runs
 from simcse_jax.cli import run_or_explain
 from simcse_jax.io import read_json, write_json
-from simcse_jax.machine import hardware
 
 OF_METHODS = {
     "plane": measure_plane,
@@ -55,7 +54,7 @@ def measure(settings: Figures) -> None:
     """Measure the figures' numbers; each is written as soon as it is known."""
 
     def done(name: str, value: dict[str, Any]) -> None:
-        how = {"settings": report.settings_record(settings), "hardware": hardware()}
+        how = report.results_record(settings)
         write_json(settings.output_dir / f"{name}.json", value | how, indent=None)
 
     if set(OF_METHODS) & set(settings.figures):

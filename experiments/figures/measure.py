@@ -15,7 +15,8 @@ from jaxtyping import Float
 from scipy.stats import gaussian_kde
 from tqdm import tqdm
 
-from simcse_jax import SentenceEncoder, hub
+from experiments.tables.frozen import load_frozen
+from simcse_jax import hub
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import read_sentences
@@ -59,7 +60,7 @@ class Figures:
     """Files in which words are counted; default: the embedded Wikipedia."""
     edges: tuple[int, ...] = (0, 100, 500, 5_000, 10_000)
     """The borders of the bins of frequency ranks."""
-    train_file: tuple[Path, ...] = ()
+    train_files: tuple[Path, ...] = ()
     """Files that the short runs train on; default: the embedded Wikipedia."""
     positives: tuple[Positives, ...] = get_args(Positives)
     """The kinds of positives, a short run for each; the figure "bound" is drawn of the first."""
@@ -72,6 +73,8 @@ class Figures:
     """A short run is measured every so many steps."""
     batch_size: int = 64
     """So many sentences are in a batch of a short run."""
+    max_length: int = 32
+    """The sentences of a short run are cut to so many tokens."""
     learning_rate: float = 3e-5
     """The learning rate from which a short run falls linearly to 0."""
     seed: int = 0
@@ -94,7 +97,9 @@ class Method:
     Attributes:
         label: in the figures.
         kind: pooling, layers, whitening, flow or trained.
-        model, pooling, num_layers: as `SentenceEncoder.from_pretrained` takes them.
+        model: as `SentenceEncoder.from_pretrained` takes it, and so the others.
+        pooling: of the encoder.
+        num_layers: so many layers are kept.
     """
 
     label: str
@@ -154,9 +159,7 @@ class Embeddings:
         self.of = functools.cache(self._of)
 
     def _encode(self, model: str, pooling: str | None, num_layers: int | None) -> np.ndarray:
-        encoder = SentenceEncoder.from_pretrained(
-            model, pooling=pooling, num_layers=num_layers, max_length="longest"
-        ).with_transform(None)
+        encoder = load_frozen(model, pooling, num_layers)
         return encoder.encode(list(self.row), normalize=False)
 
     def _of(self, method: Method) -> Float[np.ndarray, "n D"]:
@@ -183,6 +186,11 @@ class Embeddings:
 def score(cosines: Float[np.ndarray, "n"], pairs: Pairs) -> float:
     """Return Spearman × 100."""
     return 100 * spearman(cosines, pairs.scores)
+
+
+def unit_spectrum(vectors: Float[np.ndarray, "n D"]) -> list[float]:
+    """Return the singular values of the unit vectors over the largest, to four digits."""
+    return [float(f"{value:.4g}") for value in singular_spectrum(checked_unit_rows(vectors))]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -216,11 +224,10 @@ def measure_spectrum(known: Embeddings) -> dict[str, Any]:
 
     def row(method: Method) -> dict[str, Any]:
         vectors = known.of(method)
-        spectrum = singular_spectrum(checked_unit_rows(vectors))
         return {
             "method": method.label,
             "isoscore": isoscore(vectors),
-            "spectrum": [float(f"{value:.4g}") for value in spectrum],
+            "spectrum": unit_spectrum(vectors),
         }
 
     def panel(title: str, depth: int | None) -> dict[str, Any]:

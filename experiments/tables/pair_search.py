@@ -33,7 +33,6 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
 from simcse_jax.io import write_json
-from simcse_jax.machine import hardware
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -197,12 +196,7 @@ def main(settings: PairSearch) -> dict[str, Any]:
         [*map(cells, rows), cells(beyond, " (extrapolated)")],
         text_columns=0,
     )
-    results = {
-        "settings": report.settings_record(settings),
-        "hardware": hardware(),
-        "measured": rows,
-        "extrapolated": beyond,
-    }
+    results = report.results_record(settings) | {"measured": rows, "extrapolated": beyond}
     write_json(settings.output_dir / "pair_search.json", results)
     draw(rows, beyond, settings.output_dir / "pair_search.png")
     report.console.print(f"numbers and picture: {settings.output_dir}/pair_search.json, .png")

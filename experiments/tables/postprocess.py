@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from experiments import report
+from experiments.tables.frozen import encode_tasks, fit_method, load_frozen, transforms_of
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
@@ -29,14 +29,12 @@ from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
     Encode,
     StsResults,
-    encode_once,
     evaluate_sts,
     evaluate_transformed_sts,
     results_to_json,
 )
 from simcse_jax.io import write_json, written_folder
-from simcse_jax.machine import hardware
-from simcse_jax.transforms import CONFIGS, FittedKind, Transform, fit
+from simcse_jax.transforms import CONFIGS, FittedKind
 
 SHOWN_PROTOCOLS = ("all", "wmean")
 
@@ -90,31 +88,6 @@ def check(settings: PostProcessing) -> None:
         raise ValueError("--seeds needs at least one seed")
 
 
-def fit_transform(
-    settings: PostProcessing,
-    encoder: SentenceEncoder,
-    cached: Encode,
-    sentences: list[str],
-    seed: int,
-) -> Transform:
-    """Fit the transform to sentences; their embeddings are cached, or drawn with dropout."""
-    if settings.method != "flow":
-        options = {} if settings.k is None else {"k": settings.k}
-        return fit(settings.method, cached(sentences), **options)
-
-    def draw(epoch: int) -> np.ndarray:
-        return encoder.encode(sentences, normalize=False, dropout_seed=1000 * seed + epoch)
-
-    return fit(
-        "flow",
-        draw if settings.dropout else cached(sentences),
-        config=settings.flow,
-        epochs=settings.epochs,
-        seed=seed,
-        progress=True,
-    )
-
-
 def cells(runs: Sequence[StsResults], protocol: str) -> list[str]:
     """Return a table's row: the scores of every task and their average."""
     scores = [[getattr(r.tasks[name].spearman, protocol) for r in runs] for name in runs[0].tasks]
@@ -161,18 +134,21 @@ def fit_and_score(
     """
     seeds = settings.seeds if settings.method == "flow" else settings.seeds[:1]
     runs = []
+    options = {name: getattr(settings, name) for name in ("k", "flow", "epochs", "dropout")}
     for seed in seeds:
-        own = functools.partial(fit_transform, settings, encoder, cached, seed=seed)
+        fit_to = functools.partial(
+            fit_method, settings.method, encoder, cached, seed=seed, progress=True, **options
+        )
+        fitted = transforms_of(fit_to, tasks, text)
+        runs.append(evaluate_transformed_sts(cached, tasks, fitted))
+        if seed != seeds[0]:
+            continue
         if text is None:
-            fitted = {task.name: own(task.sentences) for task in tasks}
-            runs.append(evaluate_transformed_sts(cached, tasks, fitted))
-            for name, transform in fitted.items() if seed == seeds[0] else ():
+            for name, transform in fitted.items():
                 transform.save(out / "transforms" / name)
         else:
-            one = own(text)
-            runs.append(evaluate_transformed_sts(cached, tasks, one))
-            if seed == seeds[0]:
-                encoder.with_transform(one).save_pretrained(out / "model")
+            one = next(iter(fitted.values()))
+            encoder.with_transform(one).save_pretrained(out / "model")
     return runs
 
 
@@ -182,21 +158,13 @@ def main(settings: PostProcessing) -> dict[str, Any]:
     tasks = list(read_sts(settings.eval_data, settings.tasks).values())
     text = None if settings.fit == ("target",) else read_sentences(settings.fit)
     with written_folder(settings.output_dir) as out:
-        encoder = SentenceEncoder.from_pretrained(
-            settings.model,
-            pooling=settings.pooling,
-            num_layers=settings.num_layers,
-            max_length="longest",
-        ).with_transform(None)
-        sentences = [*(s for task in tasks for s in task.sentences), *(text or ())]
-        cached = encode_once(functools.partial(encoder.encode, normalize=False), sentences)
+        encoder = load_frozen(settings.model, settings.pooling, settings.num_layers)
+        cached = encode_tasks(encoder, tasks, text or ())
         started = time.perf_counter()
         runs = fit_and_score(settings, encoder, cached, tasks, text, out)
         seconds = time.perf_counter() - started
         raw = evaluate_sts(cached, tasks)
-        results = {
-            "settings": report.settings_record(settings) | {"pooling": encoder.settings.pooling},
-            "hardware": hardware(),
+        results = report.results_record(settings, pooling=encoder.settings.pooling) | {
             "fit_and_score_seconds": seconds,
             "raw": results_to_json(raw),
             "runs": {

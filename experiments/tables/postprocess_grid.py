@@ -23,6 +23,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import report
+from experiments.tables.frozen import encode_tasks, fit_method, load_frozen, transforms_of
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
@@ -30,21 +31,18 @@ from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
     Encode,
     StsResults,
-    encode_once,
     evaluate_sts,
     evaluate_transformed_sts,
 )
 from simcse_jax.io import write_json, write_text
-from simcse_jax.machine import hardware
 from simcse_jax.transforms import (
     Affine,
+    AllButTheTop,
     FittedKind,
     Flow,
     Moments,
-    AllButTheTop,
     Standardization,
     Transform,
-    fit,
 )
 from simcse_jax.transforms.whitening import spectrum
 
@@ -142,15 +140,8 @@ def fit_row(
     if row.normalise_first:
         first = Standardization.fit(x)
         return first.then(AllButTheTop.fit(first(x), row.k or 1))
-    if row.method != "flow":
-        return fit(row.method, x, **({} if row.k is None else {"k": row.k}))
-
-    def draw(epoch: int) -> np.ndarray:
-        return encoder.encode(
-            sentences, normalize=False, dropout_seed=1000 * seed + epoch, show_progress=False
-        )
-
-    return Flow.fit(draw if row.dropout else x, row.flow, row.epochs, seed)
+    options = {"k": row.k, "flow": row.flow, "epochs": row.epochs, "dropout": row.dropout}
+    return fit_method(row.method, encoder, cached, sentences, seed=seed, **options)
 
 
 def record(
@@ -204,11 +195,8 @@ def measure_row(
     """
     if row.method is None:
         return evaluate_sts(cached, tasks), None
-    own = functools.partial(fit_row, row, encoder, cached, seed=seed or 0)
-    if text is None:
-        transforms = {task.name: own(task.sentences) for task in tasks}
-    else:
-        transforms = dict.fromkeys((task.name for task in tasks), own(text))
+    fit_to = functools.partial(fit_row, row, encoder, cached, seed=seed or 0)
+    transforms = transforms_of(fit_to, tasks, text)
     results = None
     if all(finite(transform) for transform in transforms.values()):
         results = evaluate_transformed_sts(cached, tasks, transforms)
@@ -223,11 +211,8 @@ def measure(
     settings: PostProcessingGrid, layers: int, tasks: list[StsTask], fits: dict[str, list[str]]
 ) -> list[dict[str, Any]]:
     """Return every row at one depth; the fit "target" is on each task's own sentences."""
-    encoder = SentenceEncoder.from_pretrained(
-        settings.model, pooling=settings.pooling, num_layers=layers, max_length="longest"
-    ).with_transform(None)
-    sentences = [*(s for task in tasks for s in task.sentences), *itertools.chain(*fits.values())]
-    cached = encode_once(functools.partial(encoder.encode, normalize=False), sentences)
+    encoder = load_frozen(settings.model, settings.pooling, layers)
+    cached = encode_tasks(encoder, tasks, itertools.chain(*fits.values()))
     stsb = [task for task in tasks if task.name == "STS-B"]
     work = [(row, "target", tasks) for row in ROWS] + [(row, "target", stsb) for row in STSB_ROWS]
     work += [(row, name, tasks) for row in ROWS[1:] for name in fits]
@@ -297,12 +282,8 @@ def main(settings: PostProcessingGrid) -> None:
         everything = layers in settings.layers_all_tasks
         tasks = list(read_sts(settings.eval_data, TASKS if everything else ["STS-B"]).values())
         records += measure(settings, layers, tasks, fits if everything else {})
-    results = {
-        "settings": report.settings_record(settings),
-        "nli_sentences": {name: len(sentences) for name, sentences in fits.items()},
-        "hardware": hardware(),
-        "records": records,
-    }
+    nli_sentences = {name: len(sentences) for name, sentences in fits.items()}
+    results = report.results_record(settings) | {"nli_sentences": nli_sentences, "records": records}
     text = markdown(results)
     write_json(settings.output_dir / "postprocess.json", results)
     write_text(settings.output_dir / "postprocess.md", text)

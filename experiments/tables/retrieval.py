@@ -28,13 +28,12 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from experiments import report
-from simcse_jax import SentenceEncoder
+from experiments.tables.frozen import load_frozen
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
 from simcse_jax.io import write_json
 from simcse_jax.losses.geometry import unit_rows
-from simcse_jax.machine import hardware
 from simcse_jax.transforms import Whitening
 
 matplotlib.use("Agg")
@@ -180,12 +179,7 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
     """Encode, fit, search, and close with a table."""
     sentences, sections = sections_of(embedded_wikipedia(progress=True))
     queries = choose_queries(sections, settings.queries, settings.seed)
-    encoder = SentenceEncoder.from_pretrained(
-        settings.model,
-        pooling=settings.pooling,
-        num_layers=settings.num_layers,
-        max_length="longest",
-    ).with_transform(None)
+    encoder = load_frozen(settings.model, settings.pooling, settings.num_layers)
     vectors = vectors_by_size(settings, encoder.encode(sentences, normalize=False))
     rows: list[dict[str, Any]] = []
     for method, x in vectors:  # the first search compiles; its time is not kept
@@ -209,12 +203,7 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
         ],
     )
     output = settings.output_dir / f"retrieval_{settings.pooling}.json"
-    results = {
-        "settings": report.settings_record(settings),
-        "hardware": hardware(),
-        "sentences": len(sentences),
-        "rows": rows,
-    }
+    results = report.results_record(settings) | {"sentences": len(sentences), "rows": rows}
     write_json(output, results)
     draw(rows, output.with_suffix(".png"))
     report.console.print(f"numbers and picture: {output}, .png")

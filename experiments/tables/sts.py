@@ -5,8 +5,8 @@ r"""Every method on the seven STS tasks, for one encoder, in all protocols, besi
         --eval-data SENTEVAL/data/downstream --output-dir runs/table
 
 With BERT-base that is SimCSE's Table 5 and, under wmean, its Table B.3. What is trained is taken
-from finished runs (folders of experiments.sbert_nli, unsup_simcse and sup_simcse); a row without
-its run, or without --nli, is marked as not run. Rows that were measured before with the same
+from finished runs (folders of `simcse-jax train`); a row without its run, or without --nli, is
+marked as not run. Rows that were measured before with the same
 settings are read from the output folder instead of repeated. Writes table.md, .tex and .json.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments import report
+from experiments.tables.frozen import encode_tasks, transforms_of
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
@@ -30,7 +30,6 @@ from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
     PROTOCOLS,
     Encode,
-    encode_once,
     evaluate_sts,
     evaluate_transformed_sts,
     results_to_json,
@@ -59,11 +58,11 @@ class StsTable:
     nli: tuple[Path, ...] = ()
     """Files of sentences that the rows "(NLI)" are fitted to; without them those are not run."""
     sbert: Path | None = None
-    """The folder of a finished run of experiments.sbert_nli."""
+    """The folder of a finished run of `simcse-jax train sbert_nli`."""
     unsup: Path | None = None
-    """The folder of a finished run of experiments.unsup_simcse."""
+    """The folder of a finished run of `simcse-jax train unsup_simcse`."""
     sup: Path | None = None
-    """The folder of a finished run of experiments.sup_simcse."""
+    """The folder of a finished run of `simcse-jax train sup_simcse`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A flow is fitted with each of these seeds."""
     output_dir: Path = Path("runs/sts_table")
@@ -130,7 +129,7 @@ def run_models(run: Path) -> dict[str, Path]:
     """
     results = sorted(run.glob("seed-*/results.json")) or list(run.glob("results.json"))
     if not results:
-        raise FileNotFoundError(f"{run} has no results.json: it is no finished run of experiments")
+        raise FileNotFoundError(f"{run} has no results.json: it is no finished run of training")
     return {str(read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
 
 
@@ -158,14 +157,11 @@ def measure(
         return {"": results_to_json(evaluate_sts(cached, tasks))}
 
     def score(**options: int) -> dict[str, Any]:
-        def fitted(sentences: list[str]) -> Transform:
+        def fit_to(sentences: list[str]) -> Transform:
             assert row.method is not None
             return fit(row.method, cached(sentences), **options)
 
-        if row.fit == "NLI":
-            transforms: Any = fitted(nli)
-        else:
-            transforms = {task.name: fitted(task.sentences) for task in tasks}
+        transforms = transforms_of(fit_to, tasks, nli if row.fit == "NLI" else None)
         return results_to_json(evaluate_transformed_sts(cached, tasks, transforms))
 
     return {f"flow {s}": score(seed=s) for s in seeds} if row.method == "flow" else {"": score()}
@@ -182,9 +178,7 @@ def measure_source(
     runs: dict[str, dict[str, Any]] = {row.label: {} for row in mine}
     text = nli if any(row.fit == "NLI" for row in mine) else []
     for seed, load in encoders.items():
-        encoder = load()
-        sentences = [*(s for task in tasks for s in task.sentences), *text]
-        cached = encode_once(functools.partial(encoder.encode, normalize=False), sentences)
+        cached = encode_tasks(load(), tasks, text)
         for row in tqdm(mine, desc=f"{mine[0].source} {seed}".strip(), unit=" row"):
             scores = measure(row, tasks, nli, settings.seeds, cached)
             runs[row.label] |= {f"{seed} {flow}".strip(): own for flow, own in scores.items()}

@@ -23,7 +23,6 @@ from simcse_jax.data.transfer import TRANSFER_TASKS, read_transfer
 from simcse_jax.evaluation.sts import encode_once
 from simcse_jax.evaluation.transfer import SEED, TransferScore, average, evaluate_transfer
 from simcse_jax.io import write_json
-from simcse_jax.machine import hardware
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +66,9 @@ def main(settings: TransferTable) -> dict[str, TransferScore]:
         text_columns=0,
     )
     if settings.output is not None:
-        results = {
-            "settings": report.settings_record(settings),
-            "hardware": hardware(),
-            "tasks": {name: dataclasses.asdict(score) for name, score in scores.items()},
-            "average": average(scores),
-        }
-        write_json(settings.output, results)
+        tasks_record = {name: dataclasses.asdict(score) for name, score in scores.items()}
+        results = {"tasks": tasks_record, "average": average(scores)}
+        write_json(settings.output, report.results_record(settings) | results)
         report.console.print(f"results: {settings.output}")
     return scores
 

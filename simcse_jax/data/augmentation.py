@@ -132,7 +132,7 @@ def replace_synonym(sentence: str, rng: np.random.Generator, synonyms: Synonyms)
 
 
 def wordnet_synonyms() -> Synonyms:
-    """The synonyms of WordNet, by nltk, which is not among the requirements.
+    """Look synonyms up in WordNet, by nltk, which is not among the requirements.
 
     The lemmas of all synsets of a word, without the word itself, as WordNet spells them but for
     underscores (`hot_dog` becomes `hot dog`), sorted.

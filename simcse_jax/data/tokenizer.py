@@ -47,11 +47,11 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of token ids."""
+        """Return the number of token ids."""
         return self.backend.get_vocab_size()
 
     def special_ids(self) -> list[int]:
-        """The ids of the special tokens ([CLS], [SEP], [PAD], …), which are never masked."""
+        """Return the ids of the special tokens ([CLS], [SEP], [PAD], …), which are never masked."""
         added = self.backend.get_added_tokens_decoder()
         return sorted(i for i, token in added.items() if token.special)
 

@@ -94,19 +94,19 @@ class TrainingText:
 
     @property
     def kind(self) -> Kind:
-        """What the number of columns makes of it."""
+        """Return what the number of columns makes of it."""
         return _KINDS[len(self.columns)]
 
     def __len__(self) -> int:
         return len(self.columns[0])
 
     def rows(self, indices: Sequence[int]) -> list[tuple[str, ...]]:
-        """The rows at these places."""
+        """Return the rows at these places."""
         return [tuple(column[i] for column in self.columns) for i in indices]
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the rows: a resumed run compares it to notice another training file."""
+        """Digest the rows: a resumed run compares it to notice another training file."""
         digest = hashlib.blake2b(f"{len(self.columns)} {len(self)}".encode(), digest_size=16)
         for column in self.columns:
             for sentence in column:
@@ -281,7 +281,7 @@ def labelled_nli(examples: Sequence[NliExample], names: str, unlabelled: int = 0
 
 
 def read_sentences(path: str | Path | Sequence[str | Path]) -> list[str]:
-    """Every sentence of one or several files, whatever its label: what a transform is fitted to.
+    """Read every sentence of one or several files, whatever its label, to fit a transform to.
 
     Args:
         path: as for `read_training_file`, kinds mixed as one likes.

@@ -72,7 +72,7 @@ class TransferTask:
 
     @property
     def sentences(self) -> list[str]:
-        """All sentences, split by split and column by column, with repetitions."""
+        """Return all sentences, split by split and column by column, with repetitions."""
         return [s for split in self.splits.values() for column in split.columns for s in column]
 
 

@@ -53,7 +53,7 @@ def alignment(
 
 
 def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -> float:
-    """How evenly points cover the sphere, `log mean_{i<j} exp(−t ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)`.
+    """Measure how evenly points cover a sphere, `log mean_{i<j} exp(−t ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)`.
 
     Wang & Isola's uniformity loss (section 4.1.2), with their t of 2 by default, and SimCSE's
     equation 3. The mean is over the n (n − 1) / 2 pairs of different rows, as in their code; rows

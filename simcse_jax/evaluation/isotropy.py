@@ -154,7 +154,7 @@ class GramBounds:
 
 
 def gram_bounds(x: Float[np.ndarray, "m D"], block: int = 1024) -> GramBounds:
-    """The two sides of SimCSE's argument against anisotropy (section 5).
+    """Measure the two sides of SimCSE's argument against anisotropy (section 5).
 
     By Jensen's inequality the loss's second term, on negatives, is at least
     `sum(WWᵀ) / (τ m²)`, W holding the unit embeddings in its rows; and where all entries of WWᵀ

@@ -40,7 +40,8 @@ class Scores(NamedTuple):
 
     Attributes:
         dev: the scores on the way, from the encoder.
-        best_metric: which of them chooses the best model.
+        best_metric: which of them chooses the best model; None for the first of them, and where
+            nothing is measured the last model is the best.
         dev_name: what that is, for people.
         test: the scores at the end, from the encoder and its folder (None before training).
         columns: what of them goes into the closing table, from the scores of the best model and of
@@ -49,21 +50,31 @@ class Scores(NamedTuple):
     """
 
     dev: Callable[[SentenceEncoder], Mapping[str, float]]
-    best_metric: str
+    best_metric: str | None
     dev_name: str
     test: Callable[[SentenceEncoder, Path | None], dict[str, Any]]
     columns: Callable[[dict[str, Any], dict[str, Any]], list[Column]]
     measure: str = "Spearman"
 
 
+def no_scores() -> Scores:
+    """Measure nothing, neither on the way nor at the end."""
+    return Scores(lambda _: {}, None, "", lambda *_: {}, lambda *_: [])
+
+
 def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
     """Score by STS-B dev on the way and STS-B test, or all seven tasks, at the end.
 
     Args:
-        eval_data: SentEval's folder; without it everything is scored on the Lee corpus.
+        eval_data: SentEval's folder; without it everything is scored on the Lee corpus, or nothing
+            where that is not installed.
         all_tasks: score all seven STS tasks at the end, not STS-B alone.
     """
     if eval_data is None:
+        try:
+            read_lee()
+        except FileNotFoundError:
+            return no_scores()
         return Scores(lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns)
     pairs = read_stsb(eval_data, "dev")
     tasks = read_sts(eval_data) if all_tasks else read_sts(eval_data, ["STS-B"])

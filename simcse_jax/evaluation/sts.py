@@ -306,7 +306,7 @@ def evaluate_transformed_sts(
 
 
 def results_to_json(results: StsResults) -> dict[str, Any]:
-    """The results as plain dictionaries for `json.dump`.
+    """Return the results as plain dictionaries for `json.dump`.
 
     The scores are Spearman's, times 100::
 
@@ -329,7 +329,7 @@ def results_to_json(results: StsResults) -> dict[str, Any]:
 
 
 def format_table(results: StsResults) -> str:
-    """The results as a plain text table: a row a protocol, a column a task and the average."""
+    """Format the results as a plain text table: a row a protocol, a column a task."""
     header = ["Spearman x 100", *results.tasks, "average"]
     table = [header]
     for protocol in PROTOCOLS:

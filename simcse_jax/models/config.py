@@ -45,10 +45,10 @@ class BertConfig:
 
     @property
     def position_offset(self) -> int:
-        """The row of the position table that belongs to the first token."""
+        """Return the row of the position table that belongs to the first token."""
         return self.pad_token_id + 1 if self.model_type == "roberta" else 0
 
     @property
     def max_length(self) -> int:
-        """The longest input in tokens, special tokens included."""
+        """Return the longest input in tokens, special tokens included."""
         return self.max_position_embeddings - self.position_offset

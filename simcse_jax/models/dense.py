@@ -14,7 +14,7 @@ from simcse_jax.arrays import AnyArray
 
 
 def gelu(x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
-    """`x Φ(x)` exactly, by erf as torch does it: erfc takes two exponentials more on a CPU."""
+    """Return `x Φ(x)` exactly, by erf as torch does it: erfc costs two exponentials more."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
@@ -58,7 +58,7 @@ class Dense(nn.Module):
 def linear(
     x: Float[Array, "*T D"], kernel: Float[AnyArray, "D F"], bias: Float[AnyArray, "F"]
 ) -> Float[Array, "*T F"]:
-    """`x W + b` in the type of ``x``; the gradients of W and b are float32."""
+    """Return `x W + b` in the type of ``x``; the gradients of W and b are float32."""
     return jnp.matmul(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 

@@ -62,7 +62,7 @@ def attention_dropout(
     rate: float,
     dropout_id: int,
 ) -> Float[Array, "R N Q K"]:
-    """`dropout` of attention probabilities.
+    """Apply `dropout` to attention probabilities.
 
     Args:
         probs: by head, query and key.
@@ -80,7 +80,7 @@ def attention_dropout(
 
 
 def head_counters(heads: int, positions: Int[AnyArray, "R K"]) -> UInt32[Array, "R P K"]:
-    """The counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
+    """Return the counters of pairs of heads at each key, ``P = ceil(heads / 2)``."""
     pairs = jnp.arange(-(-heads // 2), dtype=jnp.uint32)[None, :, None]
     return (pairs << _HEAD_BITS) + jnp.asarray(positions, jnp.uint32)[:, None]
 
@@ -92,10 +92,9 @@ def keep(
     dropout_id: int,
     axis: int,
 ) -> Bool[Array, "..."]:
-    """Two decisions for each counter: those of the low halves, then along ``axis`` of the high.
+    """Decide twice for each counter, by its low half and then, along ``axis``, by its high one.
 
-    So the result has the shape of seeds and counters together, and twice the length along
-    ``axis``.
+    So the result has the shape of seeds and counters together, and twice the length along ``axis``.
     """
     counters = counters + jnp.uint32((dropout_id + 1) << _ID_BITS)
     x = _half_scramble(seeds[..., 0] + counters * jnp.uint32(0x9E3779B1)) ^ seeds[..., 1]

@@ -88,6 +88,9 @@ class ObjectiveConfig(Protocol):
     def build(self, model: Model) -> Objective:
         """Return the functions to minimise."""
 
+    def check_text(self, columns: int, labels: bool) -> None:
+        """Raise ValueError for a text of so many columns, with labels or not, that does not fit."""
+
     def export(self, params: Params) -> Params:
         """Return the parameters of the trained model as model folders hold them."""
 
@@ -115,6 +118,9 @@ class TokenObjective:
         """
         check_pooling(model.pooling, model.config.num_hidden_layers)
         return {"encoder": model.params["encoder"]}
+
+    def check_text(self, columns: int, labels: bool) -> None:
+        """See `ObjectiveConfig.check_text`; every text fits."""
 
     def export(self, params: Params) -> Params:
         """See `ObjectiveConfig.export`."""

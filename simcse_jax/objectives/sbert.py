@@ -108,7 +108,7 @@ class Sbert(TokenObjective):
         self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the loss of the global batch, and its accuracy where it has one."""
-        self.check_batch(batch)
+        self.check_text(batch.sentences.shape[1], batch.labels is not None)
         columns = jnp.unstack(vectors, axis=1)  # [B D] each
         if self.kind == "triplet":
             a, p, n = columns
@@ -133,16 +133,17 @@ class Sbert(TokenObjective):
         features = pair_features(u, v, self.concatenation)
         return module.apply({"params": classifier}, features)  # type: ignore[return-value]
 
-    def check_batch(self, batch: TrainingBatch) -> None:
-        """Raise ValueError for a wrong number of sentences an example, or missing labels."""
-        columns, wanted = batch.sentences.shape[1], _COLUMNS[self.kind]
+    def check_text(self, columns: int, labels: bool) -> None:
+        """See `ObjectiveConfig.check_text`."""
+        wanted = _COLUMNS[self.kind]
         if columns != wanted:
             raise ValueError(
                 f"the objective {self.kind!r} takes {wanted} sentences an example, the text has "
                 f"{columns}"
             )
-        if self.kind != "triplet" and batch.labels is None:
-            raise ValueError(f"the objective {self.kind!r} needs a label for each pair")
+        if labels == (self.kind == "triplet"):
+            needs = "takes no labels" if labels else "needs a label for each pair"
+            raise ValueError(f"the objective {self.kind!r} {needs}")
 
     def save(self, folder: Path, params: Params) -> None:
         """See `ObjectiveConfig.save`: the softmax' classifier, which `read_classifier` reads."""

@@ -98,6 +98,14 @@ class SimCSE(TokenObjective):
                 f"pooling is {pooling!r}; it must be 'cls' where the head is kept at test time"
             )
 
+    def check_text(self, columns: int, labels: bool) -> None:
+        """See `ObjectiveConfig.check_text`: without labels, which would be taken for nothing."""
+        if labels:
+            raise ValueError(
+                "the training text has labels, which SimCSE does not read: leave labelled_nli out, "
+                "so that NLI becomes triplets, or give pairs without scores"
+            )
+
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`.
 

@@ -89,12 +89,12 @@ class RunCheckpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are there, oldest first."""
+        """Return the steps of the checkpoints that are there, oldest first."""
         return sorted(c.step for c in self._checkpointer.checkpoints)
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
+        """Return the step of the newest checkpoint, or None."""
         return max(self.steps, default=None)
 
     def save(
@@ -134,6 +134,22 @@ class RunCheckpoints:
                 f"the checkpoint of step {step} could not be written to {self.folder} "
                 f"({kept}): {_first_line(error)}"
             ) from error
+
+    def check(self, resume: bool) -> None:
+        """Refuse a run that is not to go on here, before anything of it is done.
+
+        Raises:
+            FileExistsError: there is a checkpoint, and ``resume`` is False.
+            ValueError: there is one to go on from, of other settings or damaged.
+        """
+        step = self.latest
+        if step is None:
+            return
+        if not resume:
+            raise FileExistsError(
+                f"{self.folder} holds a run at step {step}; resume it or choose another folder"
+            )
+        self._check_settings(self._info(step, self.folder / str(step))["settings"])
 
     def restore(self, state: Any, key: Key[Array, ""], step: int | None = None) -> Restored:
         """Read a checkpoint.

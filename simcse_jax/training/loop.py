@@ -179,11 +179,7 @@ def _start(
     """Return the step, state, key and best evaluation to go on from."""
     if checkpoints is None or checkpoints.latest is None:
         return 0, state, key, None
-    if not resume:
-        raise FileExistsError(
-            f"{checkpoints.folder} holds a run at step {checkpoints.latest}; resume it or "
-            "choose another folder"
-        )
+    checkpoints.check(resume)
     start, state, key, extra = checkpoints.restore(state, key)
     if start > total_steps:
         raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
@@ -202,7 +198,8 @@ def _evaluate(
         return best
     if name not in values:
         raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
-    if best is not None and values[name] <= best["value"]:
+    # Not a number is no score, and no reason to let go of a model.
+    if math.isnan(values[name]) or (best is not None and values[name] <= best["value"]):
         return best
     if evaluation.save_best is not None and jax.process_index() == 0:
         evaluation.save_best(params, done, values)
@@ -311,7 +308,7 @@ class _MetricsLog:
 
 
 def _before(line: str, start: int) -> bool:
-    """Whether a line is whole and belongs to the first ``start`` updates."""
+    """Tell whether a line is whole and belongs to the first ``start`` updates."""
     try:
         return json.loads(line)["step"] <= start
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -340,11 +337,11 @@ class _Sigterm:
         self._came = True
 
     def here(self) -> bool:
-        """Whether it came; one process of several cannot leave alone and says False."""
+        """Tell whether it came; one process of several cannot leave alone and says False."""
         return self._came and jax.process_count() == 1
 
     def everywhere(self) -> bool:
-        """Whether it came to any process."""
+        """Tell whether it came to any process."""
         if jax.process_count() == 1:
             return self._came
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))

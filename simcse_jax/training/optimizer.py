@@ -51,6 +51,7 @@ class OptimizerConfig:
                 (getattr(self, f) >= 0, f, "at least 0")
                 for f in ("weight_decay", "warmup_steps", "eps")
             ),
+            *((0 <= getattr(self, f) < 1, f, "from 0 to below 1") for f in ("beta1", "beta2")),
             (0 <= self.warmup_ratio < 1, "warmup_ratio", "at least 0 and below 1"),
         )
 

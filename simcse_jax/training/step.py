@@ -85,7 +85,12 @@ def with_frozen(objective: Objective, frozen: Params) -> Objective:
     """Return the objective as a function of the other parameters alone."""
     if not frozen:
         return objective
-    return objective._replace(
-        embed=lambda params, *rest: objective.embed(params | frozen, *rest),
-        loss=lambda params, *rest: objective.loss(params | frozen, *rest),
+    tokens = objective.tokens
+    if tokens is not None:
+        token_loss = tokens.loss
+        tokens = tokens._replace(loss=lambda p, *rest: token_loss(p | frozen, *rest))
+    return Objective(
+        lambda params, *rest: objective.embed(params | frozen, *rest),
+        lambda params, *rest: objective.loss(params | frozen, *rest),
+        tokens,
     )

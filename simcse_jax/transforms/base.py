@@ -44,11 +44,11 @@ class Transform(ABC):
     @property
     @abstractmethod
     def input_dim(self) -> int:
-        """The length D of the embeddings it takes."""
+        """Return the length D of the embeddings it takes."""
 
     @property
     def output_dim(self) -> int:
-        """The length K of the embeddings it gives; D unless it says otherwise."""
+        """Return the length K of the embeddings it gives; D unless it says otherwise."""
         return self.input_dim
 
     @abstractmethod

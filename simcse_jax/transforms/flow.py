@@ -193,6 +193,7 @@ class Flow(Transform):
         progress: bool = False,
         state_folder: str | os.PathLike[str] | None = None,
         save_every: int | None = None,
+        resume: bool = True,
         on_step: Callable[[int, dict[str, float]], None] | None = None,
     ) -> Flow:
         """Fit by maximum likelihood.
@@ -218,6 +219,7 @@ class Flow(Transform):
             state_folder: keep the training state there, every ``save_every`` steps and at the end.
                 If it holds one of the same run, go on from it; the result has the same bits.
             save_every: steps between two saves; default an epoch.
+            resume: False refuses a ``state_folder`` that holds a run.
             on_step: called after every step with its number and its metrics: ``nats`` and ``bits``
                 (per dimension), ``loss`` and ``gradient_norm``.
 
@@ -250,6 +252,7 @@ class Flow(Transform):
             progress=progress,
             state_folder=state_folder,
             save_every=save_every,
+            resume=resume,
             on_step=on_step,
         )
         return cls(config, *fitted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -48,11 +49,18 @@ class FlowRun:
         """Count the batches of a pass over so many embeddings."""
         return max(1, rows // self.batch_size)
 
-    def settings(self, rows: int, dim: int) -> dict[str, Any]:
+    @property
+    def has_no_horizon(self) -> bool:
+        """Tell whether the learning rate is the same however long the fit is."""
+        warm = self.optimizer.warmup_steps or self.optimizer.warmup_ratio
+        return self.optimizer.schedule == "constant" and not warm
+
+    def settings(self, x: Float[np.ndarray, "n D"]) -> dict[str, Any]:
         """Say what must not change when the fit is resumed, as JSON."""
-        fixed = dataclasses.asdict(self) | {"rows": rows, "dim": dim}
+        digest = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=16).hexdigest()
+        fixed = dataclasses.asdict(self) | {"embeddings": digest}
         # A cosine is drawn over the whole fit; a constant rate lets a run be lengthened.
-        if self.optimizer.schedule == "constant":
+        if self.has_no_horizon:
             del fixed["epochs"]
         return fixed
 
@@ -74,6 +82,7 @@ def fit_flow(
     progress: bool,
     state_folder: str | os.PathLike[str] | None,
     save_every: int | None,
+    resume: bool,
     on_step: Callable[[int, dict[str, float]], None] | None,
 ) -> FittedFlow:
     """Fit a flow; see `simcse_jax.transforms.Flow.fit`, whose arguments these are."""
@@ -87,7 +96,7 @@ def fit_flow(
     per_epoch = run.steps_per_epoch(rows)
     total = run.epochs * per_epoch
     # A constant rate must not compile anew for another length.
-    horizon = 1 if run.optimizer.schedule == "constant" else max(total, 1)
+    horizon = 1 if run.has_no_horizon else max(total, 1)
     step, optimizer = _compiled_step(run.config, run.optimizer, horizon, mesh)
     key = jax.random.key(run.seed)
     params, constants = init_flow(run, jax.random.fold_in(key, 0), prewhiten(prewhitening, x))
@@ -104,7 +113,8 @@ def fit_flow(
 
     checkpoints = None
     if state_folder is not None:
-        checkpoints = RunCheckpoints(state_folder, run.settings(rows, dim), keep=1)
+        checkpoints = RunCheckpoints(state_folder, run.settings(x), keep=1)
+        checkpoints.check(resume)
     try:
         result = fit(
             step,

@@ -154,7 +154,7 @@ def test_a_batch_holds_the_tokens_of_its_rows_and_their_labels(tokenizer, column
         indices = batches.indices(step)
         found = examples_of(batch, shards)
         for example, index in zip(found, indices, strict=True):
-            expected, _ = tokenizer(text.rows([index])[0])
+            expected, _ = tokenizer(text.rows([int(index)])[0])
             assert example == [ids.tolist() for ids in expected]
         assert all(x.dtype == np.int32 for x in jax.tree.leaves(batch))
         order = batch.sentences[:, 0] // columns

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from tiny_data import SENTENCES
 
-from experiments import ablations
 from experiments.figures import __main__ as figures
 from experiments.figures import draw as figures_draw
 from experiments.figures.measure import NAMES, Figures, model_folder
-from simcse_jax import SentenceEncoder
+from simcse_jax import SentenceEncoder, trainer
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.evaluation.geometry import alignment_uniformity
 from simcse_jax.evaluation.isotropy import frequency_bins
@@ -60,12 +59,13 @@ def settings(data, golden, run_folder, tmp_path_factory):
         trained={"trained": run_folder},
         corpus=(data / "text.txt",),
         edges=(0, 3, 10),
-        train_file=(data / "text.txt",),
+        train_files=(data / "text.txt",),
         positives=("dropout", "no-dropout"),
         run_layers=1,
         steps=3,
         every=2,
         batch_size=8,
+        max_length=16,
         output_dir=tmp_path_factory.mktemp("figures"),
     )
 
@@ -74,7 +74,7 @@ def settings(data, golden, run_folder, tmp_path_factory):
 def drawn(settings):
     """All figures once; on one device, several are tested with the training step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablations, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+        patch.setattr(trainer, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
         figures.main(settings)
     return {name: json.loads((settings.output_dir / f"{name}.json").read_text()) for name in NAMES}
 

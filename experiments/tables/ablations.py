@@ -1,0 +1,414 @@
+r"""SimCSE's and Sentence-BERT's ablations: lists of changes to a configuration, beside the papers'.
+
+    python -m experiments.tables.ablations --eval-data SENTEVAL/data/downstream \
+        --presets augmentation dropout --seeds 0 1 2 --output-dir runs/ablations
+
+    preset                   of the paper                            needs
+    augmentation             SimCSE, table 1: positives              for one row nltk with WordNet
+    objective                SimCSE, table 2: positives, encoders    text in reading order
+    dropout                  SimCSE, table 3
+    pooler, pooler-nli       SimCSE, section 6                       the second --nli
+    temperature              SimCSE, table D.1                       --nli
+    hard-negative            SimCSE: the weight of the negative      --nli
+    mlm                      SimCSE: λ of the auxiliary loss         --nli
+    batch-size               SimCSE; no numbers are printed
+    sbert-pooling            Sentence-BERT, table 6                  --nli
+    sbert-concatenation      Sentence-BERT, table 6                  --nli
+    sbert-pooling-stsb       Sentence-BERT, table 6
+
+Every run is one of `simcse_jax.train`: 125 steps of SimCSE from sentences (the embedded Wikipedia
+or --train-files) or from NLI triplets, or Sentence-BERT by its paper's settings. Its score is the
+best of its evaluations on STS-B dev. A run's numbers lie in OUTPUT_DIR/PRESET/ROW/seed-K and are
+reused with --resume; its models are not kept. It writes ablations.json (every run) and ablations.md
+(what is printed).
+
+The papers' numbers are of BERT-base: SimCSE's on a million sentences, or on all NLI triplets where
+--nli is needed (that temperature and mlm are of those is read off their best value). Only the order
+of the rows can be compared with a small run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from experiments import report
+from simcse_jax.cli import run_or_explain
+from simcse_jax.config import CONFIGS, Config, replace
+from simcse_jax.data.augmentation import wordnet_synonyms
+from simcse_jax.data.datasets import DataConfig
+from simcse_jax.data.training_text import read_training_file
+from simcse_jax.io import read_json_lines, write_json, write_text
+from simcse_jax.trainer import train_seeds
+
+Preset = Literal[
+    "augmentation",
+    "objective",
+    "dropout",
+    "pooler",
+    "pooler-nli",
+    "temperature",
+    "hard-negative",
+    "mlm",
+    "batch-size",
+    "sbert-pooling",
+    "sbert-concatenation",
+    "sbert-pooling-stsb",
+]
+# The contradiction of an NLI premise is drawn with this seed, the same for all seeds of the runs.
+NLI_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of an ablation.
+
+    Attributes:
+        label: what the table calls it.
+        paper: Spearman × 100 on STS-B dev; None where none is printed.
+        changes: fields of the configuration, by name.
+        not_run: why it cannot be run here.
+    """
+
+    label: str
+    paper: float | None = None
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    not_run: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """A configuration, and the rows that change it."""
+
+    base: Config
+    rows: tuple[Row, ...]
+
+
+SENTENCES = replace(CONFIGS["unsup_simcse"], max_steps=125, eval_every=25)
+TRIPLETS = replace(SENTENCES, columns=3, head="train_and_test")
+LABELLED_NLI = replace(CONFIGS["sbert_nli"], test_before=False)
+STSB = replace(CONFIGS["sbert_stsb"], test_before=False)
+DELETE_ONE = {"positives": "delete-one-word"}
+NEXT, NEXT_3 = ({"positives": "next-sentence", "window": window} for window in (1, 3))
+TWO = {"two_encoders": True}
+
+
+def rows_by(label: str, field: str, papers: Mapping[Any, float | None]) -> tuple[Row, ...]:
+    """Return a row for each value of a field.
+
+    Args:
+        label: of a row, with a place for the value.
+        field: the field that is changed.
+        papers: the paper's score by value.
+    """
+    return tuple(Row(label.format(value), paper, {field: value}) for value, paper in papers.items())
+
+
+def shares(label: str, positives: str, papers: Mapping[int, float]) -> list[Row]:
+    """Return a row for each share, in per cent, of the words that an augmentation changes."""
+    return [
+        Row(f"{label} {k} %", paper, {"positives": positives, "share": k / 100})
+        for k, paper in papers.items()
+    ]
+
+
+def poolers(kept: float, in_training: float, without: float, first_last: float) -> tuple[Row, ...]:
+    """Return a row for each of the paper's poolers, with its score."""
+    return (
+        Row("cls with MLP", kept, {"head": "train_and_test"}),
+        Row("cls with MLP, in training only", in_training, {"head": "train_only"}),
+        Row("cls without MLP", without, {"head": "none"}),
+        Row("first-last", first_last, {"head": "none", "pooling": "first-last"}),
+    )
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "augmentation": Ablation(
+        SENTENCES,
+        (
+            Row("none (dropout)", 82.5),
+            *shares("crop", "crop", {10: 77.8, 20: 71.4, 30: 63.6}),
+            *shares("word deletion", "delete-words", {10: 75.9, 20: 72.2, 30: 68.2}),
+            Row("delete one word", 75.9, DELETE_ONE),
+            Row("delete one word, no dropout", 74.2, {**DELETE_ONE, "dropout": 0.0}),
+            Row("synonym", 77.4, {"positives": "synonym"}),
+            *shares("masked words", "mask-words", {15: 62.2}),
+        ),
+    ),
+    "objective": Ablation(
+        SENTENCES,
+        (
+            Row("next sentence", 67.1, NEXT),
+            Row("next 3 sentences", 67.4, NEXT_3),
+            Row("delete one word", 75.9, DELETE_ONE),
+            Row("SimCSE", 82.5),
+            Row("next sentence, two encoders", 68.9, NEXT | TWO),
+            Row("next 3 sentences, two encoders", 68.8, NEXT_3 | TWO),
+            Row("delete one word, two encoders", 73.1, DELETE_ONE | TWO),
+            Row("SimCSE, two encoders", 80.7, TWO),
+        ),
+    ),
+    "dropout": Ablation(
+        SENTENCES,
+        (
+            *rows_by(
+                "p = {:g}",
+                "dropout",
+                {0.0: 71.1, 0.01: 72.6, 0.05: 81.1, 0.1: 82.5, 0.15: 81.4, 0.2: 80.5, 0.5: 71.0},
+            ),
+            Row("fixed 0.1", 43.6, {"shared_dropout": True, "dropout": 0.1}),
+        ),
+    ),
+    "pooler": Ablation(SENTENCES, poolers(81.7, 82.5, 80.9, 81.2)),
+    "pooler-nli": Ablation(TRIPLETS, poolers(86.2, 85.8, 86.2, 86.1)),
+    "temperature": Ablation(
+        TRIPLETS,
+        (
+            Row("inner product", 85.9, {"similarity": "dot", "temperature": 1.0}),
+            *rows_by(
+                "τ = {:g}",
+                "temperature",
+                {0.001: 84.9, 0.01: 85.4, 0.05: 86.2, 0.1: 82.0, 1.0: 64.0},
+            ),
+        ),
+    ),
+    "hard-negative": Ablation(
+        TRIPLETS,
+        (
+            Row("none", 84.9, {"columns": 2}),
+            *(
+                Row(f"α = {alpha:g}", paper, {"hard_negative_weight": math.log(alpha)})
+                for alpha, paper in {0.5: 86.1, 1.0: 86.2, 2.0: 86.2}.items()
+            ),
+            Row("contradiction and neutral", 85.3, not_run="triplets have one hard negative"),
+        ),
+    ),
+    "mlm": Ablation(
+        TRIPLETS, rows_by("λ = {:g}", "mlm_weight", {0.0: 86.2, 0.01: 85.7, 0.1: 85.7, 1.0: 85.1})
+    ),
+    "batch-size": Ablation(
+        SENTENCES, rows_by("{}", "batch_size", dict.fromkeys((32, 64, 128, 256)))
+    ),
+    "sbert-pooling": Ablation(
+        LABELLED_NLI, rows_by("{}", "pooling", {"mean": 80.78, "max": 79.07, "cls": 79.8})
+    ),
+    "sbert-concatenation": Ablation(
+        LABELLED_NLI,
+        rows_by(
+            "{}",
+            "concatenation",
+            {
+                **{"uv": 66.04, "diff": 69.78, "mul": 70.54, "diff-mul": 78.37},
+                **{"uv-mul": 77.44, "uv-diff": 80.78, "uv-diff-mul": 80.44},
+            },
+        ),
+    ),
+    "sbert-pooling-stsb": Ablation(
+        STSB, rows_by("{}", "pooling", {"mean": 87.44, "max": 69.92, "cls": 86.62})
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationTable:
+    """Train every row of the presets, and make the table."""
+
+    eval_data: Path
+    """The folder that holds SentEval's STS/: STS-B dev decides."""
+    presets: tuple[Preset, ...] = ("augmentation",)
+    """The ablations that are run."""
+    model: str = "minilm"
+    """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
+    num_layers: int | None = None
+    """Keep the model's first so many layers; default: all."""
+    train_files: tuple[Path, ...] = ()
+    """Files of sentences in reading order, a document each; default: the embedded Wikipedia."""
+    nli: tuple[Path, ...] = ()
+    """Files of NLI, or of its triplets; without them the presets that need them are not run."""
+    steps: int | None = None
+    """Every run takes so many steps; default: 125 for SimCSE, the paper's epochs for
+    Sentence-BERT."""
+    every: int | None = None
+    """STS-B dev is scored every so many steps; default: 25 for SimCSE, 125 for Sentence-BERT."""
+    batch_size: int | None = None
+    """The number of examples of a batch; default: the paper's 64 (SimCSE) or 16
+    (Sentence-BERT)."""
+    learning_rate: float | None = None
+    """The largest learning rate; default: the paper's 3e-5 (SimCSE) or 2e-5 (Sentence-BERT)."""
+    max_length: int | None = None
+    """Sentences are cut to so many tokens; default: 32 for SimCSE, 128 for Sentence-BERT."""
+    seeds: tuple[int, ...] = (0,)
+    """Every row is trained once for each of these seeds."""
+    resume: bool = False
+    """Reuse finished runs, and continue an interrupted one."""
+    output_dir: Path = Path("runs/ablations")
+    """The folder that gets ablations.json, ablations.md, and a folder for each row."""
+
+
+FIELDS = {
+    "num_layers": "num_layers",
+    "steps": "max_steps",
+    "every": "eval_every",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "max_length": "max_length",
+}
+"""What the user may ask of all runs, and the fields of the configuration that it goes to."""
+
+
+# ---------------------------------------------------------------------------------------------
+# The runs
+# ---------------------------------------------------------------------------------------------
+
+
+def needs_nli(data: DataConfig) -> bool:
+    """Return whether a run trains on NLI."""
+    return data.labelled_nli or data.columns is not None
+
+
+def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
+    """Return a row's configuration: the preset's, what the user asked for, the row's changes."""
+    asked = {field: getattr(settings, name) for name, field in FIELDS.items()}
+    asked = {field: value for field, value in asked.items() if value is not None}
+    config = replace(ABLATIONS[preset].base, **{**asked, **row.changes})
+    if config.data.dataset == "stsb":
+        files: tuple[Path, ...] = ()
+    else:
+        files = settings.nli if needs_nli(config.data) else settings.train_files
+    folder = "".join(c if c.isalnum() or c in ".=" else "-" for c in row.label)
+    return replace(
+        config,
+        model=settings.model,
+        train_files=files,
+        eval_data=settings.eval_data,
+        seed=NLI_SEED,
+        seeds=settings.seeds,
+        resume=settings.resume,
+        output_dir=settings.output_dir / preset / folder,
+    )
+
+
+def missing(data: DataConfig, nli_columns: int) -> str | None:
+    """Return what a row would need that is not there; None where nothing is missing.
+
+    Args:
+        data: of the row.
+        nli_columns: how many columns the triplets of --nli have, 0 where there are none.
+    """
+    if needs_nli(data) and not nli_columns:
+        return "needs --nli"
+    if (data.columns or 0) > nli_columns:
+        return f"needs {data.columns} columns"
+    if data.positives == "synonym":
+        try:
+            wordnet_synonyms()
+        except FileNotFoundError as error:  # WordNet is optional
+            return str(error)
+    return None
+
+
+def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of a finished run on STS-B dev and at the end; its models are deleted."""
+    folder = Path(found["folder"])
+    for name in ("checkpoints", "best", "last"):  # two gigabytes of a BERT-base, for each run
+        shutil.rmtree(folder / name, ignore_errors=True)
+    later = [line for line in read_json_lines(folder / "metrics.jsonl") if "eval" in line]
+    return {
+        "settings": found["settings"],
+        "before": found["dev_before"],
+        "best": found["dev_best"],
+        "best_step": found["best_step"],
+        "records": [
+            {"step": 0, found["dev_metric"]: found["dev_before"]},
+            *({"step": line["step"], **line["eval"]} for line in later),
+        ],
+        "test": found["best"],
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# The table
+# ---------------------------------------------------------------------------------------------
+
+
+def in_common(tables: Mapping[str, Any], field: str) -> Any:
+    """Return the value of a field that all runs share, or None."""
+    runs = [run for rows in tables.values() for row in rows for run in row["runs"]]
+    values = {run["settings"][field] for run in runs}
+    return values.pop() if len(values) == 1 else None
+
+
+def cell(row: Mapping[str, Any]) -> str:
+    """Return our score as the table prints it."""
+    if row["not_run"]:
+        return "not run"
+    return report.mean_and_deviation([run["best"] for run in row["runs"]])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a preset's rows: label, the paper's score and ours."""
+    papers = ["" if row["paper"] is None else str(row["paper"]) for row in rows]
+    return [[row["label"], paper, cell(row)] for row, paper in zip(rows, papers, strict=True)]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return all tables in Markdown, drawn from the results alone."""
+    how = results["settings"]
+    ours = [how["model"]]
+    if how["num_layers"]:
+        ours.append(f"first {how['num_layers']} layers")
+    if how["steps"] or how["batch_size"]:
+        steps = f"{how['steps']} steps" if how["steps"] else "batches"
+        ours.append(f"{steps} of {how['batch_size']}" if how["batch_size"] else steps)
+    if how["learning_rate"]:
+        ours.append(f"learning rate {how['learning_rate']:g}")
+    ours.append(f"seeds {', '.join(map(str, how['seeds']))}")
+    parts = [
+        f"Best Spearman × 100 on STS-B dev. Ours: {', '.join(ours)}; {results['hardware']}. "
+        "Paper: BERT-base.",
+    ]
+    for preset, rows in results["tables"].items():
+        parts += [f"## {preset}", report.markdown(["row", "paper", "ours"], table(rows))]
+        reasons = [(row["label"], row["not_run"]) for row in rows if row["not_run"]]
+        if reasons:
+            parts.append("\n".join(f"Not run: {label} ({why})." for label, why in reasons))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(settings: AblationTable) -> None:
+    """Train every row, write both files, and print the tables."""
+    if not settings.presets or not settings.seeds:
+        raise ValueError("--presets and --seeds need one each or more")
+    # All of them first: what cannot be should not come out after hours of training.
+    configs = {
+        preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]
+        for preset in settings.presets
+    }
+    nli_columns = len(read_training_file(settings.nli).columns) if settings.nli else 0
+    tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
+    for preset, rows in configs.items():
+        for row, config in rows:
+            why = row.not_run or missing(config.data, nli_columns)
+            if why:
+                report.console.print(f"{preset}, {row.label}: not run ({why})")
+            runs = [] if why else [scores_of(found) for found in train_seeds(config)]
+            known = {"label": row.label, "paper": row.paper, "not_run": why, "runs": runs}
+            tables[preset].append(known)
+    how = {name: in_common(tables, field) for name, field in FIELDS.items()}
+    results = report.results_record(settings, **how) | {"tables": tables}
+    write_json(settings.output_dir / "ablations.json", results)
+    write_text(settings.output_dir / "ablations.md", markdown(results))
+    for preset, found in tables.items():
+        title = f"{preset}: best Spearman × 100 on STS-B dev"
+        report.print_table(title, ["row", "paper, BERT-base", "ours"], table(found))
+    report.console.print(f"{settings.output_dir}: ablations.json, ablations.md and every run")
+
+
+if __name__ == "__main__":
+    run_or_explain(lambda: main(tyro.cli(AblationTable, description=__doc__)))

@@ -1,0 +1,99 @@
+"""Training data by name and from files, with every kind of positives."""
+
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tiny_data import SENTENCES
+
+from simcse_jax.data import builders
+from simcse_jax.data.datasets import (
+    DATASETS,
+    DataConfig,
+    Positives,
+    load_training_data,
+    with_positives,
+)
+from simcse_jax.data.embedded import gensim_test_data
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Two files, which are two documents."""
+    files = (tmp_path / "a.txt", tmp_path / "b.txt")
+    for file, part in zip(files, (SENTENCES[:30], SENTENCES[30:]), strict=True):
+        file.write_text("\n".join(part) + "\n")
+    return DataConfig(train_files=files)
+
+
+@pytest.mark.parametrize("positives", get_args(Positives))
+def test_positives(text, positives):
+    config = dataclasses.replace(text, positives=positives, share=0.4)
+    data = load_training_data(config, 0)
+    assert [len(document) for document in data.documents] == [30, 30]
+    if positives == "synonym" and importlib.util.find_spec("nltk") is None:
+        with pytest.raises(FileNotFoundError, match="pip install nltk"):
+            with_positives(data, config, seed=3)
+        return
+    found = with_positives(data, config, seed=3)
+    if positives == "same":
+        assert found is data.text
+        return
+    anchors, others = found.columns
+    assert any(a != b for a, b in zip(anchors, others, strict=True))
+    assert found.fingerprint == with_positives(data, config, seed=3).fingerprint
+    if positives == "next-sentence":
+        # No pair spans the two files.
+        assert anchors == (*SENTENCES[:29], *SENTENCES[30:59])
+        assert others == (*SENTENCES[1:30], *SENTENCES[31:])
+    else:
+        assert anchors == tuple(SENTENCES)
+
+
+def test_the_first_columns_only(tmp_path):
+    file = tmp_path / "triplets.csv"
+    file.write_text("sent0,sent1,hard_neg\na,b,c\nd,e,f\n")
+    config = DataConfig(train_files=(file,), columns=2)
+    assert load_training_data(config, 0).text.columns == (("a", "d"), ("b", "e"))
+    with pytest.raises(ValueError, match="columns is 4, but the training text has 3 only"):
+        load_training_data(dataclasses.replace(config, columns=4), 0)
+
+
+def test_a_prepared_data_set_is_read_from_its_source(tmp_path, monkeypatch):
+    """Through tensorflow-datasets' builder, row by row from disk."""
+    prepare = functools.partial(builders.prepare, data_dir=tmp_path / "prepared")
+    monkeypatch.setattr(
+        builders, "prepare", lambda name, data_dir, source: prepare(name, source=source)
+    )
+    source = tmp_path / "nli_for_simcse.csv"
+    source.write_text("sent0,sent1,hard_neg\n" + "a man,a person,a dog\n" * 3)
+    data = load_training_data(DataConfig(dataset="nli_for_simcse", dataset_source=source), 0)
+    assert isinstance(data.text, builders.PreparedText)
+    assert data.text.rows([1]) == [("a man", "a person", "a dog")]
+
+
+def test_embedded_data_sets():
+    gensim_test_data()
+    sentences = load_training_data(DataConfig(), 0)
+    assert sentences.text.columns[0][: len(sentences.documents[0])] == tuple(sentences.documents[0])
+    triplets = load_training_data(DataConfig(dataset="embedded_triplets"), 0)
+    assert len(triplets.text.columns) == 3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_refused():
+    with pytest.raises(ValueError, match=f"it must be one of {', '.join(DATASETS)}"):
+        load_training_data(DataConfig(dataset="wikipedia"), 0)
+    with pytest.raises(ValueError, match="train_files is missing"):
+        load_training_data(DataConfig(labelled_nli=True), 0)
+    with pytest.raises(ValueError, match="dataset_source is x, but embedded_wikipedia comes"):
+        load_training_data(DataConfig(dataset_source=Path("x")), 0)
+    with pytest.raises(ValueError, match="columns is -1; it must be at least 1"):
+        DataConfig(columns=-1)
+    with pytest.raises(ValueError, match="test_files are for the accuracy on NLI"):
+        DataConfig(test_files=(Path("x"),))
+    with pytest.raises(ValueError, match="positives is 'translated'"):
+        DataConfig(positives="translated")

@@ -1,0 +1,192 @@
+"""The ablations: what each row changes, what trains, and the table."""
+
+import dataclasses
+import math
+import sys
+
+import pytest
+from tiny_data import SENTENCES
+
+from experiments.tables import ablations
+from experiments.tables.ablations import ABLATIONS, Ablation, AblationTable, Row, configuration
+from simcse_jax import SentenceEncoder, hub
+from simcse_jax.config import CONFIGS, replace
+from simcse_jax.data.datasets import load_training_data, with_positives
+from simcse_jax.data.senteval import read_stsb
+from simcse_jax.evaluation.sts import paired_similarity, spearman
+from simcse_jax.io import read_json
+
+
+@pytest.fixture
+def settings(tiny_data, golden, tmp_path):
+    return AblationTable(
+        tiny_data,
+        model=str(golden / "tiny-bert"),
+        num_layers=1,
+        train_files=(tiny_data / "text.txt",),
+        nli=(tiny_data / "nli.jsonl",),
+        steps=2,
+        every=1,
+        batch_size=8,
+        max_length=16,
+        seeds=(0, 1),
+        output_dir=tmp_path / "out",
+    )
+
+
+def row_of(preset, label):
+    return next(row for row in ABLATIONS[preset].rows if row.label == label)
+
+
+def fields_of(config):
+    sections = (config.objective, config.model, config.data, config.optimizer, config.run)
+    return {name: value for section in sections for name, value in vars(section).items()}
+
+
+@pytest.mark.parametrize(
+    ("preset", "label", "expected"),
+    [
+        ("augmentation", "none (dropout)", {"positives": "same", "dropout": None}),
+        ("augmentation", "crop 20 %", {"positives": "crop", "share": 0.2}),
+        ("augmentation", "masked words 15 %", {"positives": "mask-words", "share": 0.15}),
+        (
+            "augmentation",
+            "delete one word, no dropout",
+            {"positives": "delete-one-word", "dropout": 0.0},
+        ),
+        (
+            "objective",
+            "next 3 sentences, two encoders",
+            {"positives": "next-sentence", "window": 3, "two_encoders": True},
+        ),
+        ("dropout", "p = 0.05", {"dropout": 0.05, "shared_dropout": False}),
+        ("dropout", "fixed 0.1", {"dropout": 0.1, "shared_dropout": True}),
+        ("pooler", "cls with MLP", {"head": "train_and_test", "columns": None}),
+        ("pooler", "first-last", {"head": "none", "pooling": "first-last"}),
+        ("pooler-nli", "cls without MLP", {"head": "none", "pooling": "cls", "columns": 3}),
+        ("temperature", "inner product", {"similarity": "dot", "temperature": 1.0, "columns": 3}),
+        ("hard-negative", "none", {"columns": 2, "hard_negative_weight": 0.0}),
+        ("hard-negative", "α = 2", {"columns": 3, "hard_negative_weight": math.log(2)}),
+        ("mlm", "λ = 0.1", {"mlm_weight": 0.1, "head": "train_and_test"}),
+        ("batch-size", "32", {"batch_size": 32}),
+        ("sbert-pooling", "max", {"pooling": "max", "kind": "softmax", "labelled_nli": True}),
+        ("sbert-concatenation", "diff-mul", {"concatenation": "diff-mul", "pooling": "mean"}),
+        ("sbert-pooling-stsb", "cls", {"pooling": "cls", "dataset": "stsb", "train_files": ()}),
+    ],
+)
+def test_what_a_row_changes(settings, preset, label, expected):
+    config = configuration(settings, preset, row_of(preset, label))
+    fields = fields_of(config)
+    assert {name: fields[name] for name in expected} == expected
+    assert fields["seeds"] == (0, 1)
+    assert fields["batch_size"] == (32 if preset == "batch-size" else 8)
+    if preset != "sbert-pooling-stsb":
+        files = settings.nli if fields["columns"] or preset[:5] == "sbert" else settings.train_files
+        assert fields["train_files"] == files
+
+
+def test_what_is_not_asked_for_is_the_papers(tiny_data):
+    def fields(preset):
+        config = configuration(AblationTable(tiny_data), preset, ABLATIONS[preset].rows[0])
+        return fields_of(config)
+
+    simcse = {"batch_size": 64, "learning_rate": 3e-5, "max_length": 32, "max_steps": 125}
+    assert fields("augmentation").items() >= simcse.items()
+    assert fields("temperature").items() >= simcse.items()
+    sbert = {"batch_size": 16, "learning_rate": 2e-5, "max_length": 128, "max_steps": None}
+    assert fields("sbert-pooling").items() >= (sbert | {"epochs": 1.0}).items()
+    assert fields("sbert-pooling-stsb").items() >= (sbert | {"epochs": 4}).items()
+
+
+def test_what_a_row_trains_on(settings):
+    def text(preset, label):
+        config = configuration(settings, preset, row_of(preset, label))
+        return with_positives(load_training_data(config.data, 0), config.data, 0)
+
+    sentences = tuple(SENTENCES)
+    assert text("dropout", "p = 0.1").columns == (sentences,)
+    one = text("augmentation", "crop 20 %").columns
+    assert one[0] == sentences
+    assert all(len(s.split()) == 3 for s in one[1])  # of four words
+    assert "[MASK]" in text("augmentation", "masked words 15 %").columns[1][0]
+    pairs = text("objective", "next sentence").columns
+    assert pairs == (sentences[:-1], sentences[1:])
+    assert len(text("sbert-pooling", "mean").labels) < 48  # premises are held out
+
+
+def test_rows_that_cannot_be_run(settings, monkeypatch):
+    def missing(preset, label, nli_columns=3):
+        data = configuration(settings, preset, row_of(preset, label)).data
+        return ablations.missing(data, nli_columns)
+
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    assert "pip install nltk" in missing("augmentation", "synonym")
+    assert missing("augmentation", "crop 10 %", nli_columns=0) is None
+    assert missing("temperature", "τ = 0.05", nli_columns=0) == "needs --nli"
+    assert missing("temperature", "τ = 0.05", nli_columns=2) == "needs 3 columns"
+    assert missing("hard-negative", "none", nli_columns=2) is None
+    assert missing("sbert-pooling", "mean", nli_columns=0) == "needs --nli"
+
+
+def test_every_row_has_a_folder_of_its_own(settings):
+    folders = [
+        configuration(settings, preset, row).run.output_dir
+        for preset, ablation in ABLATIONS.items()
+        for row in ablation.rows
+    ]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.slow
+def test_table_and_reuse(settings, tiny_data, golden, monkeypatch):
+    rows = (Row("SimCSE", 82.5), Row("two encoders", 80.7, not_run="one encoder"))
+    base = replace(CONFIGS["unsup_simcse"], learning_rate=1e-3)
+    monkeypatch.setitem(ABLATIONS, "dropout", Ablation(base, rows))
+    settings = dataclasses.replace(settings, presets=("dropout",))
+    ablations.main(settings)
+    out = settings.output_dir
+    results = read_json(out / "ablations.json")
+    runs = results["tables"]["dropout"][0]["runs"]
+    assert [run["settings"]["seed"] for run in runs] == [0, 1]
+    assert [r["step"] for r in runs[0]["records"]] == [0, 1, 2]
+    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="cls", num_layers=1)
+    dev = read_stsb(tiny_data, "dev")
+    x, y = (encoder.encode(column) for column in (dev.sentences1, dev.sentences2))
+    before = 100 * spearman(paired_similarity(x, y), dev.scores)
+    assert runs[0]["before"] == pytest.approx(before, abs=1e-3)
+    assert runs[0]["before"] == runs[0]["records"][0]["stsb_dev"]
+    best = max(runs[0]["records"][1:], key=lambda record: record["stsb_dev"])
+    assert (runs[0]["best"], runs[0]["best_step"]) == (best["stsb_dev"], best["step"])
+    text = (out / "ablations.md").read_text()
+    assert "1 layers, 2 steps of 8, learning rate 0.001, seeds 0, 1; " in text
+    assert "| SimCSE | 82.5 | " in text
+    assert " ± " in text
+    assert "| two encoders | 80.7 | not run |" in text
+    assert str(tiny_data) not in text + (out / "ablations.json").read_text()
+    left = {path.name for path in (out / "dropout" / "SimCSE" / "seed-0").iterdir()}
+    assert left == {"run.json", "metrics.jsonl", "results.json", "tensorboard"}
+
+    # Nothing is trained again.
+    monkeypatch.setattr("simcse_jax.trainer.fit", None)
+    ablations.main(dataclasses.replace(settings, resume=True))
+    assert read_json(out / "ablations.json")["tables"] == results["tables"]
+    with pytest.raises(ValueError, match="is of other settings"):
+        ablations.main(dataclasses.replace(settings, resume=True, steps=3))
+
+
+def test_bad_settings(settings):
+    for change, says in (
+        ({"steps": 0}, "max_steps is 0"),
+        ({"every": 0}, "eval_every is 0"),
+        ({"seeds": ()}, "--presets and --seeds"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            ablations.main(dataclasses.replace(settings, **change))
+    assert not settings.output_dir.exists()
+    assert hub.find_model(settings.model).is_dir()
+
+
+def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
+    results = read_json(results_folder / "ablations.json")
+    assert ablations.markdown(results) == (results_folder / "ablations.md").read_text()
