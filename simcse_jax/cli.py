@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from simcse_jax.io import read_lines, write_json, written_file
+from simcse_jax.io import is_special, read_lines, write_json, written_file
+from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config
@@ -72,7 +74,7 @@ class Encode:
             )
             with temporary.open("wb") as file:
                 np.save(file, vectors)
-        print(f"{self.output}: float32 {list(vectors.shape)}")
+        tell(self.output, f"{self.output}: float32 {list(vectors.shape)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +109,10 @@ class Evaluate:
             settings = dataclasses.asdict(self.model) | {"pooling": encoder.settings.pooling}
             if temporary is not None:
                 write_json(temporary, results_to_json(results) | {"settings": settings})
-        print(f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}")
+        text = f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}"
         if self.output:
-            print(f"\nresults in {self.output}")
+            text += f"\n\nresults in {self.output}"
+        tell(self.output, text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,11 @@ class Train:
 
     config: tyro.conf.Positional[str]
     """The configuration: a built-in name, a .json file, or a .py file that defines CONFIG."""
+
+
+def tell(output: Path | None, text: str) -> None:
+    """Print for people: not among what went to a pipe, which may be standard output itself."""
+    print(text, file=sys.stderr if output is not None and is_special(output) else sys.stdout)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -139,6 +147,8 @@ def train_command(args: list[str]) -> None:
         FileNotFoundError: there is no such configuration.
         ValueError: no configuration is named, or it cannot be so.
     """
+    import jax
+
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
     from simcse_jax.trainer import train
 
@@ -155,7 +165,9 @@ def train_command(args: list[str]) -> None:
         raise ValueError(f"the configuration comes first: simcse-jax train CONFIG {args[0]} ...")
     config = load_config(args[0])
     encoder = train(override(config, args[0], args[1:]))
-    print(f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r}) loads it")
+    if jax.process_index() == 0:
+        loading = f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r})"
+        print(f"{loading} loads it")
 
 
 def override(config: Config, name: str, args: list[str]) -> Config:
@@ -177,9 +189,20 @@ def override(config: Config, name: str, args: list[str]) -> Config:
 
 
 def run_or_explain(run) -> None:
-    """Call ``run``; an error of the user's, or numbers that are none, become one line."""
+    """Call ``run``; an error of the user's, numbers that are none, or a signal become one line."""
     try:
-        run()
+        with unwinding_on_sigterm():
+            run()
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except SystemExit as stop:
+        if stop.code == SIGTERM_EXIT_CODE:
+            print("error: stopped by SIGTERM", file=sys.stderr)
+        raise
+    except Interrupted as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(SIGTERM_EXIT_CODE) from None
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
         if os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from simcse_jax.process import is_alive
 
 AnyPath = str | os.PathLike[str]
 
@@ -27,7 +34,9 @@ def written_file(path: AnyPath) -> Iterator[Path]:
 
     It is made at once, so that a place that cannot be written is known before the work, and with
     the permissions that the umask leaves. If anything fails, an older file stays as it was and
-    nothing else is left.
+    nothing else is left; what a killed process has left of the same file is removed. A link stays
+    and what it leads to is replaced. A device, a pipe or an open descriptor (`is_special`) is never
+    replaced: what was written is copied to it.
 
     Raises:
         OSError: the place cannot be written.
@@ -35,12 +44,51 @@ def written_file(path: AnyPath) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder; give the name of a file")
+    if is_special(target):
+        with _copied_to(target) as temporary:
+            yield temporary
+        return
+    target = Path(os.path.realpath(target))
     temporary = _make_beside(target, functools.partial(Path.touch, exist_ok=False))
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_special(path: AnyPath) -> bool:
+    """Tell whether a path is no regular file: a device, a pipe, an open descriptor, a socket."""
+    # A descriptor may lead to a regular file, which others write to and would lose by a rename.
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing is there, or who wants to write there will be told
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _copied_to(target: Path) -> Iterator[Path]:
+    """Make a temporary file whose content is appended to ``target`` once the block is done."""
+    try:
+        mode = os.stat(target).st_mode
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OSError(f"cannot write {target}: it is a disk or a socket; give the name of a file")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(f"cannot write {target}: permission denied; give another file")
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / target.name
+        temporary.touch()
+        yield temporary
+        try:
+            with temporary.open("rb") as source, target.open("ab") as sink:
+                shutil.copyfileobj(source, sink)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
 
 
 @contextmanager
@@ -73,15 +121,58 @@ def _make_beside(target: Path, make: Callable[[Path], None]) -> Path:
     temporary = _name_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent, target.name)
         make(temporary)
     except OSError as error:
-        raise type(error)(f"cannot write {target}: {error.strerror or error}") from error
+        raise _cannot_write(target, error) from error
     return temporary
+
+
+def _cannot_write(target: Path, error: OSError) -> OSError:
+    return type(error)(f"cannot write {target}: {error.strerror or error}")
+
+
+# ---------------------------------------------------------------------------------------------
+# What is written has a name of its own until it is whole: of its target, its host, its process
+# ---------------------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}")
 
 
 def _name_beside(target: Path) -> Path:
     # Not by the module tempfile, whose files nobody else may read, whatever the umask.
-    return target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.parent / f".{_shortened(target.name)}.{token}"
+
+
+def _shortened(name: str) -> str:
+    return name[:40]  # file systems take 255 bytes, of which a letter may need four
+
+
+def _host() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def remove_leftovers(folder: AnyPath, name: str | None = None, *, of_anyone: bool = False) -> None:
+    """Remove what killed processes had begun to write into a folder.
+
+    Args:
+        folder: where; it need not exist.
+        name: of what they were writing; default: whatever they were.
+        of_anyone: that of other machines and living processes too. The caller knows that nobody
+            else writes there.
+    """
+    folder = Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or (name is not None and found["target"] != _shortened(name)):
+            continue
+        if of_anyone or (found["host"] == _host() and not is_alive(int(found["pid"]))):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):  # of another user's: no reason not to write
+                    path.unlink()
 
 
 def write_bytes(path: AnyPath, content: bytes) -> None:

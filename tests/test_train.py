@@ -22,6 +22,7 @@ from simcse_jax.io import read_json, read_json_lines
 from simcse_jax.models import SentenceModel
 from simcse_jax.objectives import AXIS, Objective, TokenObjective, sentence_keys
 from simcse_jax.objectives.sbert import read_classifier
+from simcse_jax.process import Interrupted
 from simcse_jax.trainer import train_seeds
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
             os.kill(os.getpid(), signal.SIGTERM)
         return scores.dev(encoder)
 
-    with pytest.raises(SystemExit, match="stopped at step 3 of 4; --resume continues"):
+    with pytest.raises(Interrupted, match="stopped at step 3 of 4; --resume continues"):
         train_seeds(config, evaluate=interrupting)
 
     def again(config):

@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
 FORMAT = "simcse_jax run 1"
+
+T = TypeVar("T")
 
 
 class Restored(NamedTuple):
@@ -37,6 +39,16 @@ class Restored(NamedTuple):
     state: Any
     key: Key[Array, ""]
     extra: dict[str, Any]
+
+
+class UnusableCheckpoint(ValueError):
+    """A checkpoint that is damaged, or that lacks what its run needs to go on from it."""
+
+
+def latest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint in a folder, which is not touched; None without."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 class RunCheckpoints:
@@ -140,7 +152,7 @@ class RunCheckpoints:
 
         Raises:
             FileExistsError: there is a checkpoint, and ``resume`` is False.
-            ValueError: there is one to go on from, of other settings or damaged.
+            ValueError: the newest that can be read is of other settings, or none can.
         """
         step = self.latest
         if step is None:
@@ -149,7 +161,35 @@ class RunCheckpoints:
             raise FileExistsError(
                 f"{self.folder} holds a run at step {step}; resume it or choose another folder"
             )
-        self._check_settings(self._info(step, self.folder / str(step))["settings"])
+        info = self.newest(lambda step: self._info(step, self.folder / str(step)))
+        self._check_settings(info["settings"])
+
+    def newest(self, use: Callable[[int], T]) -> T:
+        """Return what ``use`` makes of the step of the newest checkpoint that it can use.
+
+        Raises:
+            UnusableCheckpoint: ``use`` raises it for every checkpoint.
+        """
+        refused: list[UnusableCheckpoint] = []
+        for step in reversed(self.steps):
+            try:
+                return use(step)
+            except UnusableCheckpoint as error:
+                refused.append(error)
+        if len(refused) == 1:
+            raise refused[0]
+        raise UnusableCheckpoint(
+            f"no checkpoint in {self.folder} can be resumed, of the newest: {refused[0]}"
+        )
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints after a step, since the run goes on from there.
+
+        Raises:
+            OSError: one cannot be deleted.
+        """
+        for later in [s for s in self.steps if s > step]:
+            self._checkpointer.delete(later)
 
     def restore(self, state: Any, key: Key[Array, ""], step: int | None = None) -> Restored:
         """Read a checkpoint.
@@ -161,8 +201,9 @@ class RunCheckpoints:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is damaged, or not of such a run, or a setting has changed; the message
-                names the setting. The folder is left as it is.
+            UnusableCheckpoint: it is damaged, or not of such a run.
+            ValueError: a setting has changed; the message names it.
+                The folder is left as it is.
         """
         step = self.latest if step is None else step
         if step is None or step not in self.steps:
@@ -178,9 +219,9 @@ class RunCheckpoints:
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"run": template})["run"]
         except Exception as error:  # whatever orbax and tensorstore make of broken bytes
-            raise ValueError(self._damaged(step, path, _first_line(error))) from error
+            raise UnusableCheckpoint(self._damaged(step, path, _first_line(error))) from error
         if _checksum(loaded) != info["checksum"]:
-            raise ValueError(self._damaged(step, path, "its checksum differs"))
+            raise UnusableCheckpoint(self._damaged(step, path, "its checksum differs"))
         restored_key = jax.random.wrap_key_data(loaded["key"], impl=jax.random.key_impl(key))
         return Restored(step, loaded["state"], restored_key, info["extra"])
 
@@ -194,9 +235,9 @@ class RunCheckpoints:
         try:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above
-            raise ValueError(self._damaged(step, path, _first_line(error))) from error
+            raise UnusableCheckpoint(self._damaged(step, path, _first_line(error))) from error
         if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise ValueError(
+            raise UnusableCheckpoint(
                 f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give "
                 "the run another folder"
             )
@@ -214,7 +255,8 @@ class RunCheckpoints:
 
     def _damaged(self, step: int, path: Path, reason: str) -> str:
         older = [s for s in self.steps if s < step]
-        advice = f"; delete it to resume from step {older[-1]}" if older else ""
+        mend = f"resume from step {older[-1]}" if older else "train from the start"
+        advice = f"; delete it to {mend}"
         return f"the checkpoint {path} is damaged or of another model ({reason}){advice}"
 
 

@@ -227,6 +227,8 @@ class Flow(Transform):
             ValueError: embeddings that are not finite matrices, of a D that the levels do not
                 split, of fewer than two rows; a ``state_folder`` of another run.
             FloatingPointError: the loss or its gradient is not finite; nothing is saved.
+            FileExistsError: another process fits in ``state_folder``.
+            Interrupted: SIGTERM ended the fit early; the state is saved.
         """
         from simcse_jax.transforms import flow_fit
 
