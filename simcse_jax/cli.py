@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -190,6 +191,7 @@ def override(config: Config, name: str, args: list[str]) -> Config:
 
 def run_or_explain(run) -> None:
     """Call ``run``; an error of the user's, numbers that are none, or a signal become one line."""
+    explain_logs()
     try:
         with unwinding_on_sigterm():
             run()
@@ -208,6 +210,24 @@ def run_or_explain(run) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, FloatingPointError) else 2) from None
+
+
+def explain_logs() -> None:
+    """Write log lines for people; those of the libraries below us would bury our own.
+
+    What they complain of, we raise as an error of one line.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])  # unless an import has set up its own
+    if not os.environ.get("SIMCSE_JAX_TRACEBACK"):
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(is_not_from_below)
+
+
+def is_not_from_below(record: logging.LogRecord) -> bool:
+    """Tell whether a log line is of no library that checkpoints rest on."""
+    return record.name.partition(".")[0] not in ("absl", "asyncio", "orbax")
 
 
 if __name__ == "__main__":

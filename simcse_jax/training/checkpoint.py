@@ -42,7 +42,15 @@ class Restored(NamedTuple):
 
 
 class UnusableCheckpoint(ValueError):
-    """A checkpoint that is damaged, or that lacks what its run needs to go on from it."""
+    """A checkpoint that is damaged, or that lacks what its run needs to go on from it.
+
+    Attributes:
+        reason: what is wrong with it; the message also says what to do.
+    """
+
+    def __init__(self, reason: str, mend: str):
+        super().__init__(f"{reason}; {mend}")
+        self.reason = reason
 
 
 def latest_step(folder: Path) -> int | None:
@@ -179,7 +187,8 @@ class RunCheckpoints:
         if len(refused) == 1:
             raise refused[0]
         raise UnusableCheckpoint(
-            f"no checkpoint in {self.folder} can be resumed, of the newest: {refused[0]}"
+            f"{refused[0].reason}, and the older ones are no better",
+            f"delete {self.folder} to train from the start",
         )
 
     def drop_after(self, step: int) -> None:
@@ -219,9 +228,9 @@ class RunCheckpoints:
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"run": template})["run"]
         except Exception as error:  # whatever orbax and tensorstore make of broken bytes
-            raise UnusableCheckpoint(self._damaged(step, path, _first_line(error))) from error
+            raise self._damaged(step, path, _first_line(error)) from error
         if _checksum(loaded) != info["checksum"]:
-            raise UnusableCheckpoint(self._damaged(step, path, "its checksum differs"))
+            raise self._damaged(step, path, "its checksum differs")
         restored_key = jax.random.wrap_key_data(loaded["key"], impl=jax.random.key_impl(key))
         return Restored(step, loaded["state"], restored_key, info["extra"])
 
@@ -235,11 +244,11 @@ class RunCheckpoints:
         try:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above
-            raise UnusableCheckpoint(self._damaged(step, path, _first_line(error))) from error
+            raise self._damaged(step, path, _first_line(error)) from error
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise UnusableCheckpoint(
-                f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give "
-                "the run another folder"
+                f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r})",
+                "give the run another folder",
             )
         return info
 
@@ -253,11 +262,13 @@ class RunCheckpoints:
                 f"{'; '.join(parts)}"
             )
 
-    def _damaged(self, step: int, path: Path, reason: str) -> str:
+    def _damaged(self, step: int, path: Path, reason: str) -> UnusableCheckpoint:
         older = [s for s in self.steps if s < step]
         mend = f"resume from step {older[-1]}" if older else "train from the start"
-        advice = f"; delete it to {mend}"
-        return f"the checkpoint {path} is damaged or of another model ({reason}){advice}"
+        return UnusableCheckpoint(
+            f"the checkpoint {path} is damaged or of another model ({reason})",
+            f"delete it to {mend}",
+        )
 
 
 def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:

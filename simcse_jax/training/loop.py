@@ -200,7 +200,7 @@ def _start(
             _restore_best(restored, evaluation, checkpoints.folder / str(step))
         except UnusableCheckpoint as error:
             if step != checkpoints.steps[0]:
-                log.warning("%s\nThe run goes back to the checkpoint before.", error)
+                log.warning("%s; the run goes back to the checkpoint before", error.reason)
             raise
         return restored
 
@@ -219,7 +219,8 @@ def _restore_best(restored: Restored, evaluation: Evaluation | None, path: Path)
     if best["step"] != restored.step:
         raise UnusableCheckpoint(
             f"the best model, of step {best['step']}, is no longer there, and the checkpoint "
-            f"{path} does not hold it; put it back, or train again in another folder"
+            f"{path} does not hold it",
+            f"put it back, or delete {path.parent} to train from the start",
         )
     if evaluation.save_best is not None and jax.process_index() == 0:
         evaluation.save_best(restored.state.params, restored.step, best["metrics"])
