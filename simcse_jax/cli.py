@@ -221,8 +221,8 @@ def explain_logs() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler])  # unless an import has set up its own
     if not os.environ.get("SIMCSE_JAX_TRACEBACK"):
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(is_not_from_below)
+        for each in logging.getLogger().handlers:
+            each.addFilter(is_not_from_below)
 
 
 def is_not_from_below(record: logging.LogRecord) -> bool:

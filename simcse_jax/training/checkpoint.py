@@ -20,7 +20,12 @@ import numpy as np
 from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
+from simcse_jax import io
+
 FORMAT = "simcse_jax run 1"
+METADATA = "_CHECKPOINT_METADATA"
+# A checkpoint has one of these at least.
+ORBAX = {METADATA, "commit_success.txt", "run"}
 
 T = TypeVar("T")
 
@@ -82,13 +87,14 @@ class RunCheckpoints:
 
         Raises:
             ValueError: ``keep`` is below 1, or the settings are not JSON.
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be made, or holds numbered folders that are no checkpoints.
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
         self.folder = Path(folder).absolute()
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
+        self._refuse_foreign()
         training = ocp.training
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +112,13 @@ class RunCheckpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _refuse_foreign(self) -> None:
+        """Refuse folders that would be taken for checkpoints, and deleted when they are old."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            found = {p.name for p in path.iterdir()} if path.is_dir() else set()
+            if path.name.isdecimal() and found and not found & ORBAX:
+                raise FileExistsError(f"{path} is no checkpoint of a run; choose another folder")
 
     @property
     def steps(self) -> list[int]:
@@ -245,12 +258,17 @@ class RunCheckpoints:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above
             raise self._damaged(step, path, _first_line(error)) from error
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise UnusableCheckpoint(
-                f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r})",
-                "give the run another folder",
-            )
-        return info
+        if isinstance(info, dict) and info.get("format") == FORMAT:
+            return info
+        try:
+            io.read_json(path / METADATA)
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, path, _first_line(error)) from error
+        # It is whole, and so not ours to pass over.
+        raise ValueError(
+            f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give the "
+            "run another folder"
+        )
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         names = sorted(saved.keys() | self.settings.keys())
