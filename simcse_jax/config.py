@@ -21,7 +21,7 @@ from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
 from simcse_jax.training.devices import Parallel
 from simcse_jax.training.optimizer import OptimizerConfig
-from simcse_jax.transforms.flow import AUTHORS_OPTIMIZER, FlowConfig
+from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, FlowConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,7 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
-from simcse_jax.transforms.flow import Flow, FlowConfig
+from simcse_jax.transforms import Flow, FlowConfig
 
 Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
 console = Console(width=110)
