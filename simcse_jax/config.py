@@ -8,6 +8,8 @@ Python, ``--batch-size 32`` on the command line.
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import os
 import runpy
 import types
 import typing
@@ -253,7 +255,8 @@ def replace(config: Config, **changes: Any) -> Config:
                 f"a configuration of this objective has no field {name!r}; it has "
                 f"{', '.join(sorted(sections))}"
             )
-        by_section.setdefault(sections[name], {})[name] = value
+        hint = typing.get_type_hints(type(getattr(config, sections[name])))[name]
+        by_section.setdefault(sections[name], {})[name] = _typed(hint, value, name)
     return dataclasses.replace(
         config,
         **{
@@ -343,7 +346,7 @@ def _section(section: type, fields: Any, where: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """Turn a value of JSON into one of the type that a field is annotated with."""
+    """Turn a value, of JSON or of a caller, into one of the type that a field is annotated with."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
@@ -353,14 +356,15 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if value in args:
             return value
         raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, args))}")
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(_typed(args[0], x, where) for x in value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
+    # NumPy's numbers and strings for paths will do; a bool is no number.
+    accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint, hint)
+    if hint is bool or not isinstance(value, bool):
+        if hint in (int, float, Path) and isinstance(value, accepted):
+            return hint(value)
+        if hint is Any or not isinstance(hint, type) or isinstance(value, hint):
+            return value
     wanted = getattr(hint, "__name__", str(hint))
     raise ValueError(f"{where} is {value!r}; it must be a {wanted}")
 
