@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from simcse_jax import io
+from simcse_jax import hosts, io
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
@@ -81,6 +81,15 @@ class RunConfig:
     """What maps the step over the devices: shard_map, or pmap; the numbers are the same."""
     resume: bool = False
     """Continue an interrupted run; a finished one is reused."""
+    distributed: bool = False
+    """This is one of several processes that train together. TPU pods, Slurm and Open MPI say who
+    they are; elsewhere give the three options that follow."""
+    coordinator: str | None = None
+    """HOST:PORT of the process with process id 0, for all processes the same."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """The number of this process among them, from 0."""
 
     def __post_init__(self) -> None:
         for field in ("eval_every", "grad_cache_chunks"):
@@ -94,6 +103,10 @@ class RunConfig:
             raise ValueError(
                 f"parallel is {self.parallel!r}; it must be one of {', '.join(get_args(Parallel))}"
             )
+
+        hosts.check(self.coordinator, self.num_processes, self.process_id)
+        if self.coordinator is not None and not self.distributed:
+            raise ValueError("coordinator is given without distributed; give --distributed too")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of updates: ``max_steps``, or ``epochs`` times those of an epoch."""
@@ -133,6 +146,7 @@ _SECTIONS = {
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source"),
     *("resume", "seeds", "all_tasks", "parallel"),
+    *("distributed", "coordinator", "num_processes", "process_id"),
 }
 
 
