@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from simcse_jax import hosts
 from simcse_jax.io import is_special, read_lines, write_json, written_file
-from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, unwinding_on_sigterm
+from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config
@@ -133,7 +135,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["train"]:
-        run_or_explain(lambda: train_command(args[1:]))
+        command = functools.partial(run_or_explain, lambda: train_command(args[1:]))
+        hosts.run_as_child(command) if hosts.is_child() else command()
         return
     command = tyro.extras.subcommand_cli_from_dict(
         {"encode": Encode, "train": Train, "evaluate": Evaluate}, prog="simcse-jax", args=args
@@ -148,10 +151,8 @@ def train_command(args: list[str]) -> None:
         FileNotFoundError: there is no such configuration.
         ValueError: no configuration is named, or it cannot be so.
     """
-    import jax
-
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
-    from simcse_jax.trainer import train
+    from simcse_jax.trainer import say, train
 
     names = "\n".join(f"  {name:<20}{DESCRIPTIONS.get(name, '')}" for name in CONFIGS)
     usage = (
@@ -164,11 +165,11 @@ def train_command(args: list[str]) -> None:
         return
     if args[0].startswith("-"):
         raise ValueError(f"the configuration comes first: simcse-jax train CONFIG {args[0]} ...")
-    config = load_config(args[0])
-    encoder = train(override(config, args[0], args[1:]))
-    if jax.process_index() == 0:
-        loading = f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r})"
-        print(f"{loading} loads it")
+    config = override(load_config(args[0]), args[0], args[1:])
+    if config.run.distributed and not hosts.is_child():
+        raise SystemExit(hosts.watch(["train", *args]))
+    encoder = train(config)
+    say(f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r}) loads it")
 
 
 def override(config: Config, name: str, args: list[str]) -> Config:
@@ -198,9 +199,8 @@ def run_or_explain(run) -> None:
     except KeyboardInterrupt:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    except SystemExit as stop:
-        if stop.code == SIGTERM_EXIT_CODE:
-            print("error: stopped by SIGTERM", file=sys.stderr)
+    except Terminated:
+        print("error: stopped by SIGTERM", file=sys.stderr)
         raise
     except Interrupted as error:
         print(f"error: {error}", file=sys.stderr)

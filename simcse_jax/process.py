@@ -18,6 +18,13 @@ class Interrupted(RuntimeError):
     """SIGTERM ended the work early; what was done is saved, and the message says how to go on."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM ends the process, whose files are put in order on the way out."""
+
+    def __init__(self) -> None:
+        super().__init__(SIGTERM_EXIT_CODE)
+
+
 def start_time(pid: int) -> int | None:
     """Return when a process was started, in ticks since the machine was; None where unknown.
 
@@ -46,7 +53,7 @@ def is_alive(pid: int, started: int | None = None) -> bool:
 def unwinding_on_sigterm() -> Iterator[None]:
     """Let SIGTERM leave the block as an exception, so that nothing half-made stays behind.
 
-    It raises SystemExit with the usual exit code. Further ones are ignored while that goes on.
+    It raises `Terminated`. Further ones are ignored while that goes on.
     """
     # Python lets the main thread alone set handlers.
     if threading.current_thread() is not threading.main_thread():
@@ -55,7 +62,7 @@ def unwinding_on_sigterm() -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(SIGTERM_EXIT_CODE)
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
