@@ -114,8 +114,8 @@ def test_neither_batch_size_nor_chunks_change_anything(tiny, monkeypatch):
 
 
 def test_eight_devices_give_the_same(golden):
-    eight = SentenceEncoder.from_pretrained(golden / "tiny-bert", devices=jax.devices())
-    one = SentenceEncoder.from_pretrained(golden / "tiny-bert")
+    eight = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", devices=jax.devices())
+    one = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
     assert len(jax.devices()) == 8
     np.testing.assert_allclose(eight.encode(TEXTS), one.encode(TEXTS), atol=1e-6)
 
@@ -179,8 +179,8 @@ def test_too_long_is_cut_with_one_warning_or_refused(tiny):
 
 
 def test_the_longest_length_is_the_position_table(golden, tmp_path):
-    whole = SentenceEncoder.from_pretrained(golden / "tiny-bert")
-    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", max_length=8)
+    whole = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", max_length=8)
     short.save_pretrained(tmp_path / "short")
     assert SentenceEncoder.from_pretrained(tmp_path / "short").max_length == 8
     longest = SentenceEncoder.from_pretrained(tmp_path / "short", max_length="longest")
@@ -205,7 +205,7 @@ def test_wrong_arguments(tiny, change, message):
 
 def test_a_model_that_cannot_be_used_so(golden, tmp_path):
     with pytest.raises(ValueError, match="must be float32 or bfloat16"):
-        SentenceEncoder.from_pretrained(golden / "tiny-bert", dtype="float16")
+        SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", dtype="float16")
     with pytest.raises(ValueError, match="is none of"):
         SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="avg")
     with pytest.raises(ValueError, match="needs layer 7 of 3"):
@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_used_so(golden, tmp_path):
     shutil.copytree(golden / "tiny-bert", tmp_path / "m")
     (tmp_path / "m" / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match="has no tokenizer"):
-        SentenceEncoder.from_pretrained(tmp_path / "m")
+        SentenceEncoder.from_pretrained(tmp_path / "m", pooling="mean")
 
 
 def test_bfloat16_is_close(golden, minilm):
@@ -225,7 +225,7 @@ def test_bfloat16_is_close(golden, minilm):
 
 
 def test_normalize(golden):
-    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", normalize=True)
+    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", normalize=True)
     np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-6)
     raw = encoder.encode(TEXTS, normalize=False)
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1)

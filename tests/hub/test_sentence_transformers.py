@@ -14,8 +14,9 @@ def test_minilm_says_how_it_is_used():
 
 
 def test_newer_and_unknown_pooling_files(tmp_path):
-    module = {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
-    write_json(tmp_path / "modules.json", [module])
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules = [{"path": p, "type": f"sentence_transformers.models.{t}"} for p, t in modules]
+    write_json(tmp_path / "modules.json", modules)
     path = tmp_path / "1_Pooling" / "config.json"
     write_json(path, {"embedding_dimension": 4, "pooling_mode": "cls"})
     assert hub.read_settings(tmp_path).pooling == "cls"
