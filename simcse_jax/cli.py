@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from simcse_jax import hosts
 from simcse_jax.io import read_lines, write_json, written_file
 
 if TYPE_CHECKING:
@@ -124,7 +126,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["train"]:
-        run_or_explain(lambda: train_command(args[1:]))
+        command = functools.partial(run_or_explain, lambda: train_command(args[1:]))
+        hosts.run_as_child(command) if hosts.is_child() else command()
         return
     command = tyro.extras.subcommand_cli_from_dict(
         {"encode": Encode, "train": Train, "evaluate": Evaluate}, prog="simcse-jax", args=args
@@ -140,7 +143,7 @@ def train_command(args: list[str]) -> None:
         ValueError: no configuration is named, or it cannot be so.
     """
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
-    from simcse_jax.trainer import train
+    from simcse_jax.trainer import say, train
 
     names = "\n".join(f"  {name:<20}{DESCRIPTIONS.get(name, '')}" for name in CONFIGS)
     usage = (
@@ -153,9 +156,11 @@ def train_command(args: list[str]) -> None:
         return
     if args[0].startswith("-"):
         raise ValueError(f"the configuration comes first: simcse-jax train CONFIG {args[0]} ...")
-    config = load_config(args[0])
-    encoder = train(override(config, args[0], args[1:]))
-    print(f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r}) loads it")
+    config = override(load_config(args[0]), args[0], args[1:])
+    if config.run.distributed and not hosts.is_child():
+        raise SystemExit(hosts.watch(["train", *args]))
+    encoder = train(config)
+    say(f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r}) loads it")
 
 
 def override(config: Config, name: str, args: list[str]) -> Config:

@@ -8,6 +8,8 @@ Python, ``--batch-size 32`` on the command line.
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import os
 import runpy
 import types
 import typing
@@ -15,13 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from simcse_jax import io
+from simcse_jax import hosts, io
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
 from simcse_jax.training.devices import Parallel
 from simcse_jax.training.optimizer import OptimizerConfig
-from simcse_jax.transforms.flow import AUTHORS_OPTIMIZER, FlowConfig
+from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, FlowConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,15 @@ class RunConfig:
     """What maps the step over the devices: shard_map, or pmap; the numbers are the same."""
     resume: bool = False
     """Continue an interrupted run; a finished one is reused."""
+    distributed: bool = False
+    """This is one of several processes that train together. TPU pods, Slurm and Open MPI say who
+    they are; elsewhere give the three options that follow."""
+    coordinator: str | None = None
+    """HOST:PORT of the process with process id 0, for all processes the same."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """The number of this process among them, from 0."""
 
     def __post_init__(self) -> None:
         for field in ("eval_every", "grad_cache_chunks"):
@@ -92,6 +103,10 @@ class RunConfig:
             raise ValueError(
                 f"parallel is {self.parallel!r}; it must be one of {', '.join(get_args(Parallel))}"
             )
+
+        hosts.check(self.coordinator, self.num_processes, self.process_id)
+        if self.coordinator is not None and not self.distributed:
+            raise ValueError("coordinator is given without distributed; give --distributed too")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of updates: ``max_steps``, or ``epochs`` times those of an epoch."""
@@ -131,6 +146,7 @@ _SECTIONS = {
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source"),
     *("resume", "seeds", "all_tasks", "parallel"),
+    *("distributed", "coordinator", "num_processes", "process_id"),
 }
 
 
@@ -253,7 +269,8 @@ def replace(config: Config, **changes: Any) -> Config:
                 f"a configuration of this objective has no field {name!r}; it has "
                 f"{', '.join(sorted(sections))}"
             )
-        by_section.setdefault(sections[name], {})[name] = value
+        hint = typing.get_type_hints(type(getattr(config, sections[name])))[name]
+        by_section.setdefault(sections[name], {})[name] = _typed(hint, value, name)
     return dataclasses.replace(
         config,
         **{
@@ -343,7 +360,7 @@ def _section(section: type, fields: Any, where: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """Turn a value of JSON into one of the type that a field is annotated with."""
+    """Turn a value, of JSON or of a caller, into one of the type that a field is annotated with."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
@@ -353,14 +370,15 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if value in args:
             return value
         raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, args))}")
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(_typed(args[0], x, where) for x in value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
+    # NumPy's numbers and strings for paths will do; a bool is no number.
+    accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint, hint)
+    if hint is bool or not isinstance(value, bool):
+        if hint in (int, float, Path) and isinstance(value, accepted):
+            return hint(value)
+        if hint is Any or not isinstance(hint, type) or isinstance(value, hint):
+            return value
     wanted = getattr(hint, "__name__", str(hint))
     raise ValueError(f"{where} is {value!r}; it must be a {wanted}")
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from simcse_jax import hub, io
+from simcse_jax import hosts, hub, io
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
 from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
@@ -48,7 +48,7 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
-from simcse_jax.transforms.flow import Flow, FlowConfig
+from simcse_jax.transforms import Flow, FlowConfig
 
 Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
 console = Console(width=110)
@@ -102,6 +102,7 @@ def train_seeds(
     Returns:
         For each seed what its ``results.json`` holds, and its ``folder``.
     """
+    config = join_others(config)
     keep_freed_memory()
     enable_compilation_cache()
     compiled = compilations()
@@ -127,6 +128,19 @@ def train_seeds(
         close(config, scores, results)
         say(f"everything of the run: {run.output_dir}; {compiled}")
     return results
+
+
+def join_others(config: Config) -> Config:
+    """Join the other processes where the run is to be distributed.
+
+    Returns:
+        The configuration of the run as all of them know it.
+    """
+    run = config.run
+    if run.distributed:
+        hosts.join(run.coordinator, run.num_processes, run.process_id)
+    alone = {"coordinator": None, "num_processes": None, "process_id": None}
+    return replace(config, distributed=False, **alone)
 
 
 def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
@@ -477,7 +491,8 @@ def write_results(
 def say(text: str) -> None:
     """Print for people, from the first process."""
     if jax.process_index() == 0:
-        console.print(text)
+        # As it stands: brackets in a folder's name are no markup, and a path is never broken.
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:

@@ -4,11 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simcse_jax import config as configs
 from simcse_jax.cli import override
-from simcse_jax.config import CONFIGS, Config, fixed_fields, load_config, replace
+from simcse_jax.config import CONFIGS, Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.objectives import SimCSE
 
 
@@ -124,3 +125,42 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             replace(CONFIGS["unsup_simcse"], **changes)
+
+
+def test_values_of_python_become_those_of_the_field():
+    """A folder's name is a string to who writes five lines, and numbers may be NumPy's."""
+    changed = replace(
+        CONFIGS["unsup_simcse"],
+        output_dir="my_run",
+        eval_data="senteval",
+        seeds=[1, 2],
+        batch_size=np.int64(8),
+        epochs=2,
+        learning_rate=np.float32(0.5),
+    )
+    assert changed.run.output_dir == Path("my_run")
+    assert changed.run.eval_data == Path("senteval")
+    assert changed.run.seeds == (1, 2)
+    assert changed.data.batch_size == 8
+    assert changed.run.epochs == 2.0
+    assert changed.optimizer.learning_rate == 0.5
+    json.dumps(to_json(changed))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("batch_size", 1.5, "int"),
+        ("batch_size", "64", "int"),
+        ("batch_size", True, "int"),
+        ("learning_rate", "1e-3", "float"),
+        ("resume", 1, "bool"),
+        ("output_dir", 3, "Path"),
+        ("seeds", [1.5], "int"),
+        ("model", None, "str"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(field, value, wanted):
+    with pytest.raises(ValueError, match=rf"{field} is .*; it must be a {wanted}"):
+        replace(CONFIGS["unsup_simcse"], **{field: value})

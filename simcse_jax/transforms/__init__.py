@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from simcse_jax.transforms.base import SETTINGS, Affine, Transform, load_state
 from simcse_jax.transforms.calibration import AllButTheTop, Standardization
-from simcse_jax.transforms.flow import CONFIGS, Flow, FlowConfig
+from simcse_jax.transforms.flow import Flow
+from simcse_jax.transforms.flow_config import CONFIGS, FlowConfig
 from simcse_jax.transforms.whitening import Moments, Whitening
 
 TRANSFORMS: dict[str, type[Transform]] = {

@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,120 +27,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from simcse_jax.models.glow import COUPLINGS, PERMUTATIONS, Coupling, Glow, Permutation
 from simcse_jax.transforms.base import Transform, check_embeddings
-from simcse_jax.transforms.whitening import Moments, spectrum
+from simcse_jax.transforms.flow_config import (
+    AUTHORS_OPTIMIZER,
+    CONFIGS,
+    OPTIMIZERS,
+    Embeddings,
+    FlowConfig,
+)
+from simcse_jax.transforms.prewhitening import PreWhitening, prewhiten
 
 if TYPE_CHECKING:  # who only applies a flow need not import what fits it
     from simcse_jax.training import OptimizerConfig
 
 # Rows of one forward pass outside of training.
 _CHUNK = 4096
-
-Embeddings = np.ndarray | jax.Array | Callable[[int], np.ndarray]
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """The shape of a flow, where it starts, and the scale of its loss."""
-
-    levels: int = 3
-    """The number of blocks; half of the vector leaves after each but the last."""
-    depth: int = 3
-    """The number of steps of every level."""
-    width: int = 32
-    """The hidden size of the coupling networks."""
-    coupling: Coupling = "additive"
-    """What a half of the vector does to the other: it is added, or 'affine' also scales."""
-    permutation: Permutation = "reverse"
-    """What mixes the dimensions between two couplings: 'reverse', 'random', or 'lu' for a learned
-    linear map."""
-    logscale_factor: float = 3.0
-    """The factor of the activation normalisation's log-scale, which rescales its gradient."""
-    whiten: float | None = None
-    """The floor of the whitening put before the flow, as a fraction of the largest eigenvalue; None
-    for no whitening. It is fitted once on all embeddings and kept."""
-    loss_scale: float = 2.0
-    """The loss is bits per dimension times this. The authors add the means of the first and of the
-    second sentences of the pairs, hence 2; only clipping and Adam's eps can see it."""
-    init_rows: int = 32
-    """So many embeddings of the first batch initialise the activation normalisation; the authors
-    use the first sentences of 32 pairs."""
-
-    def __post_init__(self) -> None:
-        for field, value, allowed in (
-            ("coupling", self.coupling, COUPLINGS),
-            ("permutation", self.permutation, PERMUTATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        for field in ("levels", "depth", "width", "init_rows", "loss_scale"):
-            if getattr(self, field) <= 0:
-                raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
-
-    def model(self) -> Glow:
-        """Return the flow's module."""
-        return Glow(
-            self.levels,
-            self.depth,
-            self.width,
-            self.coupling,
-            self.permutation,
-            self.logscale_factor,
-        )
-
-
-CONFIGS: dict[str, FlowConfig] = {
-    # `config_l3_d3_w32` of the authors' code.
-    "code": FlowConfig(),
-    # Appendix B of the paper: two levels, a random permutation.
-    "paper": FlowConfig(levels=2, permutation="random"),
-    # Ours: starts from the whitened embeddings rather than the standardised ones, where the
-    # likelihood is already higher than the other two reach.
-    "modern": FlowConfig(permutation="random", whiten=1e-4),
-}
-
-# The authors' optimizer (`optimization_bert_flow.py`): BERT's Adam at a constant rate. Weight decay
-# falls on every parameter, since the names that the authors exclude are of no flow's.
-AUTHORS_OPTIMIZER: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "schedule": "constant",
-    "weight_decay": 0.01,
-    "decay_vectors": True,
-    "clip_norm": 1.0,
-    "eps": 1e-6,
-    "bias_correction": False,
-}
-# The fields of `simcse_jax.training.OptimizerConfig`, as keywords: the training room is imported
-# by who trains.
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "code": AUTHORS_OPTIMIZER,
-    "paper": AUTHORS_OPTIMIZER,
-    # Textbook Adam.
-    "modern": AUTHORS_OPTIMIZER | {"schedule": "cosine", "bias_correction": True},
-}
-
-
-class PreWhitening(NamedTuple):
-    """The affine map before the flow, `(x - mean) W`, with the inverse of W and its log-det."""
-
-    mean: Float[np.ndarray, " D"]
-    matrix: Float[np.ndarray, "D D"]
-    inverse: Float[np.ndarray, "D D"]
-    logdet: float
-
-    @classmethod
-    def fit(cls, x: Float[np.ndarray, "n D"], floor: float) -> PreWhitening:
-        """Whiten along the embeddings' own axes (ZCA), eigenvalues raised to ``floor`` Λ_1."""
-        moments = Moments.of(x)
-        values, vectors = spectrum(moments, ddof=0)
-        scale = np.sqrt(np.maximum(values, floor * values[0]))
-        return cls(
-            moments.mean,
-            (vectors / scale) @ vectors.T,
-            (vectors * scale) @ vectors.T,
-            -float(np.log(scale).sum()),
-        )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "method"))
@@ -340,13 +241,6 @@ class Flow(Transform):
         variables = {"params": tree["params"], "constants": tree.get("constants", {})}
         config = FlowConfig(**_of_today(settings["config"]))
         return cls(config, variables, settings["dim"], prewhitening, settings["steps"])
-
-
-def prewhiten(prewhitening: PreWhitening | None, x: np.ndarray) -> np.ndarray:
-    """Apply the map before the flow, if there is one."""
-    if prewhitening is None:
-        return x
-    return (x - prewhitening.mean.astype(np.float32)) @ prewhitening.matrix.astype(np.float32)
 
 
 def _of_today(config: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from simcse_jax.training import (
 )
 from simcse_jax.training.devices import CompiledStep
 from simcse_jax.transforms.base import check_embeddings
-from simcse_jax.transforms.flow import Embeddings, FlowConfig, PreWhitening, prewhiten
+from simcse_jax.transforms.flow_config import Embeddings, FlowConfig
+from simcse_jax.transforms.prewhitening import PreWhitening, prewhiten
 
 
 @dataclasses.dataclass(frozen=True)

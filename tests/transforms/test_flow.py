@@ -22,7 +22,7 @@ from simcse_jax.training import (
     start_state,
 )
 from simcse_jax.transforms import CONFIGS, Flow, FlowConfig, load_transform
-from simcse_jax.transforms.flow import AUTHORS_OPTIMIZER, OPTIMIZERS
+from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, OPTIMIZERS
 
 SMALL = FlowConfig(levels=2, depth=1, width=4, permutation="random")
 
