@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import secrets
 import shutil
 import sys
@@ -88,7 +87,7 @@ def _check_place(target: Path, marker: str, known: Callable[[Path], bool] | None
     if not target.is_dir():
         raise NotADirectoryError(f"cannot write {target}: it is a file; give the name of a folder")
     found = sorted(path.name for path in target.iterdir())
-    left = [name for name in found if re.fullmatch(rf"\.{re.escape(marker)}\.[0-9a-f]{{8}}", name)]
+    left = [name for name in found if name.startswith(f".{marker}.")]
     others = [name for name in found if name not in left]
     ours = _listed_files(target / marker) is not None or (known is not None and known(target))
     if others and not ours:

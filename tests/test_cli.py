@@ -29,6 +29,19 @@ def test_encode_a_file(golden, model, tmp_path, capsys):
     assert [p.name for p in out.parent.iterdir()] == ["out.npy"]
 
 
+def test_sentences_are_cut_where_the_folder_says(golden, tmp_path):
+    """As `SentenceEncoder.from_pretrained` cuts them."""
+    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", max_length=5)
+    short.save_pretrained(tmp_path / "model")
+    (tmp_path / "in.txt").write_text("a dog eats a cat eats a dog eats a cat\n")
+    command = ["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
+    with pytest.warns(UserWarning, match="were cut to 5 tokens"):
+        main([*command, "--model", str(tmp_path / "model")])
+    with pytest.warns(UserWarning, match="were cut to 5 tokens"):
+        expected = short.encode(["a dog eats a cat eats a dog eats a cat"])
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
+
+
 def test_encode_standard_input(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a dog\r\na cat")))
     main(["encode", "-", "--output", str(tmp_path / "o.npy"), "--normalize", "True", *model])

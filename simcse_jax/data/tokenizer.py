@@ -94,9 +94,13 @@ def _built_backend(folder: Path) -> tokenizers.Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder).backend_tokenizer
+        backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     except Exception as error:  # whatever it meets in the files
         raise ValueError(f"{folder} has no vocabulary that transformers reads: {error}") from error
+    if backend.get_vocab_size() <= len(backend.get_added_tokens_decoder()):
+        # It had been looking for other files, and made a tokenizer of the special tokens alone.
+        raise ValueError(f"{folder} has no vocabulary that transformers reads; give tokenizer.json")
+    return backend
 
 
 def _check_normalizer(folder: Path, backend: tokenizers.Tokenizer) -> None:

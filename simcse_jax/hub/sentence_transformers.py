@@ -254,9 +254,10 @@ def _read_dense(folder: Path) -> Affine:
     raw = read_object(path)
     activation = _of_type(path, raw, "activation_function", str, TANH)
     if activation not in (IDENTITY, "torch.nn.Identity") or raw.get("use_residual"):
+        shown = activation.removeprefix("torch.nn.modules.activation.")
         raise ValueError(
-            f"{path}: only Dense modules with the activation Identity and no "
-            f"residual are read, this one has {activation.rsplit('.', 1)[-1]}"
+            f"{path}: only Dense modules with the activation Identity and no residual are read, "
+            f"this one has {shown}"
         )
     sizes = ("in_features", "out_features")
     _check_keys(path, raw, (*sizes, "bias", "activation_function"), _DENSE)

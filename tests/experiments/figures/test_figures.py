@@ -54,7 +54,7 @@ def run_folder(tmp_path_factory, golden):
 def settings(data, golden, run_folder, tmp_path_factory):
     return Figures(
         eval_data=data,
-        model=str(golden / "tiny-bert", pooling="mean"),
+        model=str(golden / "tiny-bert"),
         depths=(2,),
         trained={"trained": run_folder},
         corpus=(data / "text.txt",),
