@@ -81,23 +81,19 @@ def written_folder(
 
 
 def _check_place(target: Path, marker: str, known: Callable[[Path], bool] | None) -> None:
-    """Raise an OSError where a folder may not be written to, and remove what killed writes left."""
+    """Raise an OSError where a folder may not be written to."""
     if not target.exists():
         return
     if not target.is_dir():
         raise NotADirectoryError(f"cannot write {target}: it is a file; give the name of a folder")
     found = sorted(path.name for path in target.iterdir())
-    left = [name for name in found if name.startswith(f".{marker}.")]
-    others = [name for name in found if name not in left]
+    others = [name for name in found if not name.startswith(f".{marker}.")]  # a killed write's
     ours = _listed_files(target / marker) is not None or (known is not None and known(target))
     if others and not ours:
         raise FileExistsError(
             f"cannot write {target}: it holds {others[0]} and no {marker} of an earlier write; "
             "give a new or an empty folder"
         )
-    for name in left:
-        path = target / name
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _listed_files(marker: Path) -> list[str] | None:
