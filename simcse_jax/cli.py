@@ -35,7 +35,7 @@ class Model:
     num_layers: int | None = None
     """Keep the first so many layers of the encoder; default: all."""
     max_length: int | None = None
-    """Cut sentences to so many tokens; default: the whole position table."""
+    """Cut sentences to so many tokens; default: as the model says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The type to compute in; parameters and vectors are float32."""
     batch_size: int | None = None
@@ -43,14 +43,14 @@ class Model:
     TPU."""
 
     def load(self):
-        """Return the encoder, with nothing cut unless asked."""
+        """Return the encoder, used as its folder says unless asked otherwise."""
         from simcse_jax.encoder import SentenceEncoder
 
         return SentenceEncoder.from_pretrained(
             self.model,
             pooling=self.pooling,
             num_layers=self.num_layers,
-            max_length=self.max_length or "longest",
+            max_length=self.max_length,
             dtype=self.dtype,
         )
 

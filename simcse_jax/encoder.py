@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
 from simcse_jax.transforms import Transform
+from simcse_jax.transforms.base import check_embeddings
 
 # Sentences tokenised at a time: memory is bounded by this, not by the corpus.
 CHUNK = 16_384
@@ -68,11 +70,15 @@ def _embed_jit(platform: str) -> Callable[..., Array]:
 def cosine_similarity(
     a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "m D"]
 ) -> Float[np.ndarray, "n m"]:
-    """Cosine of every row of ``a`` with every row of ``b``; 0 for a zero vector."""
-    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    """Cosine of every row of ``a`` with every row of ``b``; 0 for a zero vector.
+
+    Raises:
+        ValueError: they are not matrices of one width, or not finite.
+    """
+    a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"embeddings of shapes {a.shape} and {b.shape} cannot be compared")
-    return unit_rows(a) @ unit_rows(b).T
+    return unit_rows(check_embeddings(a)) @ unit_rows(check_embeddings(b)).T
 
 
 class SentenceEncoder:
@@ -87,7 +93,7 @@ class SentenceEncoder:
     Attributes:
         config: the architecture.
         params: ``{"encoder": …}`` and, where the folder had them, ``"pooler"`` and ``"mlm"``.
-        settings: pooling, normalisation and maximal length.
+        settings: pooling, normalisation, maximal length, prompts.
         transform: whitening, a flow, or another map fitted to the pooled embeddings; None for none.
         dtype: the compute type; parameters and results are float32.
     """
@@ -134,6 +140,7 @@ class SentenceEncoder:
                 f"{config.hidden_size}"
             )
         self.transform = transform
+        self._knows_every_id = tokenizer.largest_id() < config.vocab_size
         enable_compilation_cache()
         if devices is None:
             local = jax.local_devices()
@@ -159,25 +166,37 @@ class SentenceEncoder:
         Args:
             name: ``"minilm"``, a folder of Hugging Face, sentence-transformers or ourselves,
                 or a hub id.
-            pooling: default what the folder says, else mean.
+            pooling: default what the folder says, else mean, with a warning.
             num_layers: keep the first so many layers.
             normalize: default what the folder says, else False.
             max_length: cut inputs to so many tokens; ``"longest"`` for the whole position table;
-                default what the folder says, else the whole position table.
+                default what the folder says, else the whole position table. The command line has
+                the same default.
             dtype: the compute type, float32 or bfloat16.
             devices: see the constructor.
 
         Raises:
             FileNotFoundError: no such model, or no safetensors in it.
             ValueError: a folder that does not fit together; the message names the file. Or
-                another pooling or number of layers than the folder's transform was fitted to.
+                another pooling or number of layers than the folder's transform was fitted to, or
+                a maximal length beyond the model's positions.
         """
         folder = hub.find_model(name)
-        settings = hub.read_settings(folder)
-        transform = hub.read_transform(folder)
         whole = hub.read_config(folder)
+        if max_length == "longest":
+            max_length = whole.max_length
+        elif max_length is not None:
+            _check_length(max_length, whole)
+        settings = hub.read_settings(folder, pooling)
+        transform = hub.read_transform(folder)
         if transform is not None:
-            own = {"pooling": settings.pooling, "num_layers": whole.num_hidden_layers}
+            if transform.input_dim != whole.hidden_size:
+                raise ValueError(
+                    f"{folder} ends with a {transform.kind} of {transform.input_dim} dimensions; "
+                    f"its encoder gives {whole.hidden_size}"
+                )
+            fitted = hub.read_settings(folder)
+            own = {"pooling": fitted.pooling, "num_layers": whole.num_hidden_layers}
             for what, asked in (("pooling", pooling), ("num_layers", num_layers)):
                 if asked not in (None, own[what]):
                     raise ValueError(
@@ -185,11 +204,7 @@ class SentenceEncoder:
                         f"{own[what]}; {what} {asked} needs a fit of its own"
                     )
         config, params = hub.load_params(folder, whole, num_layers)
-        changes: dict[str, Any] = {
-            "pooling": pooling,
-            "normalize": normalize,
-            "max_length": whole.max_length if max_length == "longest" else max_length,
-        }
+        changes: dict[str, Any] = {"normalize": normalize, "max_length": max_length}
         settings = hub.replace_settings(settings, changes)
         tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)
         return cls(
@@ -206,7 +221,8 @@ class SentenceEncoder:
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
         """Return the same encoder with this transform in place of its own, or with none.
 
-        A transform is fitted to ``encoder.with_transform(None).encode(text, normalize=False)``.
+        Its vectors are not truncated, whatever the encoder's own are. A transform is fitted to
+        ``encoder.with_transform(None).encode(text, normalize=False)``.
 
         Raises:
             ValueError: the transform takes other dimensions than the encoder gives.
@@ -215,7 +231,7 @@ class SentenceEncoder:
             self.config,
             self.params,
             self.tokenizer,
-            self.settings,
+            dataclasses.replace(self.settings, truncate_dim=None),
             transform=transform,
             dtype=self.dtype,
             tokenizer_folder=self.tokenizer_folder,
@@ -230,8 +246,8 @@ class SentenceEncoder:
     @property
     def dimension(self) -> int:
         """Return the length of an embedding."""
-        own = self.config.hidden_size
-        return own if self.transform is None else self.transform.output_dim
+        whole = self.transform.output_dim if self.transform else self.config.hidden_size
+        return min(whole, self.settings.truncate_dim or whole)
 
     def encode(
         self,
@@ -248,10 +264,12 @@ class SentenceEncoder:
 
         Args:
             sentences: a list of strings; an empty or blank one is encoded as the special
-                tokens alone.
+                tokens alone. The default prompt of the settings, if any, is put before each.
             batch_size: about how many sentences the device gets at a time (it has room for
-                16 tokens for each); default 64 on a CPU, 2048 on each other device.
-            normalize: scale to length one; default as the model is set.
+                16 tokens for each, and no more than the sentences have); default 64 on a CPU, 2048
+                on each other device.
+            normalize: scale to length one; default as the model is set, which is before its
+                vectors are truncated.
             show_progress: a progress bar; default where standard error is a terminal and the
                 work takes more than a second.
             max_length: cut to so many tokens, without a warning; default as the model is set.
@@ -265,8 +283,8 @@ class SentenceEncoder:
 
         Raises:
             TypeError: not a list of strings.
-            ValueError: a length or size below the possible, or a sentence too long where
-                ``on_truncation`` is ``"error"``.
+            ValueError: a length or size below the possible, a sentence too long where
+                ``on_truncation`` is ``"error"``, or without a token that the model knows.
         """
         if isinstance(sentences, str):
             raise TypeError("encode takes a list of strings; for one sentence give [sentence]")
@@ -277,16 +295,15 @@ class SentenceEncoder:
         if on_truncation not in ("warn", "error"):
             raise ValueError(f"on_truncation is {on_truncation!r}; it must be 'warn' or 'error'")
         limit = self.max_length if max_length is None else max_length
-        if not 2 <= limit <= self.config.max_length:
-            raise ValueError(
-                f"max_length is {limit}; this model takes 2 to {self.config.max_length}"
-            )
+        _check_length(limit, self.config)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)
         result = np.empty((len(distinct), self.dimension), np.float32)
+        prompt = self.settings.prompt
+        texts = [prompt + sentence for sentence in distinct] if prompt else distinct
         truncated = 0
         with tqdm(
             total=len(distinct),
@@ -295,7 +312,8 @@ class SentenceEncoder:
             delay=1,
             disable=None if show_progress is None else not show_progress,
         ) as bar:
-            for start, ids, cut in self._tokenised(distinct, limit):
+            for start, ids, cut in self._tokenised(texts, limit):
+                self._check_ids(ids, distinct[start : start + CHUNK])
                 if cut and on_truncation == "error":
                     raise ValueError(f"{cut} sentences are longer than {limit} tokens")
                 truncated += cut
@@ -304,19 +322,39 @@ class SentenceEncoder:
                 for order, vectors in self._embed_chunk(ids, limit, batch_size, own_key):
                     pooled[order] = vectors
                     bar.update(len(order))
-                changed = pooled if self.transform is None else self.transform(pooled)
-                result[start : start + len(ids)] = changed
+                result[start : start + len(ids)] = self._finish(pooled, normalize)
         if truncated and max_length is None:
             warnings.warn(
                 f"{truncated} of {len(distinct)} distinct sentences were cut to {limit} tokens",
                 stacklevel=2,
             )
-        if self.settings.normalize if normalize is None else normalize:
-            result = unit_rows(result)
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
         index = {sentence: i for i, sentence in enumerate(distinct)}
         return result[[index[s] for s in sentences]]
+
+    def _finish(
+        self, pooled: Float[np.ndarray, "n D"], normalize: bool | None
+    ) -> Float[np.ndarray, "n K"]:
+        """Transform, normalise and truncate, in the order of sentence-transformers."""
+        vectors = pooled if self.transform is None else self.transform(pooled)
+        if normalize is None and self.settings.normalize:
+            vectors = unit_rows(vectors)
+        vectors = vectors[:, : self.settings.truncate_dim]
+        return unit_rows(vectors) if normalize else vectors
+
+    def _check_ids(self, ids: list[np.ndarray], sentences: list[str]) -> None:
+        """Raise a ValueError for a sentence without tokens, or with one that the model lacks."""
+        for sequence, sentence in zip(ids, sentences, strict=True):
+            if len(sequence) == 0:
+                raise ValueError(
+                    f"{sentence[:40]!r} has no tokens; the model's tokenizer adds no special ones"
+                )
+            if not self._knows_every_id and sequence.max() >= self.config.vocab_size:
+                raise ValueError(
+                    f"{sentence[:40]!r} has the token {sequence.max()}; the model knows "
+                    f"{self.config.vocab_size}: is the tokenizer another model's?"
+                )
 
     def _tokenised(
         self, sentences: list[str], limit: int
@@ -342,8 +380,8 @@ class SentenceEncoder:
         pooling = self.settings.pooling
         projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
         model = SentenceModel(self.config, pooling, projection, self.dtype)
-        if batch_size is None:
-            batch_size = (64 if platform == "cpu" else 2048) * mesh.size
+        usual = _TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * mesh.size
+        tokens = usual if batch_size is None else _TOKENS_PER_SENTENCE * batch_size
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
             number, (batch, order) = numbered
@@ -359,7 +397,8 @@ class SentenceEncoder:
 
         # Two threads: on a CPU one computes while the other hands over results and small
         # operations that do not fill the cores; on a GPU the next batch is always waiting.
-        batches = _batches(ids, limit, batch_size * _TOKENS_PER_SENTENCE, mesh.size)
+        tokens = min(tokens, _room(sum(map(len, ids)), usual))
+        batches = _batches(ids, limit, tokens, mesh.size)
         with ThreadPoolExecutor(2) as workers:
             yield from workers.map(run, enumerate(batches))
 
@@ -368,20 +407,31 @@ class SentenceEncoder:
         a: Sequence[str] | Float[np.ndarray, "n D"],
         b: Sequence[str] | Float[np.ndarray, "m D"],
     ) -> Float[np.ndarray, "n m"]:
-        """Cosine similarity of every ``a`` with every ``b``: embeddings, or sentences."""
-        first, second = (
-            x if isinstance(x, np.ndarray | jax.Array) else self.encode(x) for x in (a, b)
-        )
-        return cosine_similarity(np.asarray(first), np.asarray(second))
+        """Cosine similarity of every ``a`` with every ``b``: embeddings, or sentences.
+
+        Raises:
+            ValueError: embeddings of other widths, or not finite; or a model whose folder wants
+                its embeddings to be compared otherwise.
+        """
+        if (name := self.settings.similarity_fn_name) != "cosine":
+            raise ValueError(
+                f"this model's embeddings are compared by {name!r}, which is not here; "
+                "simcse_jax.cosine_similarity compares them by the cosine all the same"
+            )
+        first, second = (self.encode(x) if _is_text(x) else np.asarray(x) for x in (a, b))
+        return cosine_similarity(first, second)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that this class, transformers and sentence-transformers load.
+
+        What else lies in the folder stays; a model there is replaced.
 
         A linear transform (whitening, the calibrations) becomes a Dense module there. A flow has no
         counterpart: sentence-transformers refuses the folder rather than leave it out.
 
         Raises:
-            OSError: the folder cannot be written; nothing is left behind.
+            OSError: the folder cannot be written, and nothing is left behind, or it is neither
+                new nor empty nor a model's.
         """
         params = jax.tree.map(np.asarray, self.params)
         return hub.save_model(
@@ -393,6 +443,28 @@ class SentenceEncoder:
             self.tokenizer_folder,
             self.transform,
         )
+
+
+def _is_text(x: Any) -> TypeGuard[Sequence[str]]:
+    """Tell sentences from embeddings; an empty list is one of sentences."""
+    return isinstance(x, str) or (
+        isinstance(x, Sequence) and (len(x) == 0 or any(isinstance(item, str) for item in x))
+    )
+
+
+def _check_length(max_length: int, config: BertConfig) -> None:
+    if not 2 <= max_length <= config.max_length:
+        raise ValueError(f"max_length is {max_length}; this model takes 2 to {config.max_length}")
+
+
+def _room(tokens: int, usual: int) -> int:
+    """Return the least of ``usual``, four times as many, sixteen times, … that has room for all.
+
+    Not the number of tokens itself, which would be new shapes to compile for each corpus.
+    """
+    while usual < tokens:
+        usual *= 4
+    return usual
 
 
 def _batches(

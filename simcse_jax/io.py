@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,30 +91,115 @@ def _copied_to(target: Path) -> Iterator[Path]:
             raise _cannot_write(target, error) from error
 
 
-@contextmanager
-def written_folder(folder: AnyPath) -> Iterator[Path]:
-    """Make a folder beside ``folder`` to write into, and rename it once the block is done.
+# Without this file no reader, ours or another's, takes a folder for a model.
+_GATE = "config.json"
 
-    An older folder of the same name is replaced as a whole, and stays if anything fails.
+
+@contextmanager
+def written_folder(
+    folder: AnyPath, marker: str, known: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
+    """Make a folder to write into, and move its files into ``folder`` once the block is done.
+
+    Whatever else lies in ``folder`` stays, but for what an earlier write put there. A process that
+    is killed leaves the old files, the new ones, or a folder that no reader takes for a model: it
+    has no ``config.json``, and its marker says ``"incomplete"``.
+
+    Args:
+        folder: new, empty, or written so before; a symlink is followed.
+        marker: the file that lists what was written (``"files"``), a JSON object in ``folder``
+            that holds what the block writes there too.
+        known: whether another folder may be written to as well.
 
     Raises:
-        OSError: the place cannot be written.
+        OSError: the place cannot be written, or the folder holds what is not ours.
     """
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"cannot write {target}: it is a file; give the name of a folder")
-    temporary = _make_beside(target, Path.mkdir)
+    target = Path(os.path.realpath(folder))
+    _check_place(target, marker, known)
+    is_new = not target.exists()
+    temporary = _make_beside(target / marker, Path.mkdir)
     try:
         yield temporary
-        if target.exists():
-            old = _name_beside(target)
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(target)
+        _move_files(temporary, target, marker)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it is empty only where nothing was written
+                target.rmdir()
+
+
+def _check_place(target: Path, marker: str, known: Callable[[Path], bool] | None) -> None:
+    """Raise an OSError where a folder may not be written to."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise NotADirectoryError(f"cannot write {target}: it is a file; give the name of a folder")
+    found = sorted(path.name for path in target.iterdir())
+    others = [name for name in found if not name.startswith(f".{marker}.")]  # a killed write's
+    ours = _listed_files(target / marker) is not None or (known is not None and known(target))
+    if others and not ours:
+        raise FileExistsError(
+            f"cannot write {target}: it holds {others[0]} and no {marker} of an earlier write; "
+            "give a new or an empty folder"
+        )
+
+
+def _listed_files(marker: Path) -> list[str] | None:
+    """Return the files that a marker lists; None where there is no such list."""
+    try:
+        record = read_json(marker)
+    except (OSError, ValueError):
+        return None
+    files = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        return None
+    return files
+
+
+def _move_files(source: Path, target: Path, marker: str) -> None:
+    record = read_json(source / marker) if (source / marker).exists() else {}
+    paths = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    new = sorted({marker, *(path.as_posix() for path in paths)})
+    old = [name for name in _listed_files(target / marker) or () if _lies_in(target, name)]
+    for name in new:
+        path = target / name
+        above = path.parents[: name.count("/")]
+        if path.is_dir() or not _lies_in(target, name) or any(map(os.path.isfile, above)):
+            raise FileExistsError(f"cannot write {path}: a folder, file or link is in the way")
+    both = {*old, *new}
+    write_json(source / marker, record | {"files": new})
+    write_json(target / marker, {"incomplete": True, "files": sorted(both)})
+    gates = {name for name in both if Path(name).name == _GATE}
+    # A gate in a folder comes after those in the folders below it, which belong to its model.
+    last = [*sorted(gates.intersection(new), key=lambda name: -name.count("/")), marker]
+    for name in gates:
+        (target / name).unlink(missing_ok=True)
+    _move(source, target, (name for name in new if name not in last))
+    _remove_files(target, both.difference(new))
+    _move(source, target, last)
+
+
+def _move(source: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, target / name)
+
+
+def _lies_in(target: Path, name: str) -> bool:
+    """Tell whether a file's folder is within another, symlinks followed."""
+    place = Path(os.path.realpath((target / name).parent))
+    return place.is_relative_to(target) and Path(name).name not in ("", "..")
+
+
+def _remove_files(target: Path, names: Iterable[str]) -> None:
+    """Remove files, and the folders below ``target`` that are empty then."""
+    for name in names:
+        path = target / name
+        if path.is_file() or path.is_symlink():
+            path.unlink(missing_ok=True)
+        for parent in path.parents[: name.count("/")]:
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def _make_beside(target: Path, make: Callable[[Path], None]) -> Path:
@@ -214,6 +299,19 @@ def read_json(path: AnyPath) -> Any:
         ValueError: it is not UTF-8 or not JSON; the message names file and line.
     """
     return _parse_json(_read_text(path), path)
+
+
+def read_object(path: AnyPath) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not JSON, or another value than an object.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
+    return value
 
 
 def read_json_lines(path: AnyPath) -> list[Any]:

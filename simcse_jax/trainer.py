@@ -295,7 +295,7 @@ def train_seed(
         return trained_encoder(config, model, params)
 
     def save(name: str, params: Any) -> None:
-        with io.written_folder(run.output_dir / name) as folder:
+        with hub.model_folder(run.output_dir / name) as folder:
             encoder(params).save_pretrained(folder)
             objective.save(folder, jax.tree.map(np.asarray, params))
 
@@ -403,7 +403,10 @@ def load_model(config: Config) -> Model:
         architecture = dataclasses.replace(
             architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
         )
-    tokenizer = Tokenizer.from_folder(folder, hub.read_settings(folder).do_lower_case)
+    settings = hub.read_settings(folder, config.model.pooling)
+    if (transform := hub.read_transform(folder)) is not None:
+        say(f"{folder} ends with a {transform.kind}; training is of the encoder, and leaves it out")
+    tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
 
@@ -412,16 +415,14 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
     """Make the encoder of parameters that are being trained."""
     objective = config.objective
     assert not isinstance(objective, FlowConfig)
+    folder = hub.find_model(config.model.model)
     return SentenceEncoder(
         model.config,
         jax.tree.map(np.asarray, objective.export(params)),
         model.tokenizer,
-        hub.EncoderSettings(
-            objective.export_pooling(config.model.pooling),
-            do_lower_case=model.tokenizer.lower_case,
-        ),
+        hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
-        tokenizer_folder=hub.find_model(config.model.model),
+        tokenizer_folder=folder,
     )
 
 

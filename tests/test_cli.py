@@ -25,12 +25,25 @@ def test_encode_a_file(golden, model, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("a dog\n\na cat eats\n")
     out = tmp_path / "new" / "out.npy"
     main(["encode", str(tmp_path / "in.txt"), "--output", str(out), *model])
-    expected = SentenceEncoder.from_pretrained(golden / "tiny-bert").encode(
+    expected = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean").encode(
         ["a dog", "", "a cat eats"]
     )
     np.testing.assert_array_equal(np.load(out), expected)
     assert "float32 [3, 32]" in capsys.readouterr().out
     assert [p.name for p in out.parent.iterdir()] == ["out.npy"]
+
+
+def test_sentences_are_cut_where_the_folder_says(golden, tmp_path):
+    """As `SentenceEncoder.from_pretrained` cuts them."""
+    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", max_length=5)
+    short.save_pretrained(tmp_path / "model")
+    (tmp_path / "in.txt").write_text("a dog eats a cat eats a dog eats a cat\n")
+    command = ["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
+    with pytest.warns(UserWarning, match="were cut to 5 tokens"):
+        main([*command, "--model", str(tmp_path / "model")])
+    with pytest.warns(UserWarning, match="were cut to 5 tokens"):
+        expected = short.encode(["a dog eats a cat eats a dog eats a cat"])
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
 def test_encode_standard_input(model, tmp_path, monkeypatch):

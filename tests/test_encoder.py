@@ -1,5 +1,6 @@
 """SentenceEncoder: the same embeddings as sentence-transformers, whatever the batching."""
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -7,12 +8,15 @@ import warnings
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from simcse_jax import SentenceEncoder, cosine_similarity
 from simcse_jax.data.packing import pack_rows
+from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.encoder import _row_counts, embed
+from simcse_jax.hub import find_model
 from simcse_jax.models import SentenceModel, one_a_row
 
 
@@ -114,8 +118,10 @@ def test_neither_batch_size_nor_chunks_change_anything(tiny, monkeypatch):
 
 
 def test_eight_devices_give_the_same(golden):
-    eight = SentenceEncoder.from_pretrained(golden / "tiny-bert", devices=jax.devices())
-    one = SentenceEncoder.from_pretrained(golden / "tiny-bert")
+    eight = SentenceEncoder.from_pretrained(
+        golden / "tiny-bert", pooling="mean", devices=jax.devices()
+    )
+    one = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
     assert len(jax.devices()) == 8
     np.testing.assert_allclose(eight.encode(TEXTS), one.encode(TEXTS), atol=1e-6)
 
@@ -134,6 +140,31 @@ def test_no_more_than_a_dozen_shapes(minilm):
             seen += order
         assert sorted(seen) == list(range(n))
     assert len(shapes) <= 12
+
+
+@pytest.mark.parametrize("size", [64, 10_000, 10**9])
+def test_a_batch_is_never_larger_than_the_work(tiny, monkeypatch, size):
+    """And the shapes are few: those of the usual batch, of four times it, sixteen times, …"""
+    from simcse_jax import encoder
+
+    shapes = []
+
+    def recorded(*args):
+        for batch, order in encoder_batches(*args):
+            shapes.append(batch.input_ids.shape)
+            yield batch, order
+
+    encoder_batches = encoder._batches
+    monkeypatch.setattr(encoder, "_batches", recorded)
+    tiny.encode(["a dog"], batch_size=size)
+    assert shapes == [(1, 64)]
+    for n in (100, 300, 1000):
+        shapes.clear()
+        texts = ["dog " * (i % 20) + f"{i}" for i in range(n)]
+        tiny.encode(texts, batch_size=size, max_length=24)
+        tokens = sum(min(len(i), 24) for i in tiny.tokenizer(texts)[0])
+        assert sum(rows * length for rows, length in shapes) < 2 * tokens
+        assert all(rows * length <= 4 * max(tokens, 1024) for rows, length in shapes)
 
 
 def test_rows_are_packed_tightly():
@@ -168,6 +199,59 @@ def test_what_is_not_a_list_of_strings(tiny):
         tiny.encode(["dog", 3])
 
 
+@pytest.mark.parametrize("max_length", [0, 1, 25, -1])
+def test_a_maximal_length_that_cannot_be_is_refused_before_loading(golden, max_length):
+    with pytest.raises(ValueError, match=f"max_length is {max_length}; this model takes 2 to 24"):
+        SentenceEncoder.from_pretrained(golden / "tiny-bert", max_length=max_length)
+
+
+def test_a_token_that_the_model_lacks_is_refused(tiny):
+    """JAX would take the last word's vector instead."""
+    backend = tokenizers.Tokenizer.from_str(tiny.tokenizer.backend.to_str())
+    backend.add_tokens(["zebra"])
+    tokenizer = Tokenizer(backend)
+    other = SentenceEncoder(tiny.config, tiny.params, tokenizer)
+    np.testing.assert_array_equal(other.encode(["a dog"]), tiny.encode(["a dog"]))
+    with pytest.raises(ValueError, match="'a zebra' has the token 64; the model knows 64"):
+        other.encode(["a dog", "a zebra"])
+
+
+def test_a_sentence_without_tokens_is_refused(tiny):
+    """Its vector would be whatever was in memory."""
+    raw = json.loads(tiny.tokenizer.backend.to_str())
+    backend = tokenizers.Tokenizer.from_str(json.dumps(raw | {"post_processor": None}))
+    other = SentenceEncoder(tiny.config, tiny.params, Tokenizer(backend))
+    with pytest.raises(ValueError, match="'' has no tokens; the model's tokenizer adds no special"):
+        other.encode(["a dog", ""])
+
+
+def test_a_tokenizer_that_is_broken(golden, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(golden / "tiny-bert", folder)
+    whole = (folder / "tokenizer.json").read_text()
+    for broken in ("", "{", "[]", "{}", whole[:-20], whole.replace("WordPiece", "Word"), "\xff"):
+        (folder / "tokenizer.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer: "):
+            Tokenizer.from_folder(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("[1]")
+    with pytest.raises(ValueError, match="has no vocabulary that transformers reads"):
+        Tokenizer.from_folder(folder)
+
+
+def test_a_tokenizer_whose_two_files_disagree_is_refused(tmp_path):
+    """Where they do, transformers follows tokenizer_config.json."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(find_model("minilm") / name, tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    Tokenizer.from_folder(tmp_path)
+    for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        path.write_text(json.dumps(said | {key: False}))
+        with pytest.raises(ValueError, match=f"{key} is False, and tokenizer.json says"):
+            Tokenizer.from_folder(tmp_path)
+
+
 def test_too_long_is_cut_with_one_warning_or_refused(tiny):
     long = ["cat " * 50, "dog " * 60, "cat"]
     with pytest.warns(UserWarning, match="2 of 3 distinct sentences were cut to 24 tokens"):
@@ -179,8 +263,8 @@ def test_too_long_is_cut_with_one_warning_or_refused(tiny):
 
 
 def test_the_longest_length_is_the_position_table(golden, tmp_path):
-    whole = SentenceEncoder.from_pretrained(golden / "tiny-bert")
-    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", max_length=8)
+    whole = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    short = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", max_length=8)
     short.save_pretrained(tmp_path / "short")
     assert SentenceEncoder.from_pretrained(tmp_path / "short").max_length == 8
     longest = SentenceEncoder.from_pretrained(tmp_path / "short", max_length="longest")
@@ -205,7 +289,7 @@ def test_wrong_arguments(tiny, change, message):
 
 def test_a_model_that_cannot_be_used_so(golden, tmp_path):
     with pytest.raises(ValueError, match="must be float32 or bfloat16"):
-        SentenceEncoder.from_pretrained(golden / "tiny-bert", dtype="float16")
+        SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", dtype="float16")
     with pytest.raises(ValueError, match="is none of"):
         SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="avg")
     with pytest.raises(ValueError, match="needs layer 7 of 3"):
@@ -213,7 +297,7 @@ def test_a_model_that_cannot_be_used_so(golden, tmp_path):
     shutil.copytree(golden / "tiny-bert", tmp_path / "m")
     (tmp_path / "m" / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match="has no tokenizer"):
-        SentenceEncoder.from_pretrained(tmp_path / "m")
+        SentenceEncoder.from_pretrained(tmp_path / "m", pooling="mean")
 
 
 def test_bfloat16_is_close(golden, minilm):
@@ -225,7 +309,7 @@ def test_bfloat16_is_close(golden, minilm):
 
 
 def test_normalize(golden):
-    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", normalize=True)
+    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", normalize=True)
     np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-6)
     raw = encoder.encode(TEXTS, normalize=False)
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1)
@@ -242,6 +326,27 @@ def test_similarity(minilm):
     assert cosine_similarity(np.zeros((1, 2)), np.ones((1, 2))) == 0
     with pytest.raises(ValueError, match="cannot be compared"):
         cosine_similarity(np.zeros((1, 2)), np.ones((1, 3)))
+    lists = [vector.tolist() for vector in vectors[1]]
+    np.testing.assert_allclose(minilm.similarity(first, lists), scores, atol=1e-6)
+    with pytest.raises(TypeError, match=r"give \[sentence\]"):
+        minilm.similarity(first, "a puppy")
+
+
+def test_similarity_of_what_is_not_finite_is_refused(tiny):
+    for value in (np.nan, np.inf):
+        vectors = np.ones((3, 4), np.float32)
+        vectors[1, 2] = value
+        for pair in ((vectors, np.ones((2, 4), np.float32)), (np.ones((2, 4), "f4"), vectors)):
+            with pytest.raises(ValueError, match="1 of 3 embeddings are not finite: row 1"):
+                tiny.similarity(*pair)
+
+
+def test_a_model_that_is_compared_otherwise_says_so(golden):
+    start = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    settings = dataclasses.replace(start.settings, similarity_fn_name="dot")
+    encoder = SentenceEncoder(start.config, start.params, start.tokenizer, settings)
+    with pytest.raises(ValueError, match="compared by 'dot'"):
+        encoder.similarity(["a dog"], ["a cat"])
 
 
 @pytest.mark.parametrize("pooling", ["cls", "pooler", "first-last"])

@@ -130,19 +130,120 @@ def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "deep" / "folder"
     for name in ("old", "new"):
-        with written_folder(folder) as temporary:
+        with written_folder(folder, "list.json") as temporary:
             write_text(temporary / name, name)
-        assert [p.name for p in folder.iterdir()] == [name]
+        assert sorted(p.name for p in folder.iterdir()) == ["list.json", name]
+    assert read_json(folder / "list.json") == {"files": ["list.json", "new"]}
 
-    def spoil():
-        with written_folder(folder) as temporary:
+    def spoil(folder):
+        with written_folder(folder, "list.json") as temporary:
             write_text(temporary / "half", "")
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        spoil()
-    assert [p.name for p in folder.iterdir()] == ["new"]
+    for place in (folder, tmp_path / "deep" / "other"):
+        with pytest.raises(KeyboardInterrupt):
+            spoil(place)
+    assert sorted(p.name for p in folder.iterdir()) == ["list.json", "new"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_lies_in_a_folder_and_is_not_ours_stays(tmp_path):
+    """Whatever its marker says: files outside of it are not ours to remove either."""
+    folder = tmp_path / "folder"
+    outside = tmp_path / "outside"
+    for path in (folder / "thesis.txt", outside / "file", tmp_path / "file"):
+        write_text(path, "mine")
+    message = r"folder: it holds thesis\.txt and no list\.json"
+    with pytest.raises(FileExistsError, match=message), written_folder(folder, "list.json"):
+        pytest.fail("the work has begun")
+    (folder / "link").symlink_to(outside)
+    files = ["../file", str(tmp_path / "file"), "link/file", "deep/old", "deep/down/old", ".."]
+    write_json(folder / "list.json", {"files": files})
+    write_text(folder / "deep" / "old", "ours")
+    write_text(folder / "deep" / "down" / "old", "ours")
+    with written_folder(folder, "list.json") as temporary:
+        write_text(temporary / "new" / "file", "ours")
+    assert sorted(p.name for p in folder.iterdir()) == ["link", "list.json", "new", "thesis.txt"]
+    assert (outside / "file").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_the_way_is_found_before_anything_is_moved(tmp_path):
+    folder = tmp_path / "folder"
+    write_text(folder / "b" / "mine", "mine")
+    write_text(folder / "c", "mine")
+    before = sorted(folder.rglob("*"))
+
+    def write(name):
+        with written_folder(folder, "list.json", lambda _: True) as temporary:
+            write_text(temporary / "a", "ours")
+            write_text(temporary / name, "ours")
+
+    for name in ("b", "c/d"):
+        with pytest.raises(FileExistsError, match=f"{name}: a folder, file or link is in the way"):
+            write(name)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    for _ in range(2):
+        with written_folder(tmp_path / "link", "list.json") as temporary:
+            write_text(temporary / "a", "ours")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "place" / "a").read_text() == "ours"
+
+
+def test_a_killed_write_leaves_the_old_the_new_or_what_nobody_reads(tmp_path, monkeypatch):
+    """Killed before each change in the folder: the files are of one write, or say otherwise."""
+    names = ["a", "config.json", "sub/config.json", "sub/b"]
+
+    def write(folder, text):
+        with written_folder(folder, "list.json") as temporary:
+            for name in (*names, text):
+                write_text(temporary / name, text)
+
+    class Killed(BaseException):
+        pass
+
+    def kill_at(moment):
+        def counted(function):
+            def call(*args, **kwargs):
+                nonlocal moment
+                moment -= 1
+                if moment < 0:
+                    raise Killed
+                return function(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", counted(os.replace))
+            patch.setattr(Path, "unlink", counted(Path.unlink))
+            patch.setattr("shutil.rmtree", lambda *args, **kwargs: None)
+            write(folder, "new")
+
+    outcomes = set()
+    for moment in range(40):
+        folder = tmp_path / str(moment)
+        write(folder, "old")
+        try:
+            kill_at(moment)
+        except Killed:
+            pass
+        else:
+            break
+        texts = {(folder / n).read_text() for n in names if (folder / n).exists()}
+        if "incomplete" in read_json(folder / "list.json"):
+            outcomes.add("refused")
+            assert not (folder / "config.json").exists() or len(texts) == 1
+        else:
+            assert len(texts) == 1
+            outcomes |= texts
+        write(folder, "again")
+        found = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".list.json."))
+        assert found == ["a", "again", "config.json", "list.json", "sub"]
+    assert outcomes >= {"old", "refused"}
+    assert moment > 8
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
@@ -150,7 +251,7 @@ def test_the_umask_is_followed(tmp_path, umask):
     before = os.umask(umask)
     try:
         write_text(tmp_path / "f.txt", "")
-        with written_folder(tmp_path / "folder"):
+        with written_folder(tmp_path / "folder", "list.json"):
             pass
     finally:
         os.umask(before)
@@ -167,10 +268,10 @@ def test_places_that_cannot_be_written_are_named_before_the_work(tmp_path):
         with pytest.raises(OSError, match=message), written_file(place):
             pytest.fail("the work has begun")
     for place, message in [
-        (tmp_path / "file" / "f", "cannot write .*f: "),
+        (tmp_path / "file" / "f", r"cannot write .*f/list\.json: "),
         (tmp_path / "file", "it is a file; give the name of a folder"),
     ]:
-        with pytest.raises(OSError, match=message), written_folder(place):
+        with pytest.raises(OSError, match=message), written_folder(place, "list.json"):
             pytest.fail("the work has begun")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

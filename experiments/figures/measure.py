@@ -294,7 +294,9 @@ def measure_frequency(settings: Figures) -> dict[str, Any]:
     folder = hub.find_model(settings.model)
     _, params = hub.load_params(folder, hub.read_config(folder))
     embeddings = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])  # [V, D]
-    tokenizer = Tokenizer.from_folder(folder, hub.read_settings(folder).do_lower_case)
+    # No sentence is pooled here.
+    lower_case = hub.read_settings(folder, pooling="mean").do_lower_case
+    tokenizer = Tokenizer.from_folder(folder, lower_case)
     ids, _ = tokenizer(corpus_sentences(settings.corpus))
     counts = np.bincount(np.concatenate(ids), minlength=len(embeddings))
     # Special and never used tokens are no words.

@@ -157,7 +157,7 @@ def main(settings: PostProcessing) -> dict[str, Any]:
     check(settings)
     tasks = list(read_sts(settings.eval_data, settings.tasks).values())
     text = None if settings.fit == ("target",) else read_sentences(settings.fit)
-    with written_folder(settings.output_dir) as out:
+    with written_folder(settings.output_dir, "results.json") as out:
         encoder = load_frozen(settings.model, settings.pooling, settings.num_layers)
         cached = encode_tasks(encoder, tasks, text or ())
         started = time.perf_counter()

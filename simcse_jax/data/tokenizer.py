@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from simcse_jax.io import read_object
+
 
 class Tokenizer:
     """A model folder's tokenizer: one sentence in, its ids out, special tokens included.
@@ -34,21 +36,29 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: the folder has neither.
+            ValueError: they are damaged, or ``tokenizer_config.json`` contradicts them.
         """
         path = Path(folder) / "tokenizer.json"
-        if path.exists():
+        if not path.exists():
+            if not any((Path(folder) / name).exists() for name in ("vocab.txt", "vocab.json")):
+                raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
+            return cls(_built_backend(Path(folder)), lower_case)
+        try:
             # Straight from the file: importing transformers costs seconds at the start.
-            return cls(tokenizers.Tokenizer.from_file(str(path)), lower_case)
-        if not any((Path(folder) / name).exists() for name in ("vocab.txt", "vocab.json")):
-            raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
-        from transformers import AutoTokenizer
-
-        return cls(AutoTokenizer.from_pretrained(folder).backend_tokenizer, lower_case)
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more particular
+            raise ValueError(f"{path} is not a tokenizer: {error}") from error
+        _check_normalizer(Path(folder), backend)
+        return cls(backend, lower_case)
 
     @property
     def vocab_size(self) -> int:
         """Return the number of token ids."""
         return self.backend.get_vocab_size()
+
+    def largest_id(self) -> int:
+        """Return the largest token id; -1 where there is none."""
+        return max(self.backend.get_vocab().values(), default=-1)
 
     def special_ids(self) -> list[int]:
         """Return the ids of the special tokens ([CLS], [SEP], [PAD], …), which are never masked."""
@@ -78,3 +88,35 @@ class Tokenizer:
                     ids[i] = np.append(sequence[: max_length - 1], sequence[-1])
                     truncated += 1
         return ids, truncated
+
+
+def _built_backend(folder: Path) -> tokenizers.Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+    except Exception as error:  # whatever it meets in the files
+        raise ValueError(f"{folder} has no vocabulary that transformers reads: {error}") from error
+    if backend.get_vocab_size() <= len(backend.get_added_tokens_decoder()):
+        # It had been looking for other files, and made a tokenizer of the special tokens alone.
+        raise ValueError(f"{folder} has no vocabulary that transformers reads; give tokenizer.json")
+    return backend
+
+
+def _check_normalizer(folder: Path, backend: tokenizers.Tokenizer) -> None:
+    """Raise a ValueError where the other file says otherwise, which transformers obeys then."""
+    path = folder / "tokenizer_config.json"
+    normalizer = backend.normalizer
+    if not path.exists() or not isinstance(normalizer, tokenizers.normalizers.BertNormalizer):
+        return
+    raw = read_object(path)
+    for key, name in (
+        ("do_lower_case", "lowercase"),
+        ("strip_accents", "strip_accents"),
+        ("tokenize_chinese_chars", "handle_chinese_chars"),
+    ):
+        own = getattr(normalizer, name)
+        if raw.get(key, own) != own:
+            raise ValueError(
+                f"{path}: {key} is {raw[key]!r}, and tokenizer.json says {own!r}; make them agree"
+            )

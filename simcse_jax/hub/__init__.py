@@ -1,17 +1,17 @@
 """Model folders of Hugging Face and sentence-transformers <-> Flax parameters.
 
-`find` finds a folder, `weights` reads and writes its architecture and tensors,
-`sentence_transformers` how it is to be used, and the folder as a whole.
+`find` finds a folder, `weights` reads its architecture and tensors, `settings` how it is to be
+used, with `sentence_transformers` for folders of that library, and `save` writes all of it.
 """
 
 from simcse_jax.hub.find import find_model, weight_files
-from simcse_jax.hub.sentence_transformers import (
+from simcse_jax.hub.save import model_folder, save_model
+from simcse_jax.hub.settings import (
     EncoderSettings,
     check_settings,
     read_settings,
     read_transform,
     replace_settings,
-    save_model,
 )
 from simcse_jax.hub.weights import (
     Params,
@@ -28,6 +28,7 @@ __all__ = [
     "expected_shapes",
     "find_model",
     "load_params",
+    "model_folder",
     "read_config",
     "read_settings",
     "read_transform",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from simcse_jax.data.embedded import minilm_folder
-from simcse_jax.io import read_json
+from simcse_jax.io import read_object
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt"]
 
@@ -43,15 +44,20 @@ def find_model(name: str | os.PathLike[str]) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a folder, one or several shards.
 
+    The single file comes first, as in transformers: it may have been saved beside older shards.
+
     Raises:
         FileNotFoundError: there is none; where there are pickled weights instead the message
             says how to convert them, because no pickle is ever read.
+        ValueError: the list of the shards is damaged.
     """
+    files = [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
-    if index.exists():
-        files = [folder / f for f in sorted(set(read_json(index)["weight_map"].values()))]
-    else:
-        files = [folder / "model.safetensors"]
+    if not files[0].exists() and index.exists():
+        names = read_object(index).get("weight_map")
+        if not isinstance(names, dict) or not all(_is_file_name(n) for n in names.values()):
+            raise ValueError(f"{index}: weight_map must name a file of the folder for each tensor")
+        files = [folder / name for name in sorted(set(names.values()))]
     missing = [f.name for f in files if not f.exists()]
     if not missing:
         return files
@@ -63,3 +69,7 @@ def weight_files(folder: Path) -> list[Path]:
             "(folder).save_pretrained(new_folder) writes safetensors"
         )
     raise FileNotFoundError(f"{folder} has no weights: {', '.join(missing)} is missing")
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name == Path(name).name

@@ -1,102 +1,143 @@
-"""How a model folder is used, for ourselves and, by its modules, for sentence-transformers."""
+"""Folders of sentence-transformers, of its old layout and today's: their modules, read.
+
+What a folder says is computed as sentence-transformers computes it, or refused. A key that is not
+known here is refused too, since it could change the vectors.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.hub.weights import Params, read_tensors, to_torch_names
-from simcse_jax.io import read_json, write_json, written_folder
-from simcse_jax.models.config import BertConfig
-from simcse_jax.models.pooling import check_pooling, layers_and_reduction
-from simcse_jax.transforms import Affine, Transform, load_transform
+from simcse_jax.hub.weights import read_tensors
+from simcse_jax.io import read_json, read_object
+from simcse_jax.transforms import Affine
 
-log = logging.getLogger(__name__)
-
-SETTINGS_FILE = "simcse_jax.json"
 MODULES_FILE = "modules.json"
-TRANSFORM_FOLDER = "transform"
+MODEL_FILE = "config_sentence_transformers.json"
+TRANSFORMER_FILE = "sentence_bert_config.json"
 IDENTITY = "torch.nn.modules.linear.Identity"
 TANH = "torch.nn.modules.activation.Tanh"
-TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
+
+# The first of them that there is; old folders name it after the architecture.
+_TRANSFORMER_FILES = (
+    TRANSFORMER_FILE,
+    *(
+        f"sentence_{name}_config.json"
+        for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    ),
 )
+_POOLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+_OTHER_POOLINGS = ("mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+# transformers writes 1e30 for a tokenizer that has no maximal length.
+_NO_MAXIMUM = 10**9
+
+Values = Mapping[str, Collection[Any]]
+_LOADING: Collection[Any] = (
+    None,
+    {},
+    {"trust_remote_code": True},
+    {"trust_remote_code": False},
+    {"add_pooling_layer": False},
+)
+# The values by which a key changes nothing, file by file.
+_MODULE: Values = {"kwargs": (None, [])}
+_TRANSFORMER: Values = {
+    "transformer_task": ("feature-extraction",),
+    "modality_config": (
+        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    ),
+    "module_output_name": ("token_embeddings",),
+    "processing_kwargs": (None, {}),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    **dict.fromkeys(("model_args", "tokenizer_args", "config_args"), _LOADING),
+    **dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"), _LOADING),
+}
+_POOLING: Values = {"include_prompt": (True,)}
+_NORMALIZE: Values = {
+    "module_input_name": ("sentence_embedding",),
+    "module_output_name": ("sentence_embedding", None),
+}
+_DENSE: Values = {**_NORMALIZE, "use_residual": (False, None)}
+_MODEL: Values = {"model_type": ("SentenceTransformer",)}
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderSettings:
-    """What a model folder says of its own use.
-
-    Attributes:
-        pooling: a name of :data:`simcse_jax.models.POOLINGS`.
-        normalize: whether embeddings are scaled to length one.
-        max_length: inputs are cut to so many tokens; None is the whole position table.
-        do_lower_case: lower-case before the tokenizer, as old sentence-transformers folders ask.
-    """
-
-    pooling: str = "mean"
-    normalize: bool = False
-    max_length: int | None = None
-    do_lower_case: bool = False
+def _check_keys(path: Path, raw: Mapping[str, Any], read: Collection[str], only: Values) -> None:
+    """Raise a ValueError for a key that is not known, or that has a value we cannot follow."""
+    for key, value in raw.items():
+        if key in read:
+            continue
+        if key not in only:
+            raise ValueError(f"{path}: {key!r} is not known here and could change the vectors")
+        if value not in only[key]:
+            raise ValueError(f"{path}: {key} is {value!r}, which is not read; only {only[key]} is")
 
 
-def replace_settings(settings: EncoderSettings, changes: Mapping[str, Any]) -> EncoderSettings:
-    """Return the settings with every change that is not None."""
-    return dataclasses.replace(settings, **{k: v for k, v in changes.items() if v is not None})
-
-
-def check_settings(settings: EncoderSettings, config: BertConfig, params: Params) -> None:
-    """Raise a ValueError where a model cannot be pooled as the settings say."""
-    check_pooling(settings.pooling, config.num_hidden_layers)
-    if settings.pooling == "pooler" and "pooler" not in params:
-        raise ValueError("pooling 'pooler' needs a pooler, and this model has none; try 'cls'")
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------------------------
-
-
-def read_settings(folder: Path) -> EncoderSettings:
-    """Read a folder's pooling, normalisation and maximal length.
-
-    They come from our own ``simcse_jax.json``, else from sentence-transformers'
-    ``modules.json``, else they are mean pooling of everything.
+def _of_type(path: Path, raw: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """Return the value of a key, or the default where it is absent or null.
 
     Raises:
-        ValueError: a sentence-transformers module that has no counterpart here.
+        ValueError: it is of another type.
     """
-    if (folder / SETTINGS_FILE).exists():
-        raw = read_json(folder / SETTINGS_FILE)
-        names = {f.name for f in dataclasses.fields(EncoderSettings)}
-        return EncoderSettings(**{k: v for k, v in raw.items() if k in names})
-    if not (folder / MODULES_FILE).exists():
-        log.info("%s does not say how to pool; taking the mean", folder)
-        return EncoderSettings()
+    value = raw.get(key)
+    if value is None:
+        return default
+    if type(value) is not kind:
+        raise ValueError(f"{path}: {key} is {value!r}; it must be of type {kind.__name__}")
+    return value
 
+
+def _size(path: Path, raw: Mapping[str, Any], key: str, least: int = 1) -> int | None:
+    value = _of_type(path, raw, key, int)
+    if value is not None and value < least:
+        raise ValueError(f"{path}: {key} is {value}; it must be at least {least}")
+    return value
+
+
+def listed_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return the class and the folder of each module, in the order of their use.
+
+    Raises:
+        ValueError: the list is damaged, or a module is not sentence-transformers'.
+    """
+    path = folder / MODULES_FILE
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise ValueError(f"{path} must hold a list of JSON objects, one a module")
+    found = []
+    for module in modules:
+        _check_keys(path, module, ("idx", "name", "path", "type"), _MODULE)
+        library, _, kind = _of_type(path, module, "type", str, "").rpartition(".")
+        if library.partition(".")[0] != "sentence_transformers":
+            raise ValueError(
+                f"{path}: the module {module.get('type')!r} is not sentence-transformers' own"
+            )
+        place = _of_type(path, module, "path", str, "")
+        if Path(place).is_absolute() or ".." in Path(place).parts:
+            raise ValueError(f"{path}: the path {place!r} leads out of the folder")
+        found.append((kind, folder / place))
+    return found
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what a folder says of its use, by the names of `simcse_jax.hub.EncoderSettings`.
+
+    Raises:
+        ValueError: a module, a key or a value that has no counterpart here.
+    """
     settings: dict[str, Any] = {}
-    for kind, place in _listed_modules(folder):
-        if kind == "Transformer":
-            path = place / "sentence_bert_config.json"
-            raw = read_json(path) if path.exists() else {}
-            settings["max_length"] = raw.get("max_seq_length")
-            settings["do_lower_case"] = bool(raw.get("do_lower_case", False))
-        elif kind == "Pooling":
+    for kind, place in listed_modules(folder):
+        if kind == "Transformer" and not settings:
+            settings |= _read_transformer(folder, place)
+        elif kind == "Pooling" and settings and "pooling" not in settings:
             settings["pooling"] = _read_pooling(place / "config.json")
-        elif kind == "Normalize":
+        elif kind == "Normalize" and "pooling" in settings:
+            _check_normalize(place / "config.json")
             settings["normalize"] = True
         elif kind == "Dense" and "pooling" in settings and "normalize" not in settings:
             pass  # a transform
@@ -105,236 +146,139 @@ def read_settings(folder: Path) -> EncoderSettings:
                 f"{folder / MODULES_FILE}: module {kind} has no counterpart here; "
                 "Transformer, Pooling, Dense and Normalize are read, in this order"
             )
-    return EncoderSettings(**settings)
+    if "pooling" not in settings:
+        raise ValueError(f"{folder / MODULES_FILE}: there is no module Pooling")
+    return settings | _read_model(folder / MODEL_FILE)
 
 
-def read_transform(folder: Path) -> Transform | None:
-    """Read the transform of a folder's embeddings: ours, or linear Dense modules, else None.
+def _read_transformer(folder: Path, place: Path) -> dict[str, Any]:
+    if place != folder:
+        raise ValueError(
+            f"{folder / MODULES_FILE}: the Transformer lies in {place.name}; only models whose "
+            "config.json and weights lie in the folder itself are read"
+        )
+    tokenizer = read_max_length(folder)
+    path = next((folder / n for n in _TRANSFORMER_FILES if (folder / n).exists()), None)
+    if path is None:
+        return {"max_length": tokenizer}
+    raw = read_object(path)
+    _check_keys(path, raw, ("max_seq_length", "do_lower_case", "unpad_inputs"), _TRANSFORMER)
+    own = _size(path, raw, "max_seq_length", least=2)
+    return {
+        "max_length": tokenizer if own is None else own,
+        "do_lower_case": _of_type(path, raw, "do_lower_case", bool, False),
+    }
+
+
+def read_max_length(folder: Path) -> int | None:
+    """Return the tokenizer's maximal length; None where it has none.
 
     Raises:
-        ValueError: a damaged transform, or a Dense module that is not linear.
+        ValueError: its configuration is damaged, or sentences are cut at their beginning.
     """
-    if (folder / TRANSFORM_FOLDER).is_dir():
-        return load_transform(folder / TRANSFORM_FOLDER)
-    if (folder / SETTINGS_FILE).exists() or not (folder / MODULES_FILE).exists():
+    path = folder / "tokenizer_config.json"
+    if not path.exists():
         return None
-    transform: Affine | None = None
-    for kind, place in _listed_modules(folder):
-        if kind == "Dense":
-            dense = _read_dense(place)
-            transform = dense if transform is None else transform.then(dense)
-    return transform
-
-
-def _listed_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return the class and the folder of each module, in the order of their use."""
-    modules = read_json(folder / MODULES_FILE)
-    return [(m["type"].rsplit(".", 1)[-1], folder / m["path"]) for m in modules]
+    raw = read_object(path)
+    if raw.get("truncation_side", "right") != "right":
+        raise ValueError(
+            f"{path}: truncation_side is {raw['truncation_side']!r}; only 'right' is read"
+        )
+    length = raw.get("model_max_length")
+    if isinstance(length, int | float) and length >= _NO_MAXIMUM:
+        return None
+    return _size(path, raw, "model_max_length", least=2)
 
 
 def _read_pooling(path: Path) -> str:
-    raw = read_json(path)
-    names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
-    chosen = [k for k, v in raw.items() if k.startswith("pooling_mode_") and v is True]
-    chosen = [names.get(k.removeprefix("pooling_mode_"), k) for k in chosen]
+    raw = read_object(path)
+    flags = [f"pooling_mode_{name}" for name in (*_POOLINGS, *_OTHER_POOLINGS)]
+    sizes = ("word_embedding_dimension", "embedding_dimension")
+    _check_keys(path, raw, ("pooling_mode", *flags, *sizes), _POOLING)
+    names = [key.removeprefix("pooling_mode_") for key in flags if _of_type(path, raw, key, bool)]
+    chosen = [_POOLINGS.get(name, name) for name in names]
     if "pooling_mode" in raw:  # sentence-transformers 5.2 and later
         mode = raw["pooling_mode"]
-        chosen = [mode] if isinstance(mode, str) else list(mode)
-    if len(chosen) != 1 or chosen[0] not in names.values():
+        chosen = mode if isinstance(mode, list) else [mode]
+    if len(chosen) != 1 or chosen[0] not in _POOLINGS.values():
         raise ValueError(f"{path}: pooling {chosen} is not one of cls, mean, max")
     return chosen[0]
 
 
-def _read_dense(folder: Path) -> Affine:
-    raw = read_json(folder / "config.json")
-    activation = raw.get("activation_function", TANH)
-    if not activation.endswith(".Identity") or raw.get("use_residual"):
-        raise ValueError(
-            f"{folder / 'config.json'}: only Dense modules with the activation Identity and no "
-            f"residual are read, this one has {activation.rsplit('.', 1)[-1]}"
-        )
-    tensors = read_tensors(folder)
-    matrix = tensors["linear.weight"].T.astype(np.float64)
-    bias = tensors.get("linear.bias")
-    bias = None if bias is None else bias.astype(np.float64)
-    return Affine(np.zeros(len(matrix)), matrix, bias=bias)
+def _check_normalize(path: Path) -> None:
+    if path.exists():  # old folders have none
+        _check_keys(path, read_object(path), (), _NORMALIZE)
 
 
-# ---------------------------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------------------------
+def _read_model(path: Path) -> dict[str, Any]:
+    """Read what is said of the model as a whole; old folders have no such file."""
+    if not path.exists():
+        return {}
+    raw = read_object(path)
+    texts = ("default_prompt_name", "similarity_fn_name")
+    read = ("prompts", "truncate_dim", *texts)
+    _check_keys(path, raw, (*read, "__version__", "requirements"), _MODEL)
+    prompts = _of_type(path, raw, "prompts", dict, {})
+    for name in prompts:
+        prompts[name] = _of_type(path, prompts, name, str, "")
+    return {
+        "prompts": prompts,
+        "default_prompt_name": _of_type(path, raw, "default_prompt_name", str),
+        "truncate_dim": _size(path, raw, "truncate_dim"),
+        "similarity_fn_name": _of_type(path, raw, "similarity_fn_name", str, "cosine"),
+    }
 
 
-def save_model(
-    folder: str | os.PathLike[str],
-    config: BertConfig,
-    params: Params,
-    settings: EncoderSettings,
-    tokenizer: Tokenizer,
-    tokenizer_folder: Path | None = None,
-    transform: Transform | None = None,
-) -> Path:
-    """Write a folder that we, ``transformers.AutoModel`` and sentence-transformers load.
-
-    Args:
-        folder: where; replaced as a whole if it exists.
-        config: the architecture.
-        params: as `simcse_jax.hub.load_params` returns them.
-        settings: pooling, normalisation and maximal length, written for us and, in its own
-            modules, for sentence-transformers.
-        tokenizer: written as ``tokenizer.json``.
-        tokenizer_folder: a folder whose other tokenizer files are copied.
-        transform: of the pooled embeddings; a linear one is also written as a Dense module, any
-            other makes sentence-transformers refuse the folder, and a warning says so.
-
-    Returns:
-        The folder.
+def read_transform(folder: Path) -> Affine | None:
+    """Read the Dense modules of a folder as one affine map; None where there is none.
 
     Raises:
-        ValueError: ``pooler`` pooling without a pooler, or a pooling the model is too shallow for.
-        OSError: the folder cannot be written; nothing is left behind.
+        ValueError: a Dense module that is not linear, or whose tensors are not as its
+            configuration says.
     """
-    check_settings(settings, config, params)
-    with written_folder(folder) as out:
-        save_file(to_torch_names(config, params), out / "model.safetensors", {"format": "pt"})
-        _write_config(out / "config.json", config, settings)
-        write_json(out / SETTINGS_FILE, dataclasses.asdict(settings))
-        tokenizer.backend.save(str(out / "tokenizer.json"))
-        if tokenizer_folder is not None:
-            for name in TOKENIZER_FILES:
-                if (tokenizer_folder / name).exists():
-                    shutil.copyfile(tokenizer_folder / name, out / name)
-        if transform is not None:
-            transform.save(out / TRANSFORM_FOLDER)
-        _write_modules(out, config, settings, _modules(config, params, settings, transform))
-    if transform is not None and not isinstance(transform, Affine):
-        log.warning(
-            "%s ends with a %s, for which sentence-transformers has no module: it will refuse the "
-            "folder; load it with simcse_jax",
-            folder,
-            transform.kind,
+    transform: Affine | None = None
+    for kind, place in listed_modules(folder):
+        if kind == "Dense":
+            dense = _read_dense(place)
+            if transform is not None and transform.output_dim != dense.input_dim:
+                raise ValueError(
+                    f"{place / 'config.json'}: in_features is {dense.input_dim}; the module before "
+                    f"gives {transform.output_dim}"
+                )
+            transform = dense if transform is None else transform.then(dense)
+    return transform
+
+
+def _read_dense(folder: Path) -> Affine:
+    path = folder / "config.json"
+    raw = read_object(path)
+    activation = _of_type(path, raw, "activation_function", str, TANH)
+    if activation not in (IDENTITY, "torch.nn.Identity") or raw.get("use_residual"):
+        shown = activation.removeprefix("torch.nn.modules.activation.")
+        raise ValueError(
+            f"{path}: only Dense modules with the activation Identity and no residual are read, "
+            f"this one has {shown}"
         )
-    return Path(folder)
-
-
-def _write_config(path: Path, config: BertConfig, settings: EncoderSettings) -> None:
-    layers, _ = layers_and_reduction(settings.pooling)
-    roberta = config.model_type == "roberta"
-    raw: dict[str, Any] = {
-        "architectures": ["RobertaModel" if roberta else "BertModel"],
-        **dataclasses.asdict(config),
-    }
-    if layers != (-1,):  # sentence-transformers' WeightedLayerPooling reads every layer
-        raw["output_hidden_states"] = True
-    write_json(path, raw)
-
-
-class _Module(NamedTuple):
-    """A module of sentence-transformers: its class, and what its folder holds.
-
-    Attributes:
-        kind: the class.
-        config: its ``config.json``; None for none.
-        weights: its tensors; None for none.
-    """
-
-    kind: str
-    config: dict[str, Any] | None = None
-    weights: dict[str, np.ndarray] | None = None
-
-
-def _modules(
-    config: BertConfig, params: Params, settings: EncoderSettings, transform: Transform | None
-) -> list[_Module]:
-    """Return what sentence-transformers does after one another, as we do it."""
-    layers, reduction = layers_and_reduction(settings.pooling)
-    modules = [_Module("Transformer")]
-    if layers != (-1,):
-        modules.append(_mean_of_layers(config, layers))
-    modules.append(_pooling(config, reduction))
-    if settings.pooling == "pooler":
-        dense = params["pooler"]["dense"]
-        modules.append(_dense(np.asarray(dense["kernel"]), np.asarray(dense["bias"]), TANH))
-    if isinstance(transform, Affine):
-        modules.append(_dense(*transform.dense(), IDENTITY))
-    elif transform is not None:
-        modules.append(_Module("Flow"))
-    if settings.normalize or (isinstance(transform, Affine) and transform.normalize):
-        modules.append(_Module("Normalize"))
-    return modules
-
-
-def _mean_of_layers(config: BertConfig, layers: tuple[int, ...]) -> _Module:
-    """Return a weighted mean of layers that is the plain mean of the chosen ones."""
-    depth = config.num_hidden_layers
-    weights = np.zeros(depth + 1, np.float32)
-    for layer in layers:
-        weights[layer] += 1
-    return _Module(
-        "WeightedLayerPooling",
-        {
-            "word_embedding_dimension": config.hidden_size,
-            "num_hidden_layers": depth,
-            "layer_start": 0,
-        },
-        {"layer_weights": weights},
-    )
-
-
-def _pooling(config: BertConfig, reduction: str) -> _Module:
-    return _Module(
-        "Pooling",
-        {
-            "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": reduction == "cls",
-            "pooling_mode_mean_tokens": reduction == "mean",
-            "pooling_mode_max_tokens": reduction == "max",
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
-
-
-def _dense(kernel: np.ndarray, bias: np.ndarray, activation: str) -> _Module:
-    return _Module(
-        "Dense",
-        {
-            "in_features": kernel.shape[0],
-            "out_features": kernel.shape[1],
-            "bias": True,
-            "activation_function": activation,
-        },
-        {
-            "linear.weight": np.ascontiguousarray(kernel.T, np.float32),
-            "linear.bias": np.asarray(bias, np.float32),
-        },
-    )
-
-
-def _write_modules(
-    out: Path, config: BertConfig, settings: EncoderSettings, modules: list[_Module]
-) -> None:
-    """Write the modules' folders, their list, and sentence-transformers' two other files."""
-    listed = []
-    for number, module in enumerate(modules):
-        kind = f"sentence_transformers.models.{module.kind}"
-        path = f"{number}_{module.kind}"
-        if module.kind == "Transformer":
-            path = ""  # the encoder's own files lie in the folder itself
-        elif module.kind == "Flow":
-            # A type that it cannot load: better than embeddings without the transform.
-            path, kind = TRANSFORM_FOLDER, "simcse_jax.transforms.Flow"
-        listed.append({"idx": number, "name": str(number), "path": path, "type": kind})
-        (out / path).mkdir(exist_ok=True)
-        if module.config is not None:
-            write_json(out / path / "config.json", module.config)
-        if module.weights is not None:
-            save_file(module.weights, out / path / "model.safetensors", {"format": "pt"})
-    write_json(out / MODULES_FILE, listed)
-    write_json(
-        out / "sentence_bert_config.json",
-        {
-            "max_seq_length": settings.max_length or config.max_length,
-            "do_lower_case": settings.do_lower_case,
-        },
-    )
-    write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    sizes = ("in_features", "out_features")
+    _check_keys(path, raw, (*sizes, "bias", "activation_function"), _DENSE)
+    tensors = read_tensors(folder)
+    names = {"linear.weight", "linear.bias"} if "linear.bias" in tensors else {"linear.weight"}
+    said = _of_type(path, raw, "bias", bool, len(names) == 2)
+    if said != (len(names) == 2) or tensors.keys() != names:
+        raise ValueError(f"{path}: bias is {said}; {folder} has the tensors {sorted(tensors)}")
+    weight = tensors["linear.weight"].floats()
+    shape = tuple(_size(path, raw, size) for size in reversed(sizes))
+    if weight.ndim != 2 or any(
+        said not in (None, found) for said, found in zip(shape, weight.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{path}: in_features and out_features are {shape[1]} and {shape[0]}; linear.weight "
+            f"has shape {weight.shape}"
+        )
+    matrix = weight.T.astype(np.float64)
+    if len(names) == 1:
+        return Affine(np.zeros(len(matrix)), matrix)
+    bias = tensors["linear.bias"].floats().astype(np.float64)
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"{path}: linear.bias has shape {bias.shape}, not {weight.shape[:1]}")
+    return Affine(np.zeros(len(matrix)), matrix, bias=bias)

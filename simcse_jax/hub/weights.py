@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,21 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from simcse_jax.hub.find import weight_files
-from simcse_jax.io import read_json
+from simcse_jax.io import read_object
 from simcse_jax.models import BertConfig, BertEncoder, MaskedLMHead, Projection, one_a_row
 
 log = logging.getLogger(__name__)
 
 Params = dict[str, Any]
+
+# What makes another computation of the same tensors.
+_OTHER_MODELS = {
+    "is_decoder": "its attention looks back only",
+    "add_cross_attention": "it attends to another model",
+    "pruned_heads": "heads are cut out of it",
+    "quantization_config": "its weights are quantised",
+    "auto_map": "code of its own computes it",
+}
 
 
 def read_config(folder: Path) -> BertConfig:
@@ -40,12 +49,13 @@ def read_config(folder: Path) -> BertConfig:
 
     Raises:
         FileNotFoundError: no ``config.json``.
-        ValueError: neither BERT nor RoBERTa, or a variant that is not implemented.
+        ValueError: neither BERT nor RoBERTa, a variant that is not implemented, or a size that
+            cannot be.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; is this a model folder?")
-    raw = read_json(path)
+    raw = read_object(path)
     model_type = raw.get("model_type")
     if model_type not in ("bert", "roberta"):
         raise ValueError(
@@ -56,6 +66,9 @@ def read_config(folder: Path) -> BertConfig:
         raise ValueError(
             f"{path}: position_embedding_type is {positions!r}; only 'absolute' is read"
         )
+    for key, computed in _OTHER_MODELS.items():
+        if raw.get(key):
+            raise ValueError(f"{path}: {key} is {raw[key]!r}; {computed}, which is not read")
     fields = {f.name for f in dataclasses.fields(BertConfig)}
     known = {k: v for k, v in raw.items() if k in fields and v is not None}
     defaults = {"pad_token_id": 1, "type_vocab_size": 1} if model_type == "roberta" else {}
@@ -207,30 +220,57 @@ def _source_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------------------------
 
 
-class _Tensor(NamedTuple):
-    """A tensor, and its name in the file."""
+class Tensor(NamedTuple):
+    """A tensor, its name in the file, and the file."""
 
     name: str
     value: np.ndarray
+    file: Path
+
+    def floats(self) -> np.ndarray:
+        """Return the numbers as float32.
+
+        Raises:
+            ValueError: they are integers or truth values, NaN or infinite.
+        """
+        if not jnp.issubdtype(self.value.dtype, np.floating):
+            raise ValueError(
+                f"{self.file}: tensor {self.name} is of {self.value.dtype}; weights must be "
+                "floating point"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = self.value.astype(np.float32)
+            # The sum needs no array of its own; it may overflow where every number is finite.
+            if not (np.isfinite(value.sum()) or np.isfinite(value).all()):
+                raise ValueError(f"{self.file}: tensor {self.name} holds NaN or infinite numbers")
+        return value
 
 
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Read every tensor of a folder's safetensors.
+def read_tensors(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Tensor]:
+    """Read the tensors of a folder's safetensors, those whose names are wanted.
 
     Raises:
         FileNotFoundError: no safetensors.
         ValueError: a file that was cut off.
     """
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         try:
             # "flax" rather than "numpy" would need no conversion but puts all on the device.
             with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - the handle is no dict
-                    tensors[name] = file.get_tensor(name)
+                for name in filter(wanted, file.keys()):
+                    tensors[name] = Tensor(name, file.get_tensor(name), path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     return tensors
+
+
+def is_simcse(folder: Path) -> bool:
+    """Tell whether a folder is as SimCSE's own code saves it, by its architecture or its head."""
+    named = read_object(folder / "config.json").get("architectures")
+    if isinstance(named, list) and any(str(name).endswith("ForCL") for name in named):
+        return True
+    return bool(read_tensors(folder, lambda name: name.startswith("mlp.dense.")))
 
 
 def load_params(
@@ -250,7 +290,8 @@ def load_params(
 
     Raises:
         FileNotFoundError: no safetensors.
-        ValueError: a tensor that is missing, left over, or of a wrong shape; it is named.
+        ValueError: a tensor that is missing, left over, of a wrong shape or type, or not finite;
+            it is named.
     """
     total = config.num_hidden_layers
     if num_layers is not None and not 1 <= num_layers <= total:
@@ -270,17 +311,25 @@ def load_params(
     return kept, {part: _take(table, tensors) for part, table in found.items()}
 
 
-def _model_tensors(folder: Path, config: BertConfig, num_layers: int) -> dict[str, _Tensor]:
+def _model_tensors(folder: Path, config: BertConfig, num_layers: int) -> dict[str, Tensor]:
     """Read what is used of a folder's weights, by the names of the table."""
-    tensors: dict[str, _Tensor] = {}
-    for original, value in read_tensors(folder).items():
+    tensors: dict[str, Tensor] = {}
+    for original, tensor in read_tensors(folder).items():
         name = original.removeprefix(f"{config.model_type}.")
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        name = re.sub(r"^mlp\.dense\.", "pooler.dense.", name)  # SimCSE's own code
+        if config.model_type == "bert":
+            name = re.sub(r"^lm_head\.", "cls.predictions.", name)  # the same
         layer = _LAYER.match(name)
         dropped = layer is not None and num_layers <= int(layer[1]) < config.num_hidden_layers
-        if not (_IGNORED.search(name) or dropped):
-            tensors[name] = _Tensor(original, value)
+        if _IGNORED.search(name) or dropped:
+            continue
+        if name in tensors:
+            raise ValueError(
+                f"{folder} has {tensors[name].name} and {original}, which are the same"
+            )
+        tensors[name] = tensor
     return tensors
 
 
@@ -288,7 +337,7 @@ def _check_tensors(
     folder: Path,
     config: BertConfig,
     found: Mapping[str, list[Entry]],
-    tensors: Mapping[str, _Tensor],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     shapes = expected_shapes(config)
     expected = {
@@ -313,11 +362,11 @@ def _some(names: Sequence[str], limit: int = 4) -> str:
     return ("tensor " if len(names) == 1 else "tensors ") + ", ".join(names[:limit]) + rest
 
 
-def _take(table: list[Entry], tensors: dict[str, _Tensor]) -> Params:
+def _take(table: list[Entry], tensors: dict[str, Tensor]) -> Params:
     """Make parameters of the tensors, which are popped so that their memory is freed."""
     tree: Params = {}
     for entry in table:
-        parts = [tensors.pop(s).value.astype(np.float32) for s in entry.sources]
+        parts = [tensors.pop(s).floats() for s in entry.sources]
         joined = np.concatenate([p.T if entry.transpose else p for p in parts], axis=-1)
         _set(tree, entry.path, joined)
     return tree

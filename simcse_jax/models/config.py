@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 from simcse_jax.models.dense import ACTIVATIONS
+
+# Far beyond any model: a bound before memory is asked for.
+_MOST = 2**24
+_SIZES = (
+    ("vocab_size", 1, _MOST),
+    ("hidden_size", 1, _MOST),
+    ("num_hidden_layers", 1, 1000),
+    ("num_attention_heads", 1, _MOST),
+    ("intermediate_size", 1, _MOST),
+    ("max_position_embeddings", 1, _MOST),
+    ("type_vocab_size", 1, _MOST),
+    ("pad_token_id", 0, _MOST),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +50,37 @@ class BertConfig:
     def __post_init__(self):
         if self.model_type not in ("bert", "roberta"):
             raise ValueError(f"model_type is {self.model_type!r}; it must be 'bert' or 'roberta'")
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is none of {sorted(ACTIVATIONS)}")
+        for name, least, most in _SIZES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a whole number, {least} to {most}"
+                )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            self._check_number(name, lambda x: 0 <= x < 1, "from 0 to below 1")
+        self._check_number("layer_norm_eps", lambda x: 0 < x < 1, "between 0 and 1")
+        self._check_number("initializer_range", lambda x: 0 <= x < math.inf, "at least 0")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is none of {sorted(ACTIVATIONS)}")
+        if self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"pad_token_id is {self.pad_token_id}; vocab_size is {self.vocab_size}"
+            )
+        if self.max_length < 2:
+            raise ValueError(
+                f"max_position_embeddings is {self.max_position_embeddings}; that leaves "
+                f"{self.max_length} positions for tokens, and a sentence has at least 2"
+            )
+
+    def _check_number(self, name: str, holds: Callable[[float], bool], wanted: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+            raise ValueError(f"{name} is {value!r}; it must be a number {wanted}")
 
     @property
     def position_offset(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from simcse_jax.transforms.base import SETTINGS, Affine, Transform, load_state
+from simcse_jax.transforms.base import SETTINGS, Affine, Transform, explained_damage, load_state
 from simcse_jax.transforms.calibration import AllButTheTop, Standardization
 from simcse_jax.transforms.flow import Flow
 from simcse_jax.transforms.flow_config import CONFIGS, FlowConfig
@@ -57,7 +57,8 @@ def load_transform(folder: str | os.PathLike[str]) -> Transform:
         raise ValueError(
             f"{Path(folder) / SETTINGS} describes a {kind!r}; known are {', '.join(TRANSFORMS)}"
         )
-    return TRANSFORMS[kind].from_state(settings, tensors)
+    with explained_damage(folder):
+        return TRANSFORMS[kind].from_state(settings, tensors)
 
 
 def save(transform: Transform, folder: str | os.PathLike[str]) -> None:

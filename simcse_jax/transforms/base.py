@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from simcse_jax.arrays import as_matrix
-from simcse_jax.io import read_json, write_bytes, write_json
+from simcse_jax.io import AnyPath, read_object, write_bytes, write_json
 from simcse_jax.losses.geometry import unit_rows
 
 SETTINGS = "transform.json"
@@ -66,13 +67,13 @@ class Transform(ABC):
     ) -> AnyTransform:
         """Rebuild the transform that ``state`` described."""
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Write ``transform.json`` and ``transform.safetensors`` into ``folder``."""
         settings, tensors = self.state()
         save_state(folder, {"kind": self.kind, **settings}, tensors)
 
     @classmethod
-    def load(cls: type[AnyTransform], folder: str | os.PathLike[str]) -> AnyTransform:
+    def load(cls: type[AnyTransform], folder: AnyPath) -> AnyTransform:
         """Read what ``save`` wrote.
 
         Raises:
@@ -82,7 +83,8 @@ class Transform(ABC):
         kind = settings.pop("kind", None)
         if kind != cls.kind:
             raise ValueError(f"{Path(folder) / SETTINGS} describes a {kind!r}, not a {cls.kind!r}")
-        return cls.from_state(settings, tensors)
+        with explained_damage(folder):
+            return cls.from_state(settings, tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +107,12 @@ class Affine(Transform):
     matrix: Float[np.ndarray, "D K"]
     normalize: bool = False
     bias: Float[np.ndarray, " K"] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.matrix.shape
+        own = self.mean.shape, None if self.bias is None else self.bias.shape
+        if len(shape) != 2 or own[0] != shape[:1] or own[1] not in (None, shape[1:]):
+            raise ValueError(f"a mean {own[0]}, a matrix {shape} and a bias {own[1]} do not fit")
 
     @property
     def input_dim(self) -> int:
@@ -212,9 +220,7 @@ def check_embeddings(
     return x
 
 
-def save_state(
-    folder: str | os.PathLike[str], settings: dict[str, Any], tensors: dict[str, np.ndarray]
-) -> None:
+def save_state(folder: AnyPath, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
     """Write settings as JSON and tensors as safetensors, each beside its place, then renamed.
 
     The JSON comes last and holds the tensors' SHA-256, so that a pair torn by an interruption is
@@ -229,24 +235,37 @@ def save_state(
 
 
 def load_state(
-    folder: str | os.PathLike[str],
+    folder: AnyPath,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what ``save_state`` wrote.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the JSON is not ours, or the tensors do not belong to it.
+        ValueError: the JSON is not ours, or the tensors do not belong to it or are not finite.
     """
     place = Path(folder)
     for name in (SETTINGS, TENSORS):
         if not (place / name).is_file():
             raise FileNotFoundError(f"{place} holds no {name}: not a folder of a saved transform")
-    settings = read_json(place / SETTINGS)
-    if not isinstance(settings, dict) or settings.pop("format", None) != FORMAT:
+    settings = read_object(place / SETTINGS)
+    if settings.pop("format", None) != FORMAT or not isinstance(settings.get("kind"), str):
         raise ValueError(f"{place / SETTINGS} is not a transform of format {FORMAT}")
     payload = (place / TENSORS).read_bytes()
     if hashlib.sha256(payload).hexdigest() != settings.pop("sha256", None):
         raise ValueError(f"{place / TENSORS} does not match {SETTINGS}: an interrupted save?")
-    if (kind := settings.get("kind")) in _RENAMED_KINDS:
-        settings["kind"] = _RENAMED_KINDS[kind]
-    return settings, load_tensors(payload)
+    settings["kind"] = _RENAMED_KINDS.get(settings["kind"], settings["kind"])
+    tensors = load_tensors(payload)
+    for name, value in tensors.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{place / TENSORS}: tensor {name} holds NaN or infinite numbers")
+    return settings, tensors
+
+
+@contextmanager
+def explained_damage(folder: AnyPath) -> Iterator[None]:
+    """Turn what rebuilding meets in settings and tensors that do not fit into a ValueError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder} does not hold a whole transform ({what})") from error

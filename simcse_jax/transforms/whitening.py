@@ -15,7 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from simcse_jax.transforms.base import Affine, check_embeddings, load_state, save_state
+from simcse_jax.transforms.base import (
+    Affine,
+    check_embeddings,
+    explained_damage,
+    load_state,
+    save_state,
+)
 
 # Rows that are turned to float64 at a time: bounds the memory of a fit on one huge array, and is
 # no slower than all at once: a block may still be in the cache when it is multiplied.
@@ -143,7 +149,8 @@ class Moments:
         settings, tensors = load_state(folder)
         if settings.get("kind") != "moments":
             raise ValueError(f"{Path(folder)} holds a {settings.get('kind')!r}, not moments")
-        return cls(settings["count"], tensors["mean"], tensors["m2"])
+        with explained_damage(folder):
+            return cls(settings["count"], tensors["mean"], tensors["m2"])
 
 
 def spectrum(

@@ -1,25 +1,20 @@
 """Weights and architectures: the table of names, and what is refused."""
 
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hub_support import assert_same, load
+from hub_support import assert_same, change_json, change_weights, load
 from safetensors.numpy import load_file, save_file
 
 from simcse_jax import hub
 from simcse_jax.hub.weights import expected_shapes, tables
 from simcse_jax.io import read_json, write_json
 from simcse_jax.models import BertEncoder, one_a_row
-
-
-def change_weights(folder, change):
-    path = folder / "model.safetensors"
-    tensors = change(load_file(path))
-    save_file(tensors, path, {"format": "pt"})
 
 
 def test_the_prefix_and_the_old_names_make_no_difference(folder):
@@ -132,6 +127,55 @@ def test_a_config_that_is_not_ours(folder, change, message):
         hub.read_config(folder)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": -1}, "num_attention_heads is -1"),
+        ({"num_attention_heads": 5}, "hidden_size 32 is not divisible by num_attention_heads 5"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is '4'"),
+        ({"hidden_size": 32.0}, "hidden_size is 32.0"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"hidden_size": 10**30}, "hidden_size is 10"),
+        ({"vocab_size": [64]}, "vocab_size is"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"max_position_embeddings": 1}, "leaves -?[01] positions"),
+        ({"pad_token_id": -3}, "pad_token_id is -3"),
+        ({"pad_token_id": 64}, "pad_token_id is 64; vocab_size is 64"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"layer_norm_eps": "tiny"}, "layer_norm_eps is 'tiny'"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5"),
+        ({"initializer_range": -1}, "initializer_range is -1"),
+        ({"hidden_act": ["gelu"]}, "hidden_act"),
+        ({"model_type": ["bert"]}, "only 'bert' and 'roberta'"),
+        ({"is_decoder": True}, "its attention looks back only"),
+        ({"pruned_heads": {"0": [1]}}, "heads are cut out"),
+        ({"auto_map": {"AutoModel": "mine.Model"}}, "code of its own"),
+    ],
+)
+def test_a_config_that_cannot_be(folder, change, message):
+    change_json(folder / "config.json", **change)
+    with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+        hub.read_config(folder)
+
+
+def test_json_of_another_type_is_refused(folder):
+    for file, read in (
+        ("config.json", hub.read_config),
+        ("model.safetensors.index.json", hub.weight_files),
+    ):
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        for value in ([], "text", 3, None, [{}]):
+            write_json(folder / file, value)
+            with pytest.raises(ValueError, match=f"{file} holds a .*; it must be a JSON object"):
+                read(folder)
+    for value in ({}, {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../b"}}):
+        write_json(folder / "model.safetensors.index.json", value)
+        with pytest.raises(ValueError, match="weight_map must name a file of the folder"):
+            hub.weight_files(folder)
+
+
 def test_a_config_that_is_broken_or_absent(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json, line 1: not JSON"):
@@ -139,6 +183,56 @@ def test_a_config_that_is_broken_or_absent(folder):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="is this a model folder"):
         hub.read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 3, np.nan, x), "NaN or infinite"),
+        (
+            lambda x: np.where(np.arange(x.size).reshape(x.shape) == 3, -np.inf, x),
+            "NaN or infinite",
+        ),
+        (lambda x: np.full(x.shape, 1e300), "NaN or infinite"),
+        (lambda x: x.astype(np.int32), "is of int32; weights must be floating point"),
+        (lambda x: x > 0, "is of bool; weights must be floating point"),
+    ],
+    ids=["nan", "infinite", "beyond float32", "integers", "truth values"],
+)
+def test_numbers_that_are_no_weights_are_named(folder, spoil, message):
+    for name, tensor in used_tensors(folder).items():
+        change_weights(folder, lambda t, n=name, x=tensor: t | {n: spoil(x)})
+        with pytest.raises(ValueError, match=rf"model\.safetensors: tensor {name} .*{message}"):
+            load(folder)
+        change_weights(folder, lambda t, n=name, x=tensor: t | {n: x})
+    load(folder)
+
+
+def test_large_weights_whose_sum_overflows_are_weights(folder):
+    name = next(iter(used_tensors(folder)))
+    change_weights(folder, lambda t: t | {name: np.full_like(t[name], 3e38)})
+    load(folder)
+
+
+def test_a_tensor_that_is_there_twice_is_refused(folder):
+    change_weights(folder, lambda t: t | {"embeddings.LayerNorm.gamma": np.ones(32, np.float32)})
+    with pytest.raises(ValueError, match=r"LayerNorm\.\w+ and .*, which are the same"):
+        load(folder)
+
+
+def test_the_head_of_simcse_is_the_pooler(golden, tmp_path):
+    """SimCSE's own code saves it as ``mlp``, and BERT's masked-LM head as ``lm_head``."""
+    shutil.copytree(golden / "tiny-bert", tmp_path / "model")
+    expected = load(tmp_path / "model")
+    change_weights(
+        tmp_path / "model",
+        lambda t: {
+            k.replace("bert.pooler.", "mlp.").replace("cls.predictions.", "lm_head."): v
+            for k, v in t.items()
+        },
+    )
+    assert any("mlp.dense" in name for name in load_file(tmp_path / "model" / "model.safetensors"))
+    assert_same(load(tmp_path / "model"), expected)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simcse_jax.transforms import Affine, Standardization, Whitening, fit, load_transform, save
-from simcse_jax.transforms.base import check_embeddings
+from simcse_jax.transforms.base import check_embeddings, save_state
 
 
 @pytest.fixture
@@ -46,6 +46,28 @@ def test_files_of_two_saves(saved, tmp_path_factory):
     (saved / "transform.safetensors").write_bytes((other / "transform.safetensors").read_bytes())
     with pytest.raises(ValueError, match="does not match"):
         load_transform(saved)
+
+
+@pytest.mark.parametrize("change", [{"normalised": True}, {"kind": ["affine"]}, {"kind": "flow"}])
+def test_settings_that_do_not_fit(saved, change):
+    record = json.loads((saved / "transform.json").read_text())
+    (saved / "transform.json").write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=r"not hold a whole transform|not a transform of format 1"):
+        load_transform(saved)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_tensors_that_do_not_fit(tmp_path):
+    for tensors, message in (
+        ({"mean": np.zeros(3)}, "not hold a whole transform"),
+        ({"mean": np.zeros(2), "matrix": np.eye(3)}, "do not fit"),
+        ({"mean": np.zeros(3), "matrix": np.eye(3), "bias": np.zeros(2)}, "do not fit"),
+        ({"mean": np.full(3, np.nan), "matrix": np.eye(3)}, "tensor mean holds NaN"),
+        ({"mean": np.zeros(3), "matrix": np.full((3, 3), np.inf)}, "tensor matrix holds NaN or"),
+    ):
+        save_state(tmp_path, {"kind": "affine", "normalize": False}, tensors)
+        with pytest.raises(ValueError, match=message):
+            load_transform(tmp_path)
 
 
 def test_other_kind(saved):

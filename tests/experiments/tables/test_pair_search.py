@@ -62,6 +62,7 @@ def test_growth():
     }
 
 
+@pytest.mark.filterwarnings("ignore:.* does not say how to pool")
 def test_the_command(golden, tmp_path):
     settings = pair_search.PairSearch(
         model=str(golden / "tiny-bert"), cross=(3, 5), bi=(3, 20), words=(1, 30), repeats=1,

@@ -57,6 +57,19 @@ def test_a_fit_on_a_file_makes_a_model_with_the_same_scores(settings, tiny_data,
     assert again.tasks["STS-B"].spearman.all == pytest.approx(expected, abs=1e-3)
 
 
+def test_files_that_are_not_its_own_stay(settings, tiny_data, tmp_path):
+    """What it wrote before goes, and another folder, a run's for one, is refused."""
+    out = tmp_path / "out"
+    postprocess.main(settings(k=5))
+    (out / "thesis.txt").write_text("years of work")
+    postprocess.main(settings(fit=(str(tiny_data / "text.txt"),), k=5))
+    assert sorted(p.name for p in out.iterdir()) == ["model", "results.json", "thesis.txt"]
+    (out / "results.json").write_text('{"best": 3}')
+    with pytest.raises(FileExistsError, match="out: it holds model and no results.json"):
+        postprocess.main(settings(k=5))
+    assert (out / "results.json").read_text() == '{"best": 3}'
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 def test_every_seed_of_a_flow(settings, tmp_path, dropout, caplog):
     with caplog.at_level(logging.WARNING):

@@ -1,0 +1,250 @@
+"""Writing a model folder: for ourselves, for transformers, and for sentence-transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.hub.sentence_transformers import (
+    IDENTITY,
+    MODEL_FILE,
+    MODULES_FILE,
+    TANH,
+    TRANSFORMER_FILE,
+)
+from simcse_jax.hub.settings import (
+    SETTINGS_FILE,
+    TRANSFORM_FOLDER,
+    EncoderSettings,
+    check_settings,
+)
+from simcse_jax.hub.weights import Params, to_torch_names
+from simcse_jax.io import read_object, write_json, written_folder
+from simcse_jax.models.config import BertConfig
+from simcse_jax.models.pooling import layers_and_reduction
+from simcse_jax.transforms import Affine, Transform
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def model_folder(folder: str | os.PathLike[str]) -> AbstractContextManager[Path]:
+    """Make a folder to write a model into; its files are moved to ``folder`` at the end of a block.
+
+    See `simcse_jax.io.written_folder`: what else lies in ``folder`` stays.
+
+    Raises:
+        OSError: the folder cannot be written, or it is neither new nor empty nor a model's.
+    """
+    return written_folder(folder, SETTINGS_FILE, _is_model)
+
+
+def _is_model(folder: Path) -> bool:
+    """Tell whether a folder is a model's: ours of version 0.1, or another library's."""
+    if (folder / SETTINGS_FILE).exists():
+        return True
+    try:
+        return "model_type" in read_object(folder / "config.json")
+    except (OSError, ValueError):
+        return False
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    config: BertConfig,
+    params: Params,
+    settings: EncoderSettings,
+    tokenizer: Tokenizer,
+    tokenizer_folder: Path | None = None,
+    transform: Transform | None = None,
+) -> Path:
+    """Write a folder that we, ``transformers.AutoModel`` and sentence-transformers load.
+
+    Args:
+        folder: a new or empty one, or a model's; what else lies there stays.
+        config: the architecture.
+        params: as `simcse_jax.hub.load_params` returns them.
+        settings: how it is used, written for us and, in its own modules, for
+            sentence-transformers.
+        tokenizer: written as ``tokenizer.json``.
+        tokenizer_folder: a folder whose other tokenizer files are copied.
+        transform: of the pooled embeddings; a linear one is also written as a Dense module, any
+            other makes sentence-transformers refuse the folder, and a warning says so.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: ``pooler`` pooling without a pooler, or a pooling the model is too shallow for.
+        OSError: the folder cannot be written, and nothing is left behind, or it holds something
+            else than a model.
+    """
+    check_settings(settings, config, params)
+    with model_folder(folder) as out:
+        save_file(to_torch_names(config, params), out / "model.safetensors", {"format": "pt"})
+        _write_config(out / "config.json", config, settings)
+        write_json(out / SETTINGS_FILE, dataclasses.asdict(settings))
+        tokenizer.backend.save(str(out / "tokenizer.json"))
+        if tokenizer_folder is not None:
+            for name in TOKENIZER_FILES:
+                if (tokenizer_folder / name).exists():
+                    shutil.copyfile(tokenizer_folder / name, out / name)
+        if transform is not None:
+            transform.save(out / TRANSFORM_FOLDER)
+        _write_modules(out, config, settings, _modules(config, params, settings, transform))
+    if transform is not None and not isinstance(transform, Affine):
+        log.warning(
+            "%s ends with a %s, for which sentence-transformers has no module: it will refuse the "
+            "folder; load it with simcse_jax",
+            folder,
+            transform.kind,
+        )
+    return Path(folder)
+
+
+def _write_config(path: Path, config: BertConfig, settings: EncoderSettings) -> None:
+    layers, _ = layers_and_reduction(settings.pooling)
+    roberta = config.model_type == "roberta"
+    raw: dict[str, Any] = {
+        "architectures": ["RobertaModel" if roberta else "BertModel"],
+        **dataclasses.asdict(config),
+    }
+    if layers != (-1,):  # sentence-transformers' WeightedLayerPooling reads every layer
+        raw["output_hidden_states"] = True
+    write_json(path, raw)
+
+
+class _Module(NamedTuple):
+    """A module of sentence-transformers: its class, and what its folder holds.
+
+    Attributes:
+        kind: the class.
+        config: its ``config.json``; None for none.
+        weights: its tensors; None for none.
+    """
+
+    kind: str
+    config: dict[str, Any] | None = None
+    weights: dict[str, np.ndarray] | None = None
+
+
+def _modules(
+    config: BertConfig, params: Params, settings: EncoderSettings, transform: Transform | None
+) -> list[_Module]:
+    """Return what sentence-transformers does after one another, as we do it."""
+    layers, reduction = layers_and_reduction(settings.pooling)
+    modules = [_Module("Transformer")]
+    if layers != (-1,):
+        modules.append(_mean_of_layers(config, layers))
+    modules.append(_pooling(config, reduction))
+    if settings.pooling == "pooler":
+        dense = params["pooler"]["dense"]
+        modules.append(_dense(np.asarray(dense["kernel"]), np.asarray(dense["bias"]), TANH))
+    if isinstance(transform, Affine):
+        modules.append(_dense(*transform.dense(), IDENTITY))
+    elif transform is not None:
+        modules.append(_Module("Flow"))
+    if settings.normalize or (isinstance(transform, Affine) and transform.normalize):
+        modules.append(_Module("Normalize"))
+    return modules
+
+
+def _mean_of_layers(config: BertConfig, layers: tuple[int, ...]) -> _Module:
+    """Return a weighted mean of layers that is the plain mean of the chosen ones."""
+    depth = config.num_hidden_layers
+    weights = np.zeros(depth + 1, np.float32)
+    for layer in layers:
+        weights[layer] += 1
+    return _Module(
+        "WeightedLayerPooling",
+        {
+            "word_embedding_dimension": config.hidden_size,
+            "num_hidden_layers": depth,
+            "layer_start": 0,
+        },
+        {"layer_weights": weights},
+    )
+
+
+def _pooling(config: BertConfig, reduction: str) -> _Module:
+    return _Module(
+        "Pooling",
+        {
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": reduction == "cls",
+            "pooling_mode_mean_tokens": reduction == "mean",
+            "pooling_mode_max_tokens": reduction == "max",
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+
+
+def _dense(kernel: np.ndarray, bias: np.ndarray, activation: str) -> _Module:
+    return _Module(
+        "Dense",
+        {
+            "in_features": kernel.shape[0],
+            "out_features": kernel.shape[1],
+            "bias": True,
+            "activation_function": activation,
+        },
+        {
+            "linear.weight": np.ascontiguousarray(kernel.T, np.float32),
+            "linear.bias": np.asarray(bias, np.float32),
+        },
+    )
+
+
+def _write_modules(
+    out: Path, config: BertConfig, settings: EncoderSettings, modules: list[_Module]
+) -> None:
+    """Write the modules' folders, their list, and sentence-transformers' two other files."""
+    listed = []
+    for number, module in enumerate(modules):
+        kind = f"sentence_transformers.models.{module.kind}"
+        path = f"{number}_{module.kind}"
+        if module.kind == "Transformer":
+            path = ""  # the encoder's own files lie in the folder itself
+        elif module.kind == "Flow":
+            # A type that it cannot load: better than embeddings without the transform.
+            path, kind = TRANSFORM_FOLDER, "simcse_jax.transforms.Flow"
+        listed.append({"idx": number, "name": str(number), "path": path, "type": kind})
+        (out / path).mkdir(exist_ok=True)
+        if module.config is not None:
+            write_json(out / path / "config.json", module.config)
+        if module.weights is not None:
+            save_file(module.weights, out / path / "model.safetensors", {"format": "pt"})
+    write_json(out / MODULES_FILE, listed)
+    write_json(
+        out / TRANSFORMER_FILE,
+        {
+            "max_seq_length": settings.max_length or config.max_length,
+            "do_lower_case": settings.do_lower_case,
+        },
+    )
+    truncation = {} if settings.truncate_dim is None else {"truncate_dim": settings.truncate_dim}
+    write_json(
+        out / MODEL_FILE,
+        {
+            "prompts": dict(settings.prompts),
+            "default_prompt_name": settings.default_prompt_name,
+            "similarity_fn_name": settings.similarity_fn_name,
+            **truncation,
+        },
+    )
