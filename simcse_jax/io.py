@@ -103,7 +103,8 @@ def written_folder(
 
     Whatever else lies in ``folder`` stays, but for what an earlier write put there. A process that
     is killed leaves the old files, the new ones, or a folder that no reader takes for a model: it
-    has no ``config.json``, and its marker says ``"incomplete"``.
+    has no ``config.json``, and its marker says ``"incomplete"``. `finish_write` gives it the new
+    ones then.
 
     Args:
         folder: new, empty, or written so before; a symlink is followed.
@@ -122,6 +123,7 @@ def written_folder(
         yield temporary
         _move_files(temporary, target, marker)
     finally:
+        finish_write(target, marker)  # where an interrupt came between two files
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             with suppress(OSError):  # it is empty only where nothing was written
@@ -166,15 +168,20 @@ def _move_files(source: Path, target: Path, marker: str) -> None:
         above = path.parents[: name.count("/")]
         if path.is_dir() or not _lies_in(target, name) or any(map(os.path.isfile, above)):
             raise FileExistsError(f"cannot write {path}: a folder, file or link is in the way")
-    both = {*old, *new}
     write_json(source / marker, record | {"files": new})
-    write_json(target / marker, {"incomplete": True, "files": sorted(both)})
+    write_json(target / marker, {"incomplete": source.name, "files": sorted({*old, *new})})
+    _go_on_moving(source, target, marker)
+
+
+def _go_on_moving(source: Path, target: Path, marker: str) -> None:
+    """Move the files of a write, or what a killed process has left of them to be moved."""
+    new, both = _listed_files(source / marker) or [], set(_listed_files(target / marker) or ())
+    waiting = [name for name in new if (source / name).exists()]
     gates = {name for name in both if Path(name).name == _GATE}
     # A gate in a folder comes after those in the folders below it, which belong to its model.
-    last = [*sorted(gates.intersection(new), key=lambda name: -name.count("/")), marker]
-    for name in gates:
-        (target / name).unlink(missing_ok=True)
-    _move(source, target, (name for name in new if name not in last))
+    last = [*sorted(gates.intersection(waiting), key=lambda name: -name.count("/")), marker]
+    _remove_files(target, gates.difference(new).union(last[:-1]))
+    _move(source, target, (name for name in waiting if name not in last))
     _remove_files(target, both.difference(new))
     _move(source, target, last)
 
@@ -183,6 +190,28 @@ def _move(source: Path, target: Path, names: Iterable[str]) -> None:
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / name, target / name)
+
+
+def finish_write(folder: AnyPath, marker: str) -> None:
+    """Finish the `written_folder` whose process was killed while it moved its files.
+
+    The caller knows that nobody else writes there.
+    """
+    target = Path(os.path.realpath(folder))
+    with suppress(OSError, ValueError, KeyError):  # no marker of an interrupted write
+        source = target / str(read_object(target / marker)["incomplete"])
+        if _TEMPORARY.fullmatch(source.name) and (source / marker).is_file():
+            _go_on_moving(source, target, marker)
+
+
+def is_written(folder: AnyPath, marker: str) -> bool:
+    """Tell whether a folder holds all that `written_folder` put there."""
+    try:
+        record = read_object(Path(folder) / marker)
+    except (OSError, ValueError):
+        return False
+    files = record.get("files", [])  # version 0.1 lists none
+    return not record.get("incomplete") and all((Path(folder) / name).is_file() for name in files)
 
 
 def _lies_in(target: Path, name: str) -> bool:

@@ -52,6 +52,7 @@ from simcse_jax.training import (
 from simcse_jax.training.checkpoint import latest_step
 from simcse_jax.training.run_folder import (
     CHECKPOINTS,
+    MODEL_SETTINGS,
     RESULTS,
     RUN,
     SUMMARY,
@@ -315,7 +316,7 @@ def train_seed(
                 lambda params: scores.dev(encoder(params)),
                 best_metric,
                 lambda params, *_: save("best", params),
-                lambda: (run.output_dir / "best").is_dir(),
+                lambda: io.is_written(run.output_dir / "best", MODEL_SETTINGS),
             )
 
         # Loop

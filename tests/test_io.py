@@ -14,7 +14,9 @@ import pytest
 
 from simcse_jax.io import (
     cache_folder,
+    finish_write,
     is_special,
+    is_written,
     read_json,
     read_json_lines,
     read_lines,
@@ -233,12 +235,17 @@ def test_a_killed_write_leaves_the_old_the_new_or_what_nobody_reads(tmp_path, mo
         else:
             break
         texts = {(folder / n).read_text() for n in names if (folder / n).exists()}
-        if "incomplete" in read_json(folder / "list.json"):
+        refused = "incomplete" in read_json(folder / "list.json")
+        assert is_written(folder, "list.json") != refused
+        if refused:
             outcomes.add("refused")
             assert not (folder / "config.json").exists() or len(texts) == 1
         else:
             assert len(texts) == 1
             outcomes |= texts
+        finish_write(folder, "list.json")
+        assert is_written(folder, "list.json")
+        assert {(folder / n).read_text() for n in names} == ({"new"} if refused else texts)
         write(folder, "again")
         found = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".list.json."))
         assert found == ["a", "again", "config.json", "list.json", "sub"]

@@ -91,6 +91,8 @@ def _take(folder: Path) -> list[Path]:
             _refuse_holder(lock, file.read())
             file.truncate(0)
             file.write(json.dumps(_own_record()).encode())
+        for name in MODELS:
+            io.finish_write(folder / name, MODEL_SETTINGS)
         for place in (folder, *(folder / name for name in MODELS)):
             io.remove_leftovers(place, of_anyone=True)
     except OSError as error:
