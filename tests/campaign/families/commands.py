@@ -21,53 +21,78 @@ import numpy as np
 from simcse_jax import cli
 from simcse_jax.io import read_json
 from tests.campaign.bases import GOLDEN, load
-from tests.campaign.cases import Case, unclear
+from tests.campaign.cases import Case, innermost, position, unclear
 from tests.tiny_data import SENTENCES
 
 LINES = ["a dog", "", "the man plays the flute", "THE CAT eats é", "a dog"]
 
 
 class Ended(NamedTuple):
-    """How a command ended: its exit code, and what it wrote to standard error."""
+    """How a command ended.
+
+    Attributes:
+        code: its exit code.
+        error: what it wrote to standard error.
+        cause: the exception behind its one line.
+        usage: whether the parser of options ended it, with a box that says how they are used.
+    """
 
     code: int
     error: str
     cause: BaseException | None
+    usage: bool
 
 
 def run(arguments: list[str]) -> Ended:
     """Run the command in this process, as the console script does."""
     cause: BaseException | None = None
-    code = 0
-    with captured() as file, quiet():
+    code, usage = 0, False
+    with captured() as caught, quiet():
         try:
             cli.main(arguments)
         except SystemExit as stop:
             cause = stop.__context__
+            last = innermost(stop.__traceback__, lambda frame: True)
+            usage = last is not None and "tyro" in Path(position(last)[0]).parts
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
             if isinstance(stop.code, str):
                 print(stop.code, file=sys.stderr)
-        sys.stderr.flush()
-        text = file.read_text(errors="replace")
-    return Ended(code, text, cause)
+    return Ended(code, caught.text, cause, usage)
+
+
+class Caught:
+    """What was written to standard error, known once the block is done."""
+
+    text = ""
 
 
 @contextlib.contextmanager
-def captured() -> Iterator[Path]:
+def captured() -> Iterator[Caught]:
     """Catch what is written to standard error, by whatever library."""
-    file = Path(f"../stderr-{os.getpid()}").resolve()
     sys.stderr.flush()
     before = os.dup(2)
-    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(target, 2)
-    os.close(target)
+    # Through a pipe: a file would have its size limited together with the others.
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    pieces: list[bytes] = []
+
+    def collect() -> None:
+        while piece := os.read(reading, 1 << 16):
+            pieces.append(piece)
+
+    reader = threading.Thread(target=collect)
+    reader.start()
+    caught = Caught()
     try:
-        yield file
+        yield caught
     finally:
         sys.stderr.flush()
         os.dup2(before, 2)
         os.close(before)
-        file.unlink(missing_ok=True)
+        reader.join()
+        os.close(reading)
+        caught.text = b"".join(pieces).decode(errors="replace")
 
 
 @contextlib.contextmanager
@@ -91,8 +116,8 @@ def complaint(ended: Ended) -> str | None:
         return f"exit code {ended.code}"
     if "Traceback" in ended.error:
         return f"a traceback: {ended.error[-300:]}"
-    if ended.error.startswith("╭"):  # the parser's own, in a box
-        return None
+    if ended.usage:
+        return None if ended.code == 2 and ended.error.strip() else "no usage"
     shown = [line for line in ended.error.splitlines() if line.strip()]
     if len(shown) != 1:
         return f"{len(shown)} lines on standard error: {ended.error[:400]}"
@@ -368,7 +393,7 @@ def evaluate(base: Path, random: Random, folder: Path) -> Case:
         if not file.is_file():
             return None
         found = read_json(file)
-        value = found["tasks"]["STS-B"]["spearman"]["all"] if "tasks" in found else None
+        value = found["tasks"]["STS-B"]["all"] if "tasks" in found else None
         if not isinstance(value, float) or not -100 <= value <= 100:
             return f"silently wrong: a correlation of {value}"
         return None

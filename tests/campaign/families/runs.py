@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -54,7 +55,9 @@ def make(base: Path, random: Random, folder: Path) -> Case:
     def check(_: Ended) -> str | None:
         if not resume:
             return "silently wrong: another run's folder was trained in without --resume"
-        return differs(base / "finished", place, fair)
+        # A finished run is reused for its best model; who has deleted the last one may.
+        names = ("best",) if name == "finished" else ("best", "last")
+        return differs(base / "finished", place, fair, names)
 
     def after() -> str | None:
         present = {user for user in users if f"run/{user}" in before}
@@ -73,9 +76,8 @@ def change_run(place: Path, random: Random) -> tuple[str, bool]:
     if kind == "nothing":
         return "as it is", False
     if kind == "foreign":
-        (place / "checkpoints" / random.choice(("99", "x", "3.orbax-checkpoint-tmp-1"))).mkdir(
-            exist_ok=True
-        )
+        names = ["99", "x"] + ([] if finished(place) else ["3.orbax-checkpoint-tmp-1"])
+        (place / "checkpoints" / random.choice(names)).mkdir(exist_ok=True)
         return "a folder that is no checkpoint among them", False
     if kind == "top":
         entry = random.choice(sorted(p for p in place.iterdir()))
@@ -106,6 +108,10 @@ def change_run(place: Path, random: Random) -> tuple[str, bool]:
     return f"{name}: {done.about}", fair
 
 
+def finished(place: Path) -> bool:
+    return (place / "results.json").exists()
+
+
 def remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)
@@ -113,15 +119,18 @@ def remove(entry: Path) -> None:
         entry.unlink()
 
 
-def differs(reference: Path, place: Path, fair: bool = False) -> str | None:
+def differs(
+    reference: Path, place: Path, fair: bool = False, names: Sequence[str] = ("best", "last")
+) -> str | None:
     """Say how a run ended otherwise than the uninterrupted one; None where it did not.
 
     Args:
         reference: the uninterrupted run.
         place: the other.
         fair: whether other numbers are fair, as long as they are numbers.
+        names: the models that are compared.
     """
-    for name in ("best", "last"):
+    for name in names:
         weights = place / name / "model.safetensors"
         if not weights.exists():
             return f"silently wrong: {name} has no weights"
