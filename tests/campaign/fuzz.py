@@ -11,7 +11,6 @@ with its traceback. `docs/reliability.md` says what the outcomes mean.
 from __future__ import annotations
 
 import argparse
-import collections
 import os
 import sys
 import tempfile
@@ -20,15 +19,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.campaign import environment  # noqa: F401 - before jax
+from tqdm import tqdm
+
+from simcse_jax.io import write_json
+from simcse_jax.machine import hardware
 from tests.campaign import bases
-from tests.campaign.cases import ELSE, VERDICTS, Case, Family, Outcome, judge, show
+from tests.campaign.cases import ELSE, VERDICTS, Case, Outcome, judge, show
 from tests.campaign.families import arguments, commands, faults, models, readers, runs
 from tests.campaign.table import summary
 from tests.campaign.workers import in_child, note, silence, solve_all
-from simcse_jax.io import write_json
-from simcse_jax.machine import hardware
-from tqdm import tqdm
 
 FAMILIES: dict[str, tuple[float, Any]] = {
     "model folders": (30, models.make),

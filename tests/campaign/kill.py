@@ -27,19 +27,18 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from tests.campaign import environment  # noqa: F401 - before jax
+from tqdm import tqdm
+
+from simcse_jax import cli
+from simcse_jax.io import write_json
+from simcse_jax.machine import hardware
 from tests.campaign import bases
 from tests.campaign.cases import CLEAR, ELSE, RIGHT, Outcome
 from tests.campaign.families.commands import is_leftover
 from tests.campaign.families.faults import WRITING, watching
-from tests.campaign.families.runs import differs, metrics, results
+from tests.campaign.families.runs import differs, metrics
 from tests.campaign.table import summary
 from tests.campaign.workers import in_child, note, silence, solve_all
-from simcse_jax import cli
-from simcse_jax.io import write_json
-from simcse_jax.machine import hardware
-from tests.tiny_data import SENTENCES
-from tqdm import tqdm
 
 LIMIT = 180.0
 """Seconds for a case: a killed command, perhaps two more, and the one that goes through."""
@@ -312,7 +311,9 @@ def moment_of(seed: int, number: int) -> str:
     return Random(f"moment {seed} {number}").choices(list(MOMENTS), SHARES)[0]
 
 
-def solve(base: Path, measured: dict[str, Measured], seed: int, number: int, folder: Path) -> Outcome:
+def solve(
+    base: Path, measured: dict[str, Measured], seed: int, number: int, folder: Path
+) -> Outcome:
     """Kill once or more, and look at what is there, and at what becomes of it."""
     random = Random(f"{seed} {number}")
     name = moment_of(seed, number)

@@ -70,7 +70,9 @@ def _flipped(content: bytes, random: Random) -> Damage:
 def _overwritten(content: bytes, random: Random) -> Damage:
     at, length = _place(content, random), random.choice((1, 4, 64))
     new = random.choice((b"\x00" * length, b"\xff" * length, random.randbytes(length)))
-    return Damage(f"{length} bytes overwritten at {at}", content[:at] + new + content[at + length :])
+    return Damage(
+        f"{length} bytes overwritten at {at}", content[:at] + new + content[at + length :]
+    )
 
 
 def _without_a_piece(content: bytes, random: Random) -> Damage:
@@ -156,7 +158,9 @@ def _blank_lines(content: bytes, random: Random) -> Damage:
 def _numbers(content: bytes, random: Random) -> Damage:
     digits = [i for i, byte in enumerate(content) if 48 <= byte <= 57] or [0]
     at = random.choice(digits)
-    new = random.choice((b"nan", b"inf", b"-1", b"1e999", b"9" * 400, b"0x10", b"1_000", b"", b"1,5"))
+    new = random.choice(
+        (b"nan", b"inf", b"-1", b"1e999", b"9" * 400, b"0x10", b"1_000", b"", b"1,5")
+    )
     return Damage(f"{new[:20]!r} for a digit at {at}", content[:at] + new + content[at + 1 :])
 
 

@@ -47,6 +47,7 @@ def run(arguments: list[str]) -> Ended:
     """Run the command in this process, as the console script does."""
     cause: BaseException | None = None
     code, usage = 0, False
+    os.environ.pop("SIMCSE_JAX_TRACEBACK", None)
     with captured() as caught, quiet():
         try:
             cli.main(arguments)
@@ -126,9 +127,7 @@ def complaint(ended: Ended) -> str | None:
     return None
 
 
-def command(
-    arguments: list[str], about: str, folder: Path, outputs: set[str], check: Any
-) -> Case:
+def command(arguments: list[str], about: str, folder: Path, outputs: set[str], check: Any) -> Case:
     """Make a case of a command.
 
     Args:
@@ -215,7 +214,18 @@ def make(base: Path, random: Random, folder: Path) -> Case:
 
 MODEL_OPTIONS = {
     "--model": ("none", "no/such-model", "", "in.txt", ".", "\x01", "a b", "nowhere/at/all"),
-    "--pooling": ("mean", "cls", "max", "pooler", "layer-1", "layer-9", "layer-x", "", "MEAN", "last-2"),
+    "--pooling": (
+        "mean",
+        "cls",
+        "max",
+        "pooler",
+        "layer-1",
+        "layer-9",
+        "layer-x",
+        "",
+        "MEAN",
+        "last-2",
+    ),
     "--num-layers": ("0", "-1", "1", "2", "99", "1.5", "x", "None", "99999999999999999999"),
     "--max-length": ("0", "-1", "1", "2", "3", "24", "25", "512", "x", "1e3", "None", "9" * 30),
     "--dtype": ("float16", "bfloat16", "x", "", "float32"),
@@ -290,7 +300,9 @@ def input_file(random: Random, folder: Path) -> tuple[str, list[str] | None]:
     """Choose what is read, and the lines that it holds; None where it should be refused or is
     the user's to know.
     """
-    kind = random.choice(("whole",) * 4 + ("none", "folder", "fifo", "bytes", "cr", "empty", "link"))
+    kind = random.choice(
+        ("whole",) * 4 + ("none", "folder", "fifo", "bytes", "cr", "empty", "link")
+    )
     file = folder / "odd.txt"
     text = "\n".join(LINES) + "\n"
     if kind == "whole":
@@ -315,7 +327,8 @@ def input_file(random: Random, folder: Path) -> tuple[str, list[str] | None]:
 def output_file(random: Random, folder: Path) -> tuple[str, set[str]]:
     """Choose where to, and what may be written there."""
     kind = random.choice(
-        ("new",) * 4 + ("older", "user", "folder", "deep", "below a file", "full", "fifo", "link", "long")
+        ("new",) * 4
+        + ("older", "user", "folder", "deep", "below a file", "full", "fifo", "link", "long")
     )
     if kind == "older":
         np.save(folder / "out.npy", np.zeros(3))

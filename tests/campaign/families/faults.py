@@ -22,7 +22,7 @@ import numpy as np
 from simcse_jax.data.senteval import read_sts
 from simcse_jax.data.training_text import read_training_file
 from simcse_jax.transforms import Whitening, load_transform
-from tests.campaign.bases import GOLDEN, TEXTS, load, vectors
+from tests.campaign.bases import GOLDEN, load, vectors
 from tests.campaign.cases import Case
 from tests.campaign.families.commands import (
     CommandError,
@@ -48,7 +48,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if _action is None or event not in EVENTS:
         return
     path = next((os.fspath(a) for a in arguments[:2] if isinstance(a, str | os.PathLike)), None)
-    if path is None or event == "open" and arguments[1] is None and isinstance(arguments[0], int):
+    if path is None or (event == "open" and arguments[1] is None and isinstance(arguments[0], int)):
         return
     _action(event, os.path.abspath(path))
 
@@ -85,7 +85,9 @@ class Task:
         if name in ("encode", "encode over"):
             (place / "in.txt").write_text("\n".join(SENTENCES) + "\n")
         if name in ("resume", "reuse"):
-            shutil.copytree(base / ("interrupted" if name == "resume" else "finished"), place / "run")
+            shutil.copytree(
+                base / ("interrupted" if name == "resume" else "finished"), place / "run"
+            )
         if name in ("train", "resume", "reuse", "read data"):
             shutil.copytree(base / "data", place / "data")
         if name == "read transform":

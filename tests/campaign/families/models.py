@@ -94,7 +94,9 @@ def change_folder(model: Path, random: Random) -> tuple[str, bool]:
             pass
         else:
             return f"{name}: {about}", fair
-    change_ = damage(content, random, text=file.suffix in (".json", ".txt") and random.random() < 0.5)
+    change_ = damage(
+        content, random, text=file.suffix in (".json", ".txt") and random.random() < 0.5
+    )
     file.write_bytes(change_.content)
     return f"{name}: {change_.about}", change_.expected == "any"
 

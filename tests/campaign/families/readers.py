@@ -180,9 +180,7 @@ def transfer() -> Files:
 
 
 def nli_rows() -> list[tuple[str, str, str]]:
-    return [
-        (SENTENCES[i // 3], f"{SENTENCES[i + 20]} ü", LABELS[i % 3]) for i in range(12)
-    ]
+    return [(SENTENCES[i // 3], f"{SENTENCES[i + 20]} ü", LABELS[i % 3]) for i in range(12)]
 
 
 def table(suffix: str, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> bytes:
@@ -229,7 +227,8 @@ WIKITEXT = (
     "'''The flute''' is a [[musical instrument|instrument]] of the woodwind family.{{ref|x}} "
     "It is played by many people in the whole world.\n\n== History ==\n"
     "The oldest flutes were found in caves in the south of Germany. They are 40,000 years old "
-    "and made of bone.\n* A list item that ends like a sentence.\n{| class=\"wikitable\"\n|-\n| a\n|}\n"
+    'and made of bone.\n* A list item that ends like a sentence.\n"
+    "{| class="wikitable"\n|-\n| a\n|}\n'
 )
 
 
@@ -257,8 +256,11 @@ def lee_pairs() -> Files:
 
 
 def lee_texts() -> Files:
-    return {"lee_background.cor": lines(f"{s} number {i}" for i, s in
-                                        zip(range(300), itertools.cycle(SENTENCES), strict=False))}
+    return {
+        "lee_background.cor": lines(
+            f"{s} number {i}" for i, s in zip(range(300), itertools.cycle(SENTENCES), strict=False)
+        )
+    }
 
 
 def json_file() -> Files:
@@ -295,7 +297,10 @@ def transfer_rows(found: Any) -> list[Any]:
 
 def article_rows(found: Any) -> list[Any]:
     return [
-        sentence for article in found for section in article.sections for sentence in section.sentences
+        sentence
+        for article in found
+        for section in article.sections
+        for sentence in section.sentences
     ]
 
 
@@ -330,7 +335,9 @@ READERS = [
         )
         for suffix in ("csv", "tsv", "jsonl")
     ),
-    Reader("read_training_file txt", text, lambda f: read_training_file(f / "t.txt"), training_rows),
+    Reader(
+        "read_training_file txt", text, lambda f: read_training_file(f / "t.txt"), training_rows
+    ),
     *(
         Reader(
             f"{read.__name__} {suffix}",
@@ -367,7 +374,12 @@ READERS = [
         lambda f: load_config(f / "c.json"),
         lambda found: [repr(found)],
     ),
-    Reader("read_lee", lee_pairs, read_lee, lambda found: [*found.documents, found.similarities.tolist()]),
+    Reader(
+        "read_lee",
+        lee_pairs,
+        read_lee,
+        lambda found: [*found.documents, found.similarities.tolist()],
+    ),
     Reader("lee_background", lee_texts, lee_background, list),
     Reader("read_articles", wikipedia, lambda f: list(read_articles(f / "dump.xml")), article_rows),
     Reader(
@@ -393,10 +405,31 @@ READERS = [
 
 MARKUP = (
     *("[[", "]]", "{{", "}}", "|", "'''", "''", "<b>", "</b>", "<i>", "<div>", "</div>", "<ref>"),
-    *("</ref>", "<ref name=x/>", "{|", "|}", "|-", "\n== H ==\n", "\n=== ", " ===\n", "\n* ", "\n# "),
+    *(
+        "</ref>",
+        "<ref name=x/>",
+        "{|",
+        "|}",
+        "|-",
+        "\n== H ==\n",
+        "\n=== ",
+        " ===\n",
+        "\n* ",
+        "\n# ",
+    ),
     *("\n: ", "[http://x.org ", "]", "<nowiki>", "</nowiki>", "<math>", "</math>", "<!--", "-->"),
     *("&amp;", "&#x10ffff;", "&#xd800;", "&lt;", "[[File:a.jpg|thumb|", "{{convert|1|km}}", "\n\n"),
-    *("<sup>2</sup>", "<gallery>", "</gallery>", "__TOC__", "\n{{lang|en|", "{{{1|", "}}}", "<", ">"),
+    *(
+        "<sup>2</sup>",
+        "<gallery>",
+        "</gallery>",
+        "__TOC__",
+        "\n{{lang|en|",
+        "{{{1|",
+        "}}}",
+        "<",
+        ">",
+    ),
     *("<br/>", "\n----\n", "\t", "\u200b", "\ue000", "\ue001", "\u2028", "=", "==", "\n"),
 )
 PROSE = ("The man plays the flute in a park.", "It is loud music, and so on", "word", ". A", "1.5")

@@ -15,8 +15,8 @@ import numpy as np
 from tests.campaign.bases import load
 from tests.campaign.cases import Case
 from tests.campaign.families.commands import (
-    Ended,
     CommandError,
+    Ended,
     Unclear,
     complaint,
     lost,
