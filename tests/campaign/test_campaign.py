@@ -45,15 +45,21 @@ def killed(tmp_path_factory):
     return run("kill", output, "--kills", "12", "--seed", "2024")
 
 
+def failures(result, family):
+    """What to look at, and by which number `--only` repeats it."""
+    found = [f for f in result["failures"] if f["family"] == family]
+    return [f"{f['number']}, {f['about']}: {f['detail']} {f['where']}" for f in found]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hostile_input_is_right_or_a_clear_error(fuzzed, family):
     assert fuzzed["families"][family]["tried"] > 5
-    assert [f for f in fuzzed["failures"] if f["family"] == family] == []
+    assert failures(fuzzed, family) == []
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_loses_nothing(killed, moment):
-    assert [f for f in killed["failures"] if f["family"] == moment] == []
+    assert failures(killed, moment) == []
 
 
 def test_every_kill_was_tried(killed):

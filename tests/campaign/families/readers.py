@@ -227,8 +227,8 @@ WIKITEXT = (
     "'''The flute''' is a [[musical instrument|instrument]] of the woodwind family.{{ref|x}} "
     "It is played by many people in the whole world.\n\n== History ==\n"
     "The oldest flutes were found in caves in the south of Germany. They are 40,000 years old "
-    'and made of bone.\n* A list item that ends like a sentence.\n"
-    "{| class="wikitable"\n|-\n| a\n|}\n'
+    "and made of bone.\n* A list item that ends like a sentence.\n"
+    '{| class="wikitable"\n|-\n| a\n|}\n'
 )
 
 
