@@ -12,7 +12,6 @@ two. Both need the same thing: articles as sections of sentences.
 """
 
 import bz2
-import collections
 import gzip
 import hashlib
 import json
@@ -128,9 +127,7 @@ def read_articles(
         skipped_sections: casefolded headings; these sections and their subsections are dropped.
 
     Returns:
-        An iterator over the articles that have a sentence left. One whose markup is broken all over
-        (more than a hundred tags, templates, tables or links that are never closed) is left out,
-        with a warning.
+        An iterator over the articles that have a sentence left.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -145,13 +142,6 @@ def read_articles(
 
 def _read_articles(path: Path, progress: bool, skipped: frozenset[str]) -> Iterator[Article]:
     for site, title, wikitext in _wikitext_pages(path, progress):
-        if (unclosed := _unclosed(wikitext)) > _MAX_UNCLOSED:
-            warnings.warn(
-                f"{path}: {title!r} is left out, since {unclosed} of its tags, templates, tables "
-                "and links are never closed",
-                stacklevel=2,
-            )
-            continue
         sections = []
         for heading, paragraphs in _strip(wikitext, site, skipped):
             found = tuple(s for p in paragraphs for s in _split_paragraph(p, site.language))
@@ -304,35 +294,6 @@ _SIGN_TEMPLATES = {
 _RANGE_WORDS = frozenset({"-", "–", "&", "and", "by", "or", "to", "x"})
 
 
-# The parser goes back to each mark that is never closed, so that its time grows with their square
-# and, in tables, faster: 20,000 of them took minutes. Real articles leave two dozen open at most.
-_MAX_UNCLOSED = 100
-_MARK = re.compile(r"<!--|-->|</?[A-Za-z]+|/>|(?<!\{)\{\||\|\}(?!\})|\{\{|\}\}|\[|\]")
-_CLOSED_BY = {"-->": "<!--", "|}": "{|", "}}": "{{", "]": "["}
-_NEVER_CLOSED = {"br", "dd", "dt", "hr", "img", "li", "td", "th", "tr", "wbr"}
-
-
-def _unclosed(wikitext: str) -> int:
-    """Count the tags, templates, tables, links and comments that are opened and never closed."""
-    opened: collections.Counter[str] = collections.Counter()
-    last_tag = ""
-    for mark in _MARK.findall(wikitext):
-        name = mark.lstrip("</").casefold()
-        if mark == "/>":
-            closed = last_tag
-        elif mark.startswith("</"):
-            closed = "<" + name
-        elif mark in _CLOSED_BY:
-            closed = _CLOSED_BY[mark]
-        else:
-            opened[mark.casefold()] += name not in _NEVER_CLOSED
-            if name.isalpha():
-                last_tag = "<" + name
-            continue
-        opened[closed] -= opened[closed] > 0
-    return opened.total()
-
-
 def _strip(wikitext: str, site: _Site, skipped: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield heading and paragraphs of every section but the skipped ones and those inside them."""
     heading, pieces, skip_level = "", list[str](), 7  # 7: below every heading, nothing is skipped
@@ -439,8 +400,7 @@ _LEFT_QUOTES = re.compile(r"'{2,5}")
 # What a dropped template or reference leaves behind: "( ; )", "(, from Greek; )", "word ,".
 _EMPTY_BRACKETS = re.compile(r"\s*\([\s,;:–—-]*\)|\s*\[\s*\]")
 _BRACKET_START = re.compile(r"\((?:\s*[,;:])*\s+")
-# From the run's first character alone: a long run without a bracket would be tried from each.
-_BRACKET_END = re.compile(r"(?<![\s,;:])[\s,;:]+\)")
+_BRACKET_END = re.compile(r"[\s,;:]+\)")
 _SPACE_BEFORE_STOP = re.compile(r"\s+([,;:.!?)])(?=[\s)\"'”’]|$)")
 
 

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Float64, Int, Real
-from numpy.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, Float64, Int, Real
 from scipy.special import logsumexp
 
-from simcse_jax.arrays import as_matrix
 from simcse_jax.data.senteval import Pairs
 from simcse_jax.evaluation.sts import Encode, encode_distinct
 from simcse_jax.losses.geometry import squared_distance, unit_rows
 
 
-def alignment(x: ArrayLike, y: ArrayLike, alpha: float = 2.0) -> float:
+def alignment(
+    x: Float[np.ndarray, "n D"], y: Float[np.ndarray, "n D"], alpha: float = 2.0
+) -> float:
     """Mean distance of positive pairs on the sphere, `E ‖x/‖x‖ − y/‖y‖‖^alpha`.
 
     Wang & Isola's alignment loss (section 4.1.1) and, with alpha 2, SimCSE's equation 2. Computed
@@ -43,7 +43,7 @@ def alignment(x: ArrayLike, y: ArrayLike, alpha: float = 2.0) -> float:
     Raises:
         ValueError: x and y are not of one shape [n, D] with n > 0, or a row is zero or not finite.
     """
-    x, y = as_matrix(x, "x"), as_matrix(y, "y")
+    x, y = np.asarray(x), np.asarray(y)
     if x.shape != y.shape:
         raise ValueError(
             f"x and y should be pairs of embeddings of one shape, got {x.shape} and {y.shape}"
@@ -52,7 +52,7 @@ def alignment(x: ArrayLike, y: ArrayLike, alpha: float = 2.0) -> float:
     return float(np.mean(np.linalg.norm(differences, axis=1) ** alpha))
 
 
-def uniformity(x: ArrayLike, t: float = 2.0, block: int = 1024) -> float:
+def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -> float:
     """Measure how evenly points cover a sphere, `log mean_{i<j} exp(−t ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)`.
 
     Wang & Isola's uniformity loss (section 4.1.2), with their t of 2 by default, and SimCSE's
@@ -155,7 +155,7 @@ def _tile_log_sum(
 
 
 def checked_unit_rows(
-    x: ArrayLike, name: str = "x", at_least: int = 1
+    x: Float[np.ndarray, "n D"], name: str = "x", at_least: int = 1
 ) -> Float64[np.ndarray, "n D"]:
     """Return the embeddings on the unit sphere, in float64, after checking that they have a place.
 
@@ -167,8 +167,8 @@ def checked_unit_rows(
     Raises:
         ValueError: x is not [n, D] with enough rows, or a row is zero or not finite.
     """
-    x = np.asarray(as_matrix(x, name), np.float64)
-    if len(x) < at_least:
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2 or len(x) < at_least:
         raise ValueError(
             f"{name} should be embeddings [n, D] with n of at least {at_least}, got shape {x.shape}"
         )

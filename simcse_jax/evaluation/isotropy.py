@@ -20,15 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
-from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from simcse_jax.arrays import as_matrix
 from simcse_jax.evaluation.geometry import checked_unit_rows
 
 
-def singular_spectrum(x: ArrayLike) -> Float64[np.ndarray, "K"]:
+def singular_spectrum(x: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "K"]:
     """Singular values of the matrix of embeddings, divided by the largest: `σ_i / σ_1`.
 
     SimCSE's section 5 (and appendix, "distribution of singular values"): the faster they fall, the
@@ -51,7 +49,7 @@ def singular_spectrum(x: ArrayLike) -> Float64[np.ndarray, "K"]:
     return values / values[0]
 
 
-def average_cosine(x: ArrayLike) -> float:
+def average_cosine(x: Float[np.ndarray, "n D"]) -> float:
     """Mean cosine of two different rows, in O(n D).
 
     Ethayarajh (EMNLP 2019) takes it of randomly drawn words as the measure of anisotropy. The mean
@@ -74,7 +72,7 @@ def average_cosine(x: ArrayLike) -> float:
     return float((total @ total - n) / (n * (n - 1)))
 
 
-def partition_isotropy(x: ArrayLike) -> float:
+def partition_isotropy(x: Float[np.ndarray, "n D"]) -> float:
     """Isotropy by the partition function, `I(W) = min_c Z(c) / max_c Z(c)`.
 
     `Z(c) = Σ_i exp(cᵀ x_i)` for unit vectors c: Arora et al. (TACL 2016) derive that it is about
@@ -101,7 +99,7 @@ def partition_isotropy(x: ArrayLike) -> float:
     return float(np.exp(log_z.min() - log_z.max()))
 
 
-def isoscore(x: ArrayLike) -> float:
+def isoscore(x: Float[np.ndarray, "n D"]) -> float:
     """IsoScore (Rudman, Gillman, Rayne & Eickhoff, Findings of ACL 2022, algorithm 1).
 
     In the paper's steps, with D dimensions: the variances λ along the principal components,
@@ -155,7 +153,7 @@ class GramBounds:
     sentences: int
 
 
-def gram_bounds(x: ArrayLike, block: int = 1024) -> GramBounds:
+def gram_bounds(x: Float[np.ndarray, "m D"], block: int = 1024) -> GramBounds:
     """Measure the two sides of SimCSE's argument against anisotropy (section 5).
 
     By Jensen's inequality the loss's second term, on negatives, is at least
@@ -306,9 +304,9 @@ def frequency_bins(
     return rows
 
 
-def _matrix(x: ArrayLike, at_least: int) -> Float64[np.ndarray, "n D"]:
-    x = np.asarray(as_matrix(x, "x"), np.float64)
-    if len(x) < at_least or x.shape[1] == 0:
+def _matrix(x: Float[np.ndarray, "n D"], at_least: int) -> Float64[np.ndarray, "n D"]:
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2 or len(x) < at_least or x.shape[1] == 0:
         raise ValueError(
             f"x should be embeddings [n, D] with n of at least {at_least}, got shape {x.shape}"
         )

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
-from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from simcse_jax.arrays import AnyArray, as_matrix
 from simcse_jax.losses.geometry import unit_rows
 
 # Columns whose largest score is looked at before any of them is sorted.
@@ -34,8 +32,8 @@ class SearchResult(NamedTuple):
 
 
 def similarity_search(
-    queries: ArrayLike,
-    corpus: ArrayLike,
+    queries: Float[np.ndarray, "m D"],
+    corpus: Float[np.ndarray, "n D"],
     top_k: int = 10,
     *,
     similarity: Literal["cosine", "dot"] = "cosine",
@@ -50,8 +48,8 @@ def similarity_search(
     memory does not grow with either; the corpus may be a ``np.memmap`` larger than memory.
 
     Args:
-        queries: one embedding a row, ``[m, D]``: an array of any library, or a list of rows.
-        corpus: one embedding a row, ``[n, D]``; what is not float32 is made so block by block.
+        queries: one embedding a row.
+        corpus: one embedding a row; float32, or smaller floats, which are widened block by block.
         top_k: how many to return; at most the corpus' rows.
         similarity: "cosine" (0 for a zero vector) or "dot". Embeddings that have unit norm
             already give the same with both, faster with "dot".
@@ -71,7 +69,9 @@ def similarity_search(
     """
     if similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity is {similarity!r}; it must be 'cosine' or 'dot'")
-    queries, corpus = as_matrix(queries, "queries"), as_matrix(corpus, "corpus")
+    for name, x in (("queries", queries), ("corpus", corpus)):
+        if np.ndim(x) != 2:
+            raise ValueError(f"{name} must be a matrix [n, D], got shape {np.shape(x)}")
     if queries.shape[1] != corpus.shape[1]:
         raise ValueError(
             f"queries have {queries.shape[1]} dimensions, the corpus has {corpus.shape[1]}"
@@ -118,7 +118,7 @@ def similarity_search(
     return SearchResult(scores, indices)
 
 
-def _padded(x: AnyArray, rows: int, name: str, start: int) -> Float[np.ndarray, "rows D"]:
+def _padded(x: np.ndarray, rows: int, name: str, start: int) -> Float[np.ndarray, "rows D"]:
     part = np.asarray(x, np.float32)
     # The sum is finite unless a value is not, or it overflows: then look closer.
     with np.errstate(all="ignore"):

@@ -9,13 +9,12 @@ and in tiles; that is another order of summation, so the two stay apart, and the
 
 from __future__ import annotations
 
-import math
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
 
@@ -53,32 +52,9 @@ def unit_rows(
         if isinstance(x, np.ndarray):
             raise TypeError("differentiable unit rows need a JAX array, not a NumPy array.")
         return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), _MIN_SQUARE))
-    if not isinstance(x, np.ndarray):
-        norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-        x = jnp.where(_is_extreme(norm), _by_largest(x, jnp), x)
-        norm = jnp.where(_is_extreme(norm), jnp.linalg.norm(x, axis=-1, keepdims=True), norm)
-        return x / jnp.where(norm == 0, 1, norm)
-    with np.errstate(over="ignore", under="ignore"):
-        norm = np.linalg.norm(x, axis=-1, keepdims=True)
-    extreme = _is_extreme(norm)[..., 0]
-    if extreme.any():
-        x = x.copy()
-        x[extreme] = _by_largest(x[extreme], np)
-        norm[extreme] = np.linalg.norm(x[extreme], axis=-1, keepdims=True)
-    return x / np.where(norm == 0, 1, norm)
-
-
-def _is_extreme(norm: Float[AnyArray, "*B 1"]) -> Bool[AnyArray, "*B 1"]:
-    """Tell which norms may be wrong, since the squares of the row leave the range of its type."""
-    range_ = jnp.finfo(norm.dtype)
-    low, high = math.sqrt(range_.tiny / range_.eps), math.sqrt(range_.max) / 2
-    return ~((norm > low) & (norm < high))
-
-
-def _by_largest(x: Float[AnyArray, "*B D"], numpy: Any) -> Float[AnyArray, "*B D"]:
-    """Divide every row by its largest magnitude, which leaves its direction as it is."""
-    largest = numpy.max(numpy.abs(x), axis=-1, keepdims=True, initial=0)
-    return x / numpy.where(largest == 0, 1, largest)
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    norm = numpy.linalg.norm(x, axis=-1, keepdims=True)
+    return x / numpy.where(norm == 0, 1, norm)
 
 
 def squared_distance(cosine: Float[Array, "*N"]) -> Float[Array, "*N"]:

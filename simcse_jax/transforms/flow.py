@@ -26,7 +26,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from simcse_jax.transforms.base import Transform, check_embeddings
 from simcse_jax.transforms.flow_config import (
@@ -161,7 +160,7 @@ class Flow(Transform):
         )
         return cls(config, *fitted)
 
-    def __call__(self, embeddings: ArrayLike) -> Float[np.ndarray, "n D"]:
+    def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
         """Return the latents ``z [n, D]`` of embeddings, float32 on the host.
 
         Raises:
@@ -170,7 +169,7 @@ class Flow(Transform):
         return self.forward(embeddings)[0]
 
     def forward(
-        self, embeddings: ArrayLike
+        self, embeddings: Float[np.ndarray, "n D"]
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]:
         """Return ``(z, log |det dz/dx|)``, float32."""
         x = check_embeddings(embeddings, dim=self.dim)
@@ -180,7 +179,7 @@ class Flow(Transform):
         )
 
     def inverse(
-        self, latents: ArrayLike
+        self, latents: Float[np.ndarray, "n D"]
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]:
         """Return ``(x, log |det dx/dz|)``, float32: ``forward``'s inverse."""
         x, logdet = self._chunks(check_embeddings(latents, dim=self.dim), "inverse")
@@ -191,13 +190,13 @@ class Flow(Transform):
         )
         return x, logdet - np.float32(self.prewhitening.logdet)
 
-    def log_prob(self, embeddings: ArrayLike) -> Float[np.ndarray, " n"]:
+    def log_prob(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, " n"]:
         """Return ``log p(x)`` in nats, ``[n]`` float64."""
         z, logdet = self.forward(embeddings)
         square = np.square(z, dtype=np.float64).sum(axis=1)
         return logdet - 0.5 * (square + self.dim * math.log(2 * math.pi))
 
-    def bits_per_dimension(self, embeddings: ArrayLike) -> float:
+    def bits_per_dimension(self, embeddings: Float[np.ndarray, "n D"]) -> float:
         """Return the mean of ``-log p(x) / (D ln 2)`` over the embeddings."""
         return float(-self.log_prob(embeddings).mean() / (self.dim * math.log(2)))
 

@@ -389,24 +389,3 @@ def test_another_language_in_utf16():
     ]
     # "г." (year) does not end a sentence: the dump's xml:lang reaches the splitter.
     assert "4 октомври 1582 г. в съответствие" in article.sections[0].sentences[1]
-
-
-@pytest.mark.parametrize(
-    "mark", ["<b>", "<b a=", "{|\n|-\n|a\n", "{{a|b=", "[[a|", "[//a ", "<!--", "<ref>", "<b></i>"]
-)
-def test_an_article_whose_marks_are_never_closed_is_left_out(tmp_path, mark):
-    """The parser would take minutes or hours: its time grows with the square of the marks."""
-    with pytest.warns(UserWarning, match="'Bad' is left out, since [24].* are never closed"):
-        articles = _read(tmp_path, _page("Bad", CAT + mark * 20_000), _page("Cat", CAT))
-    assert [article.title for article in articles] == ["Cat"]
-
-
-def test_marks_that_are_closed_may_be_many_and_deep(tmp_path):
-    deep = "<b>" * 30 + "Deep." + "</b>" * 30
-    many = "<ref name=a /> {{nowrap|x}} [http://a b] <!-- c --> <br> [[Cat|cat]] " * 300
-    assert _sentences_of(tmp_path, f"{CAT}\n{deep}\n\n{many}\n\n{CAT}")[0].startswith("The cat")
-
-
-def test_a_long_run_of_commas_takes_no_longer_than_its_length(tmp_path):
-    text = "The cat sat on the mat" + "," * 200_000 + " and slept."
-    assert len(_sentences_of(tmp_path, text)) == 1

@@ -1,4 +1,3 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -117,39 +116,3 @@ ROWS = np.ones((4, 3), np.float32)
 def test_bad_input(arguments, settings, message):
     with pytest.raises(ValueError, match=message):
         similarity_search(*arguments, **settings)
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
-def test_lengths_whose_squares_leave_float32_do_not_move_the_neighbours(scale):
-    rng = np.random.default_rng(0)
-    corpus = rng.normal(size=(50, 8)).astype(np.float32)
-    queries = corpus[:6] + 0.1 * rng.normal(size=(6, 8)).astype(np.float32)
-    ordinary = similarity_search(queries, corpus, top_k=3)
-    scales = np.where(np.arange(50)[:, None] % 2, np.float32(scale), np.float32(1))
-    found = similarity_search(queries * np.float32(scale), corpus * scales, top_k=3)
-    np.testing.assert_array_equal(found.indices, ordinary.indices)
-    np.testing.assert_allclose(found.scores, ordinary.scores, atol=1e-6)
-
-
-def test_whatever_is_a_matrix_is_taken():
-    corpus = np.random.default_rng(0).normal(size=(9, 4))
-    expected = similarity_search(corpus.astype(np.float32), corpus.astype(np.float32), top_k=2)
-    for x in (corpus, corpus.tolist(), jnp.asarray(corpus), np.asfortranarray(corpus)):
-        np.testing.assert_array_equal(similarity_search(x, x, top_k=2).indices, expected.indices)
-    whole = similarity_search(np.eye(3, dtype=int), np.eye(3, dtype=np.float16), top_k=1)
-    assert whole.indices.ravel().tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("queries", "message"),
-    [
-        ([[1.0, 2.0], [1.0]], "queries must be a matrix .*; its rows differ in length"),
-        ([1.0, 2.0], r"queries must be a matrix \[n, D\], got shape \(2,\)"),
-        ([["a", "b"]], "queries must be of real numbers"),
-        ([[1j, 2.0]], "queries must be of real numbers"),
-        ([[None, 2.0]], "queries must be of real numbers"),
-    ],
-)
-def test_what_is_no_matrix_of_numbers_is_refused_by_name(queries, message):
-    with pytest.raises(ValueError, match=message):
-        similarity_search(queries, np.ones((3, 2), np.float32))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from simcse_jax.arrays import AnyArray, as_matrix
+from simcse_jax.arrays import AnyArray
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.info_nce.blocks import default_block_size
 from simcse_jax.losses.info_nce.blockwise import blockwise_sums
@@ -88,10 +88,6 @@ def info_nce(
       >>> print(f"{loss:.4f} {accuracy:.0f}")  # log(1 + 3 / e)
       0.7437 1
     """
-    anchors, positives = as_matrix(anchors, "anchors"), as_matrix(positives, "positives")
-    if hard_negatives is not None:
-        hard_negatives = as_matrix(hard_negatives, "hard_negatives")
-    group_ids = None if group_ids is None else jnp.asarray(group_ids)
     _check_arrays(anchors, positives, hard_negatives, group_ids)
     _check_options(similarity, implementation, axis_name, temperature, block_size)
     given = [anchors, positives] + ([] if hard_negatives is None else [hard_negatives])
@@ -101,6 +97,7 @@ def info_nce(
     if similarity == "cosine":
         embeddings = [unit_rows(x, differentiable=True) for x in embeddings]
     queries, keys, *negatives = (x.astype(dtype) for x in embeddings)
+    ids = None if group_ids is None else jnp.asarray(group_ids)
     # The zero makes 1/τ vary over the mapped axis where the anchors do.
     scale = jnp.zeros_like(queries, shape=(), dtype=accum) + 1.0 / jnp.asarray(temperature, accum)
 
@@ -118,10 +115,10 @@ def info_nce(
         precision=precision,
         axis_name=axis_name,
     )
-    loss, correct = _direction(implementation, options, queries, keys, negatives, group_ids, scale)
+    loss, correct = _direction(implementation, options, queries, keys, negatives, ids, scale)
     if symmetric:
         plain = options._replace(log_alpha=0.0)
-        reverse = _direction(implementation, plain, keys, queries, [], group_ids, scale)
+        reverse = _direction(implementation, plain, keys, queries, [], ids, scale)
         loss, correct = (loss + reverse[0]) / 2, (correct + reverse[1]) / 2
     if axis_name is not None:
         loss, correct = lax.psum((loss, correct), axis_name)
@@ -174,7 +171,7 @@ def _check_arrays(
     hard_negatives: AnyArray | None,
     group_ids: AnyArray | None,
 ) -> None:
-    if 0 in anchors.shape:
+    if anchors.ndim != 2 or 0 in anchors.shape:
         raise ValueError(f"anchors must be a non-empty [B, D] array, not {anchors.shape}.")
     for name, x in (("positives", positives), ("hard_negatives", hard_negatives)):
         if x is not None and x.shape != anchors.shape:
