@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from simcse_jax import SentenceEncoder, trainer
 from simcse_jax.config import CONFIGS, replace, to_json
+from simcse_jax.process import Interrupted
 from simcse_jax.transforms import Flow, FlowConfig, Whitening
 from tests.tiny_data import SENTENCES, write_nli, write_stsb
 
@@ -239,6 +240,6 @@ def make_runs(place: Path) -> None:
     interrupt_at(4)
     try:
         trainer.train(str(place / "tiny.json"), output_dir=place / "interrupted")
-    except SystemExit:
+    except Interrupted:
         return
     raise AssertionError("the run was not interrupted")

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from simcse_jax import cli
 from simcse_jax.io import write_json
 from simcse_jax.machine import hardware
+from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted
 from tests.campaign import bases
 from tests.campaign.cases import CLEAR, ELSE, RIGHT, Outcome
 from tests.campaign.families.commands import is_leftover
@@ -243,6 +244,8 @@ def start(moment: Moment, base: Path, place: Path, kill: Kill | None) -> int:
         with watching(counter(place, kill)):
             moment.run(base, place)
         code = 0
+    except Interrupted:
+        code = SIGTERM_EXIT_CODE
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
@@ -331,7 +334,9 @@ def solve(
 
     for kill in kills:
         code = start(moment, base, place, kill)
-        if code not in (0, -kill.signal) and not (kill.signal == signal.SIGTERM and code == 1):
+        if code not in (0, -kill.signal) and not (
+            kill.signal == signal.SIGTERM and code == SIGTERM_EXIT_CODE
+        ):
             return ended(ELSE, f"exit code {code}: {said(folder)}")
         for file, text in users.items():
             if not file.exists() or file.read_text() != text:
