@@ -285,6 +285,7 @@ class SentenceEncoder:
             TypeError: not a list of strings.
             ValueError: a length or size below the possible, a sentence too long where
                 ``on_truncation`` is ``"error"``, or without a token that the model knows.
+            FloatingPointError: a vector that is not finite; the message has the sentence.
         """
         if isinstance(sentences, str):
             raise TypeError("encode takes a list of strings; for one sentence give [sentence]")
@@ -322,6 +323,7 @@ class SentenceEncoder:
                 for order, vectors in self._embed_chunk(ids, limit, batch_size, own_key):
                     pooled[order] = vectors
                     bar.update(len(order))
+                self._check_finite(pooled, distinct[start : start + CHUNK])
                 result[start : start + len(ids)] = self._finish(pooled, normalize)
         if truncated and max_length is None:
             warnings.warn(
@@ -342,6 +344,17 @@ class SentenceEncoder:
             vectors = unit_rows(vectors)
         vectors = vectors[:, : self.settings.truncate_dim]
         return unit_rows(vectors) if normalize else vectors
+
+    def _check_finite(self, pooled: Float[np.ndarray, "n D"], sentences: list[str]) -> None:
+        """Raise a FloatingPointError for a vector that holds NaN or infinite numbers."""
+        with np.errstate(all="ignore"):
+            if np.isfinite(pooled.sum()):
+                return
+        for i in np.flatnonzero(~np.isfinite(pooled).all(axis=1)):
+            raise FloatingPointError(
+                f"the vector of {sentences[i][:40]!r} holds NaN or infinite numbers; are the "
+                f"model's weights damaged, or too large for {self.dtype}?"
+            )
 
     def _check_ids(self, ids: list[np.ndarray], sentences: list[str]) -> None:
         """Raise a ValueError for a sentence without tokens, or with one that the model lacks."""

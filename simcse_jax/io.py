@@ -320,6 +320,12 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
+def check_is_file(path: AnyPath) -> None:
+    """Raise an OSError where something else than a file is, which a reader would wait for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"{path} is a folder, a pipe or a device; it must be a file")
+
+
 def read_json(path: AnyPath) -> Any:
     """Read a JSON file.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import warnings
 
@@ -223,6 +224,29 @@ def test_a_sentence_without_tokens_is_refused(tiny):
     other = SentenceEncoder(tiny.config, tiny.params, Tokenizer(backend))
     with pytest.raises(ValueError, match="'' has no tokens; the model's tokenizer adds no special"):
         other.encode(["a dog", ""])
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_what_is_no_file_is_not_waited_for(golden, tmp_path, name):
+    folder = tmp_path / "m"
+    for make in (os.mkfifo, os.mkdir):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(golden / "tiny-bert", folder)
+        (folder / name).unlink()
+        make(folder / name)
+        with pytest.raises(OSError, match=f"{name} is a folder, a pipe or a device"):
+            SentenceEncoder.from_pretrained(folder, pooling="mean")
+
+
+def test_vectors_that_are_not_finite_are_refused(golden, tmp_path):
+    """Of weights that are finite, and too large."""
+    start = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    params = jax.tree.map(np.asarray, start.params)
+    kernel = params["encoder"]["layer_0"]["attention"]["qkv"]["kernel"]
+    params["encoder"]["layer_0"]["attention"]["qkv"]["kernel"] = np.full_like(kernel, 3e38)
+    encoder = SentenceEncoder(start.config, params, start.tokenizer, start.settings)
+    with pytest.raises(FloatingPointError, match="vector of 'a dog' holds NaN or infinite numbers"):
+        encoder.encode(["a dog"])
 
 
 def test_a_tokenizer_that_is_broken(golden, tmp_path):

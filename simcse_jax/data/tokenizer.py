@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from simcse_jax.io import read_object
+from simcse_jax.io import check_is_file, read_object
 
 
 class Tokenizer:
@@ -36,13 +36,15 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: the folder has neither.
+            OSError: ``tokenizer.json`` is no file.
             ValueError: they are damaged, or ``tokenizer_config.json`` contradicts them.
         """
         path = Path(folder) / "tokenizer.json"
         if not path.exists():
-            if not any((Path(folder) / name).exists() for name in ("vocab.txt", "vocab.json")):
+            if not any((Path(folder) / name).is_file() for name in ("vocab.txt", "vocab.json")):
                 raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
             return cls(_built_backend(Path(folder)), lower_case)
+        check_is_file(path)
         try:
             # Straight from the file: importing transformers costs seconds at the start.
             backend = tokenizers.Tokenizer.from_file(str(path))

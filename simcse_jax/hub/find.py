@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse_jax.data.embedded import minilm_folder
-from simcse_jax.io import read_object
+from simcse_jax.io import check_is_file, read_object
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt"]
 
@@ -47,6 +47,7 @@ def weight_files(folder: Path) -> list[Path]:
     The single file comes first, as in transformers: it may have been saved beside older shards.
 
     Raises:
+        OSError: one of them is no file but a folder or a pipe.
         FileNotFoundError: there is none; where there are pickled weights instead the message
             says how to convert them, because no pickle is ever read.
         ValueError: the list of the shards is damaged.
@@ -60,6 +61,8 @@ def weight_files(folder: Path) -> list[Path]:
         files = [folder / name for name in sorted(set(names.values()))]
     missing = [f.name for f in files if not f.exists()]
     if not missing:
+        for file in files:
+            check_is_file(file)
         return files
     pickled = [f.name for pattern in ("*.bin", "*.pt*") for f in sorted(folder.glob(pattern))]
     if pickled:

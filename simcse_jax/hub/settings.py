@@ -140,6 +140,7 @@ def read_settings(folder: Path, pooling: str | None = None) -> EncoderSettings:
         source = folder
         found = {"max_length": sentence_transformers.read_max_length(folder)}
         if pooling is None:
+            _check_is_not_simcse(folder)
             _warn_of_mean(folder)
     try:
         settings = EncoderSettings(**found)
@@ -159,19 +160,19 @@ def _read_own(folder: Path) -> dict[str, Any]:
     return found
 
 
-@functools.cache
-def _warn_of_mean(folder: Path) -> None:
-    """Warn, once a folder, that it is taken to be mean pooled.
-
-    Raises:
-        ValueError: SimCSE's own code wrote it, so that the mean is not right.
-    """
+def _check_is_not_simcse(folder: Path) -> None:
+    """Raise a ValueError for a folder of SimCSE's own code, for which the mean is not right."""
     if is_simcse(folder):
         raise ValueError(
             f"{folder} is a model of SimCSE's own code, which does not say how it was trained; "
             "choose the pooling: 'cls' for unsupervised models (the MLP is of the training alone), "
             "'pooler' for supervised ones (with the MLP)"
         )
+
+
+@functools.cache
+def _warn_of_mean(folder: Path) -> None:
+    """Warn, once a folder, that it is taken to be mean pooled."""
     warnings.warn(
         f"{folder} does not say how to pool; taking the mean of the tokens. Choose a pooling to be "
         "sure (SimCSE's published models want 'cls', those of supervised training 'pooler')",

@@ -262,6 +262,8 @@ def read_tensors(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -
                     tensors[name] = Tensor(name, file.get_tensor(name), path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+        except OSError as error:  # which does not say of what file
+            raise type(error)(f"{path} cannot be read: {error}") from error
     return tensors
 
 

@@ -368,6 +368,14 @@ def test_a_folder_that_does_not_say_how_to_pool_is_warned_of_once(folder):
         SentenceEncoder.from_pretrained(folder, pooling="cls")
 
 
+def test_a_folder_that_has_changed_is_looked_at_again(folder):
+    with pytest.warns(UserWarning, match="does not say how to pool"):
+        hub.read_settings(folder)
+    change_json(folder / "config.json", architectures=["BertForCL"])
+    with pytest.raises(ValueError, match="SimCSE's own code"):
+        hub.read_settings(folder)
+
+
 @pytest.mark.parametrize("sign", ["architecture", "tensors"])
 def test_a_model_of_simcse_s_own_code_is_recognised(golden, tmp_path, sign):
     """The mean is not its vector, and whether the MLP belongs to it only its makers know."""
