@@ -123,9 +123,10 @@ def read_articles(
     than `MOST_OPEN` pieces of markup that are opened and not closed; of several revisions the last
     one in the file counts. Memory is bounded by the largest page. Templates (but for a few that
     carry words), tables, references, files, categories and comments are dropped, and so is a
-    sentence with a formula in it, for without it the sentence says nothing. A sentence is kept if it has
-    at least `MIN_WORDS` words, has a letter, ends like a sentence and holds no leftover markup or
-    book number; words are told apart by spaces, so the filter suits languages that write them.
+    sentence with a formula in it, for without it the sentence says nothing. A sentence is kept if
+    it has at least `MIN_WORDS` words, has a letter, ends like a sentence and holds no leftover
+    markup or book number; words are told apart by spaces, so the filter suits languages that write
+    them.
 
     Args:
         path: a dump of any export version: plain, bz2 or gzip, told apart by its first bytes.
