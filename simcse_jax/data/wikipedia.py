@@ -32,6 +32,7 @@ from mwparserfromhell.definitions import is_parsable, is_single
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
 from tqdm import tqdm
 
+from simcse_jax.checks import check_between, check_count
 from simcse_jax.data.embedded import gensim_test_data
 from simcse_jax.io import cache_folder, open_data, read_json_lines, write_text
 
@@ -529,8 +530,7 @@ def split_articles(
     Raises:
         ValueError: `test_fraction` lies outside [0, 1].
     """
-    if not 0.0 <= test_fraction <= 1.0:
-        raise ValueError(f"test_fraction is {test_fraction}, but it must lie in [0, 1].")
+    check_between("test_fraction", test_fraction, 0, 1)
     train: list[Article] = []
     test: list[Article] = []
     for article in articles:
@@ -571,8 +571,8 @@ def section_triplets(
     Raises:
         ValueError: `per_article` is not positive.
     """
-    if per_article is not None and per_article < 1:
-        raise ValueError(f"per_article is {per_article}, but it must be at least 1 or None.")
+    if per_article is not None:
+        check_count("per_article", per_article)
     triplets: list[SectionTriplet] = []
     for article in articles:
         # A sentence that a section repeats would otherwise be its own positive.
