@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -373,30 +374,70 @@ def read_lines(path: AnyPath, encoding: str = "utf-8") -> list[str]:
     r"""Read a text file of one sentence a line; ``-`` is standard input.
 
     An empty line is an empty sentence, so that line n of the file is row n of the result; only
-    the end of the last line adds none. Lines end with ``\n`` or ``\r\n``, and a byte order mark
-    is no text.
+    the end of the last line adds none. Lines end with ``\n``, ``\r\n`` or ``\r``, and a byte
+    order mark is no text.
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: a folder, a pipe or device that is not this process's input, or no permission.
         ValueError: bytes that are not of the encoding; the message names file and line.
     """
-    if str(path) == "-":
-        text = _decode(sys.stdin.buffer.read(), "standard input", encoding)
-    else:
-        text = _read_text(path, encoding)
     # Not str.splitlines, which also breaks at characters that sentences may hold (U+2028, U+0085).
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = _read_text(path, encoding).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
+def open_data(path: AnyPath) -> BufferedReader:
+    """Open a file to read its bytes.
+
+    A pipe or a device is refused, since opening it may wait for ever; ``/dev/stdin`` and
+    ``/dev/fd/N`` are what somebody has given to this process.
+
+    Raises:
+        OSError: no such file, a folder, a pipe or device, or no permission; the message names it.
+    """
     try:
-        raw = Path(path).read_bytes()
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(f"{path} is a folder; give a file")
+        if not stat.S_ISREG(mode) and not _GIVEN_TO_US.fullmatch(os.fspath(path)):
+            raise OSError(f"{path} is a pipe or a device; give a file, or - for standard input")
+        return open(path, "rb")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise IsADirectoryError(f"{path} is a folder; give a text file") from None
-    return _decode(raw, path, encoding)
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read; change its permissions") from None
+    except NotADirectoryError:
+        raise NotADirectoryError(f"{path} lies below a file; give the path of a file") from None
+
+
+_GIVEN_TO_US = re.compile(r"/dev/stdin|(/dev|/proc/self)/fd/\d+")
+
+# What a compressed file starts with, and what unpacks it.
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh[1-9]1AY&SY": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"PK\3\4": "unzip",
+}
+
+
+def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
+    r"""Read a file as text whose lines end with ``\n``."""
+    if str(path) == "-":
+        name, raw = "standard input", sys.stdin.buffer.read()
+    else:
+        name = str(path)
+        with open_data(path) as file:
+            raw = file.read()
+    for magic, unpack in _COMPRESSED.items():
+        if re.match(magic, raw):
+            raise ValueError(f"{name} is compressed; unpack it with {unpack}")
+    return _decode(_with_newlines(raw), name, encoding)
+
+
+def _with_newlines(text: bytes) -> bytes:
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _decode(raw: bytes, name: AnyPath, encoding: str) -> str:

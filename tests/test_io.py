@@ -1,5 +1,7 @@
 """Files: whole or not at all, with the right permissions; what a broken file is told apart by."""
 
+import bz2
+import gzip
 import io
 import os
 import socket
@@ -319,6 +321,8 @@ def test_lines_keep_their_numbers(tmp_path, monkeypatch):
         (b"\n", [""]),
         (b"a\n\nb", ["a", "", "b"]),
         ("\ufeffa\u2028b\r\nc\n".encode(), ["a\u2028b", "c"]),
+        (b"a\rb\r\rc\r", ["a", "b", "", "c"]),
+        (b"a\rb\r\nc\nd", ["a", "b", "c", "d"]),
     ]:
         path.write_bytes(text)
         assert read_lines(path) == lines
@@ -332,6 +336,50 @@ def test_bytes_of_another_encoding_are_named_with_their_line(tmp_path):
     with pytest.raises(ValueError, match=r"t\.txt, line 2: not UTF-8 \(byte 0xe9\); convert it"):
         read_lines(path)
     assert read_lines(path, "latin-1") == ["ï»¿", "é"]
+    path.write_bytes(b"a\rb\r\xe9\r")
+    with pytest.raises(ValueError, match=r"t\.txt, line 3: not UTF-8"):
+        read_lines(path)
+
+
+def test_what_is_no_readable_file_is_refused_and_never_waited_for(tmp_path, monkeypatch):
+    pipe, folder, text = tmp_path / "pipe", tmp_path / "folder", tmp_path / "t.txt"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    text.write_text("a")
+    for path, error, message in (
+        (pipe, OSError, "pipe is a pipe or a device; give a file, or - for standard input"),
+        ("/dev/zero", OSError, "/dev/zero is a pipe or a device"),
+        (folder, IsADirectoryError, "folder is a folder; give a file"),
+        (text / "below", NotADirectoryError, "below lies below a file"),
+    ):
+        for read in (read_lines, read_json, read_json_lines):
+            with pytest.raises(error, match=message):
+                read(path)
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbidden)  # the tests may run as root, who may read all
+    with pytest.raises(PermissionError, match=r"t\.txt may not be read; change its permissions"):
+        read_lines(text)
+
+
+def test_what_a_process_is_given_as_input_is_read(tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"a\nb\n")
+    os.close(write)
+    try:
+        assert read_lines(f"/dev/fd/{read}") == ["a", "b"]
+    finally:
+        os.close(read)
+
+
+def test_a_compressed_file_is_no_text(tmp_path):
+    for pack, unpack in ((gzip.compress, "gunzip"), (bz2.compress, "bunzip2")):
+        path = tmp_path / "t.txt"
+        path.write_bytes(pack(b"a\n"))
+        with pytest.raises(ValueError, match=rf"t\.txt is compressed; unpack it with {unpack}"):
+            read_lines(path)
 
 
 def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):

@@ -543,7 +543,7 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_nli", "train_files is missing: name NLI files")
     fails("sbert_stsb", "eval_data is missing", eval_data=None)
     fails("sbert_stsb", r"sts-dev\.csv|sts-train\.csv", eval_data=tmp_path)
-    fails("sbert_wikisections", "is not a file", dataset_source=tmp_path / "no.xml")
+    fails("sbert_wikisections", "does not exist", dataset_source=tmp_path / "no.xml")
     dump = write_dump(tmp_path / "dump.xml", articles=1)
     fails("sbert_wikisections", "has no triplet for", dataset_source=dump)
     (tmp_path / "pairs.csv").write_text("a,b\nx,y\n")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from simcse_jax.checks import check_between, check_choice, check_count
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -92,14 +93,13 @@ class DataConfig:
     Wikipedia's triplets; default: the run's seed, the same for all its seeds."""
 
     def __post_init__(self) -> None:
-        if self.positives not in get_args(Positives):
-            raise ValueError(
-                f"positives is {self.positives!r}; it must be one of "
-                f"{', '.join(get_args(Positives))}"
-            )
+        check_choice("positives", self.positives, get_args(Positives))
+        check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "columns", "per_article"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1")
+            if (value := getattr(self, field)) is not None:
+                check_count(field, value)
+        # Two special tokens and a word.
+        check_count("max_length", self.max_length, 3)
         if self.test_files and not self.labelled_nli:
             raise ValueError("test_files are for the accuracy on NLI; they need labelled_nli")
         if self.dataset_source is not None and self.train_files:

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_choice
 
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
 """The paper's Table 6, in its order.
@@ -53,10 +54,7 @@ def feature_width(concatenation: Concatenation) -> int:
       >>> feature_width("uv-diff")
       3
     """
-    if concatenation not in CONCATENATIONS:
-        raise ValueError(
-            f"concatenation is {concatenation!r}; it must be one of {', '.join(CONCATENATIONS)}"
-        )
+    check_choice("concatenation", concatenation, CONCATENATIONS)
     return sum(_WIDTHS[part] for part in concatenation.split("-"))
 
 
