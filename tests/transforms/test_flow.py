@@ -246,7 +246,7 @@ def test_nan_stops(tmp_path):
     [
         (
             lambda x: Flow.fit(np.where(np.arange(300)[:, None] == 7, np.nan, x), SMALL),
-            "not finite: row",
+            "embeddings must be finite; row 7 is not",
         ),
         (lambda x: Flow.fit(x[:, :6], SMALL), "6 dimensions do not split into 2 levels"),
         (lambda x: Flow.fit(x[:, :7], SMALL), "7 dimensions do not split"),
