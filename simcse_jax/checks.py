@@ -15,6 +15,12 @@ from jaxtyping import Real
 from simcse_jax.arrays import AnyArray
 
 
+def quoted(value: object, most: int = 60) -> str:
+    """Return what is to be quoted in an error, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 2]}…{text[-1]}"
+
+
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
     """Raise ValueError for a value that is none of the known ones."""
     known = tuple(known)
@@ -64,6 +70,32 @@ def check_between(name: str, value: object, low: float, high: float, ends: str =
     if not (above and below):
         lower = f"at least {low}" if ends[0] == "[" else f"above {low}"
         raise _wrong(name, value, f"{lower} and {'at most' if ends[1] == ']' else 'below'} {high}")
+
+
+def check_array(name: str, x: Any, ndim: int, *, whole: bool = False) -> AnyArray:
+    """Return an argument as an array; neither copied nor converted if it is one of this machine.
+
+    Args:
+        name: of the argument.
+        x: an array of NumPy or JAX of any real numbers, or lists of numbers.
+        ndim: how many axes it must have.
+        whole: only whole numbers will do.
+
+    Raises:
+        ValueError: it has other axes or rows of different lengths, or holds something else.
+    """
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} must be an array; its rows differ in length") from None
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    kinds = (jnp.integer,) if whole else (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+        raise ValueError(f"{name} must be {'whole' if whole else 'real'} numbers, not {x.dtype}")
+    if x.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(x.shape)}")
+    return x
 
 
 def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
@@ -122,4 +154,4 @@ def _number(name: str, value: object) -> float:
 
 
 def _wrong(name: str, value: object, wanted: str) -> ValueError:
-    return ValueError(f"{name} is {value!r}; it must be {wanted}")
+    return ValueError(f"{name} is {quoted(value)}; it must be {wanted}")

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -223,6 +224,16 @@ def explain_logs() -> None:
     if not os.environ.get("SIMCSE_JAX_TRACEBACK"):
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
+        sys.excepthook = print_of_main_thread
+
+
+def print_of_main_thread(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print an exception that ends the program, and none of a callback in a thread of C++.
+
+    After a checkpoint that could not be written there are dozens of them: its event loop is closed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 def is_not_from_below(record: logging.LogRecord) -> bool:

@@ -19,6 +19,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
 from simcse_jax.process import is_alive
 
 AnyPath = str | os.PathLike[str]
@@ -316,6 +320,17 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def write_tensors(
+    path: AnyPath, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Write arrays as safetensors, as `write_bytes` does."""
+    with written_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # of the disk: nothing else can go wrong with arrays
+            raise OSError(f"cannot write {path}: {error}") from error
+
+
 # ---------------------------------------------------------------------------------------------
 # Reading
 # ---------------------------------------------------------------------------------------------
@@ -363,6 +378,8 @@ def read_json_lines(path: AnyPath) -> list[Any]:
 def _parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path}: its JSON is nested too deep to be read") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise ValueError(
@@ -433,7 +450,11 @@ def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
     for magic, unpack in _COMPRESSED.items():
         if re.match(magic, raw):
             raise ValueError(f"{name} is compressed; unpack it with {unpack}")
-    return _decode(_with_newlines(raw), name, encoding)
+    text = _decode(_with_newlines(raw), name, encoding)
+    if "\0" in text and encoding == "utf-8":
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{name}, line {line}: holds a NUL byte; give a text file in UTF-8")
+    return text
 
 
 def _with_newlines(text: bytes) -> bytes:

@@ -272,7 +272,9 @@ def train_seed(
     run, objective = config.run, config.objective
     assert not isinstance(objective, FlowConfig)
     text = with_positives(data, config.data, run.seed)
-    objective.check_text(len(text.rows([0])[0]), getattr(text, "labels", None) is not None)
+    columns = len(text.rows([0])[0])
+    objective.check_text(columns, getattr(text, "labels", None) is not None)
+    objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished

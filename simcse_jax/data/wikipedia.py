@@ -368,11 +368,15 @@ def _text_of(wikicode: mwparserfromhell.wikicode.Wikicode | None, site: _Site) -
     return "".join(_text_of_node(node, site) for node in wikicode.nodes)
 
 
+# Half of a character, as &#xd800; has it, which UTF-8 cannot hold.
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
 def _text_of_node(node: mwparserfromhell.nodes.Node, site: _Site) -> str:
     if isinstance(node, Text):
         return node.value
     if isinstance(node, HTMLEntity):
-        return node.normalize()
+        return _NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", node.normalize())
     if isinstance(node, Wikilink):
         return _text_of_link(node, site)
     if isinstance(node, Tag):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float32, Float64, Int, Real
 from scipy.special import logsumexp
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_count, check_finite_rows, check_matrix
+from simcse_jax.checks import check_between, check_count, check_finite_rows, check_matrix
 from simcse_jax.data.senteval import Pairs
 from simcse_jax.evaluation.sts import Encode, encode_distinct
 from simcse_jax.losses.geometry import squared_distance, unit_rows
@@ -67,7 +67,7 @@ def uniformity(x: Real[AnyArray, "n D"] | Lists, t: float = 2.0, block: int = 10
 
     Args:
         x: Embeddings; they are L2-normalised here.
-        t: The sharpness of the Gaussian potential.
+        t: The sharpness of the Gaussian potential, above 0 and at most 1e6.
         block: The side of a tile.
 
     Returns:
@@ -78,6 +78,7 @@ def uniformity(x: Real[AnyArray, "n D"] | Lists, t: float = 2.0, block: int = 10
         ValueError: x is not [n, D] with n > 1, or a row is zero or not finite.
     """
     check_count("block", block)
+    check_between("t", t, 0, 1e6, "(]")
     points = checked_unit_rows(x, "x", 2).astype(np.float32)
     n = len(points)
     block = min(block, n)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_at_least, check_choice, check_count
 from simcse_jax.data.batches import TrainingBatch
+from simcse_jax.io import write_tensors
 from simcse_jax.losses.cosine_regression import Score, cosine_regression
 from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_softmax, pair_features
 from simcse_jax.losses.triplet import Distance, triplet_loss
@@ -143,7 +143,7 @@ class Sbert(TokenObjective):
         if self.kind == "softmax":
             tensors = {name: np.asarray(x) for name, x in params["classifier"].items()}
             metadata: dict[str, str] = {"concatenation": self.concatenation}
-            save_file(tensors, folder / CLASSIFIER_FILE, metadata)
+            write_tensors(folder / CLASSIFIER_FILE, tensors, metadata)
 
 
 def read_classifier(folder: Path) -> tuple[Sbert, Params]:

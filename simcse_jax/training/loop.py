@@ -323,13 +323,15 @@ class _MetricsLog:
         on_record: Callable[[Mapping[str, Any]], None] | None,
     ):
         self._on_record = on_record
+        self._lines: list[str] = []
         self._file = None
         if path is None:
             return
         path = Path(path)
         kept = []
         if start and path.exists():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _before(line, start)]
+            lines = path.read_text("utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _before(line, start)]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -338,17 +340,24 @@ class _MetricsLog:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of what `flush` has already reported
+                self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+        self._lines.append(json.dumps(record) + "\n")
         if self._on_record is not None:
             self._on_record(record)
 
     def flush(self) -> None:
-        if self._file is not None:
+        lines, self._lines = self._lines, []
+        if self._file is None:
+            return
+        try:
+            self._file.writelines(lines)
             self._file.flush()
+        except OSError as error:
+            message = f"cannot write {self._file.name}: {error.strerror or error}"
+            raise type(error)(message) from error
 
 
 def _before(line: str, start: int) -> bool:

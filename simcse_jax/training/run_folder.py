@@ -96,7 +96,7 @@ def _take(folder: Path) -> list[Path]:
         for place in (folder, *(folder / name for name in MODELS)):
             io.remove_leftovers(place, of_anyone=True)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:  # it says what is wrong already
             raise
         reason = error.strerror or error
         raise type(error)(f"cannot make a run in {folder}: {reason}; give another folder") from None

@@ -344,11 +344,11 @@ def output_file(random: Random, folder: Path) -> tuple[str, set[str]]:
         return "thesis.txt", {"thesis.txt"}
     elif kind == "full":
         special(folder / "out.npy")
-        return "out.npy", set()
+        return "out.npy", {"special"}
     elif kind == "fifo":
         os.mkfifo(folder / "out.npy")
         drain(folder / "out.npy")
-        return "out.npy", set()
+        return "out.npy", {"special"}
     elif kind == "link":
         (folder / "kept.npy").write_bytes(b"older")
         (folder / "out.npy").symlink_to("kept.npy")

@@ -350,8 +350,10 @@ def mount(place: Path, options: str) -> bool:
     shutil.copytree(place, kept, symlinks=True)
     done = libc().mount(b"none", bytes(place), b"tmpfs", 0, options.encode()) == 0
     if done:
-        with contextlib.suppress(OSError, shutil.Error):
-            shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True)
+        shutil.copy2(kept / "thesis.txt", place)
+        others = shutil.ignore_patterns("thesis.txt")
+        with contextlib.suppress(OSError, shutil.Error):  # the disk is full from the start
+            shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True, ignore=others)
     shutil.rmtree(kept)
     return done
 

@@ -62,9 +62,7 @@ def make(base: Path, random: Random, folder: Path) -> Case:
     def after() -> str | None:
         present = {user for user in users if f"run/{user}" in before}
         mine = {f"run/{user}": before[f"run/{user}"] for user in present}
-        if (problem := lost(mine, folder, set())) is not None:
-            return problem
-        return None if resume else lost(before, folder, set())
+        return lost(mine if resume else before, folder, set())
 
     start = "resumed" if resume else "started anew"
     return Case(f"{name} run, {change}, {start}", go, check, after, files=False)
