@@ -73,6 +73,7 @@ def solve_all(
         memory: bytes of data that a worker may have.
     """
     waiting = iter(numbers)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is known is told
     with tempfile.TemporaryDirectory(prefix="campaign-") as place:
         workers = [_Worker(solve, Path(place) / str(i), memory, limit) for i in range(jobs)]
         try:
@@ -85,6 +86,8 @@ def solve_all(
                         yield worker.number, outcome
                         if not worker.give(next(waiting, None)):
                             busy.remove(worker)
+        except KeyboardInterrupt:
+            print("stopped; these cases are done:", file=sys.stderr)
         finally:
             for worker in workers:
                 worker.stop()
@@ -159,6 +162,8 @@ class _Worker:
 
     def _work(self, pipe: Connection, parents: Connection) -> None:
         parents.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
         resource.setrlimit(resource.RLIMIT_DATA, (self._memory, self._memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         silence(self._folder / "output")
