@@ -116,6 +116,8 @@ def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
             raise ValueError(
                 f"{name} must be a matrix [n, D]; its rows are of different lengths"
             ) from None
+    if isinstance(x, np.ndarray):
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)  # JAX knows no other order
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise ValueError(f"{name} must be real numbers, not {x.dtype}")
     if x.ndim != 2:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -76,7 +76,9 @@ class Encode:
             vectors = encoder.encode(
                 sentences, batch_size=self.model.batch_size, normalize=self.normalize
             )
-            with temporary.open("wb") as file:
+            # Opened to be read too, NumPy writes by Python's own means: by C's it does not notice
+            # a disk that is full at the very end.
+            with temporary.open("w+b") as file:
                 np.save(file, vectors)
         tell(self.output, f"{self.output}: float32 {list(vectors.shape)}")
 
@@ -224,15 +226,18 @@ def explain_logs() -> None:
     if not os.environ.get("SIMCSE_JAX_TRACEBACK"):
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
-        sys.excepthook = print_of_main_thread
+        sys.excepthook = print_what_ends_the_program
 
 
-def print_of_main_thread(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Print an exception that ends the program, and none of a callback in a thread of C++.
+def print_what_ends_the_program(
+    kind: type[BaseException], error: BaseException, trace: Any
+) -> None:
+    """Print an exception that ends the program, and none of a callback from C++.
 
     After a checkpoint that could not be written there are dozens of them: its event loop is closed.
     """
-    if threading.current_thread() is threading.main_thread():
+    frame = inspect.currentframe()
+    if frame is not None and frame.f_back is None:  # no Python is left to go on
         sys.__excepthook__(kind, error, trace)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -131,9 +132,9 @@ def read_settings(folder: Path, pooling: str | None = None) -> EncoderSettings:
         ValueError: a file that is damaged, or that says what has no counterpart here; or a folder
             of SimCSE's own code, which does not say which of two poolings it was trained for.
     """
-    if (folder / SETTINGS_FILE).exists():
+    if os.path.lexists(folder / SETTINGS_FILE):
         source, found = folder / SETTINGS_FILE, _read_own(folder)
-    elif (folder / sentence_transformers.MODULES_FILE).exists():
+    elif os.path.lexists(folder / sentence_transformers.MODULES_FILE):
         source = folder / sentence_transformers.MODEL_FILE
         found = sentence_transformers.read_settings(folder)
     else:
@@ -186,12 +187,12 @@ def read_transform(folder: Path) -> Transform | None:
     Raises:
         ValueError: a damaged transform, or a Dense module that is not linear.
     """
-    if (folder / SETTINGS_FILE).exists():
+    if os.path.lexists(folder / SETTINGS_FILE):
         files = read_object(folder / SETTINGS_FILE).get("files")
         place = folder / TRANSFORM_FOLDER
         # Folders of version 0.1 have no list of their files.
         listed = place.is_dir() if files is None else f"{place.name}/transform.json" in files
         return load_transform(place) if listed else None
-    if (folder / sentence_transformers.MODULES_FILE).exists():
+    if os.path.lexists(folder / sentence_transformers.MODULES_FILE):
         return sentence_transformers.read_transform(folder)
     return None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_config(folder: Path) -> BertConfig:
             cannot be.
     """
     path = Path(folder) / "config.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"{path} is missing; is this a model folder?")
     raw = read_object(path)
     model_type = raw.get("model_type")

@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_choice
-from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.checks import check_array, check_choice
+from simcse_jax.losses.geometry import float_rows, unit_rows
 
 Score = Literal["cosine", "shifted"]
 """What is compared with the gold similarity: `cos(u, v)`, or `(cos(u, v) + 1) / 2`."""
@@ -30,7 +30,8 @@ def pair_cosine(u: Float[AnyArray, "B D"], v: Float[AnyArray, "B D"]) -> Float[A
     Raises:
       ValueError: the shapes differ.
     """
-    if u.ndim != 2 or u.shape != v.shape:
+    u, v = float_rows("u", u), float_rows("v", v)
+    if u.shape != v.shape:
         raise ValueError(f"u {u.shape} and v {v.shape} must be of one shape [B, D].")
     u, v = (jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in (u, v))
     product = unit_rows(u, differentiable=True) * unit_rows(v, differentiable=True)
@@ -72,9 +73,10 @@ def cosine_regression(
     """
     check_choice("score", score, SCORES)
     scores = pair_cosine(u, v)
+    similarities = check_array("similarities", similarities, 1)
     if similarities.shape != scores.shape or not len(scores):
         raise ValueError(
-            f"similarities {similarities.shape} must be [B] with B > 0, u is {u.shape}."
+            f"similarities {similarities.shape} must be [B] with B > 0, u has {len(scores)} rows."
         )
     if score == "shifted":
         scores = (scores + 1) / 2

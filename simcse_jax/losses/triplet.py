@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_at_least, check_choice
 from simcse_jax.losses.cosine_regression import pair_cosine
+from simcse_jax.losses.geometry import float_rows
 
 Distance = Literal["euclidean", "cosine", "manhattan"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
@@ -45,9 +46,10 @@ def pair_distance(
       ValueError: the shapes differ, or an unknown name.
     """
     check_choice("distance", distance, DISTANCES)
+    x, y = float_rows("x", x), float_rows("y", y)
     if distance == "cosine":
         return 1 - pair_cosine(x, y)
-    if x.ndim != 2 or x.shape != y.shape:
+    if x.shape != y.shape:
         raise ValueError(f"{x.shape} and {y.shape} must be of one shape [B, D].")
     accum = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     difference = jnp.asarray(x, accum) - jnp.asarray(y, accum)

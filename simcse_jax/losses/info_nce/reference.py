@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.losses.geometry import float_rows, unit_rows
 
 Similarity = Literal["cosine", "dot"]
 
@@ -52,6 +52,7 @@ def info_nce_reference(
       >>> print(f"{info_nce_reference(h, h, temperature=1.0).loss:.4f}")  # log(1 + 3 / e)
       0.7437
     """
+    anchors, positives = float_rows("anchors", anchors), float_rows("positives", positives)
     same = jnp.eye(len(anchors), dtype=bool)  # [B B], i = j
     logits = _similarities(anchors, positives, similarity) / temperature  # [B B]
     if group_ids is not None:
