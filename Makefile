@@ -6,9 +6,11 @@ SHELL := /bin/bash
 VENV := .venv
 ORACLE := .venv-oracle
 DATA ?= ../shared/data
+SEED ?= 1
+JOBS ?= 2
 MODULES = $(shell find simcse_jax -name '[a-z]*.py' | sed 's/\.py$$//; s/\//./g' | sort)
 
-.PHONY: demo test test-oracle lint bench docs clean help
+.PHONY: demo test test-oracle fuzz kill lint bench docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +27,15 @@ test: $(VENV)/installed-test ## the tests, without torch
 
 test-oracle: $(ORACLE)/installed ## compare live with torch and sentence-transformers
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle
+
+# Short runs of both are part of the tests; see docs/reliability.md.
+fuzz: $(VENV)/installed-test ## 10,000 cases of hostile input (SEED=1 JOBS=2)
+	$(VENV)/bin/python -m tests.campaign.fuzz --cases 10000 --seed $(SEED) --jobs $(JOBS) \
+		--output experiments/results/reliability_fuzz_$(SEED).json
+
+kill: $(VENV)/installed-test ## 1,000 kills at any moment (SEED=1 JOBS=2)
+	$(VENV)/bin/python -m tests.campaign.kill --kills 1000 --seed $(SEED) --jobs $(JOBS) \
+		--output experiments/results/reliability_kill_$(SEED).json
 
 lint: $(VENV)/installed-test ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -6,7 +6,13 @@ N heads, H head size, D hidden, C columns or candidates, V vocabulary, T tokens.
 types and shapes at every call.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Array
 
 AnyArray = Array | np.ndarray
+
+Lists = Sequence[Any]
+"""A matrix as lists of numbers, which what people call with their own data takes as well."""

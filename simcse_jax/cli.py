@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
+import signal
 import sys
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +17,8 @@ import numpy as np
 import tyro
 
 from simcse_jax import hosts
-from simcse_jax.io import read_lines, write_json, written_file
+from simcse_jax.io import is_special, read_lines, write_json, written_file
+from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config
@@ -74,7 +78,7 @@ class Encode:
             )
             with temporary.open("wb") as file:
                 np.save(file, vectors)
-        print(f"{self.output}: float32 {list(vectors.shape)}")
+        tell(self.output, f"{self.output}: float32 {list(vectors.shape)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +113,10 @@ class Evaluate:
             settings = dataclasses.asdict(self.model) | {"pooling": encoder.settings.pooling}
             if temporary is not None:
                 write_json(temporary, results_to_json(results) | {"settings": settings})
-        print(f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}")
+        text = f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}"
         if self.output:
-            print(f"\nresults in {self.output}")
+            text += f"\n\nresults in {self.output}"
+        tell(self.output, text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +125,11 @@ class Train:
 
     config: tyro.conf.Positional[str]
     """The configuration: a built-in name, a .json file, or a .py file that defines CONFIG."""
+
+
+def tell(output: Path | None, text: str) -> None:
+    """Print for people: not among what went to a pipe, which may be standard output itself."""
+    print(text, file=sys.stderr if output is not None and is_special(output) else sys.stdout)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -182,14 +192,53 @@ def override(config: Config, name: str, args: list[str]) -> Config:
 
 
 def run_or_explain(run) -> None:
-    """Call ``run``; an error of the user's, or numbers that are none, become one line."""
+    """Call ``run``; an error of the user's, numbers that are none, or a signal become one line."""
+    explain_logs()
     try:
-        run()
+        with unwinding_on_sigterm():
+            run()
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Terminated:
+        print("error: stopped by SIGTERM", file=sys.stderr)
+        raise
+    except Interrupted as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(SIGTERM_EXIT_CODE) from None
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
         if os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, FloatingPointError) else 2) from None
+
+
+def explain_logs() -> None:
+    """Write log lines for people; those of the libraries below us would bury our own.
+
+    What they complain of, we raise as an error of one line.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])  # unless an import has set up its own
+    if not os.environ.get("SIMCSE_JAX_TRACEBACK"):
+        for each in logging.getLogger().handlers:
+            each.addFilter(is_not_from_below)
+        sys.excepthook = print_of_main_thread
+
+
+def print_of_main_thread(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print an exception that ends the program, and none of a callback in a thread of C++.
+
+    After a checkpoint that could not be written there are dozens of them: its event loop is closed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+
+
+def is_not_from_below(record: logging.LogRecord) -> bool:
+    """Tell whether a log line is of no library that checkpoints rest on."""
+    return record.name.partition(".")[0] not in ("absl", "asyncio", "orbax")
 
 
 if __name__ == "__main__":

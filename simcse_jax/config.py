@@ -99,6 +99,12 @@ class RunConfig:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         if not 0 < self.epochs < float("inf"):
             raise ValueError(f"epochs is {self.epochs}; it must be positive and finite")
+        for seed in (self.seed, *self.seeds):
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"the seed {seed} must be at least 0 and below 2**32")
+        if len(set(self.seeds)) < len(self.seeds):
+            twice = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
+            raise ValueError(f"seeds has {twice} more than once; each trains a run of its own")
         if self.parallel not in get_args(Parallel):
             raise ValueError(
                 f"parallel is {self.parallel!r}; it must be one of {', '.join(get_args(Parallel))}"
@@ -109,8 +115,15 @@ class RunConfig:
             raise ValueError("coordinator is given without distributed; give --distributed too")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the number of updates: ``max_steps``, or ``epochs`` times those of an epoch."""
-        return self.max_steps or max(1, round(self.epochs * steps_per_epoch))
+        """Return the number of updates: ``max_steps``, or ``epochs`` times those of an epoch.
+
+        Raises:
+            ValueError: more than a step counter holds.
+        """
+        steps = self.max_steps or max(1, round(self.epochs * steps_per_epoch))
+        if steps >= 2**31:
+            raise ValueError(f"the run would take {steps:.1e} steps; fewer than 2**31 are possible")
+        return steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +157,7 @@ _SECTIONS = {
 # Places (the text has a fingerprint), what is asked for, and what moves no number: these may differ
 # when a run is resumed.
 _FREE = {
-    *("output_dir", "eval_data", "train_files", "test_files", "dataset_source"),
+    *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
     *("resume", "seeds", "all_tasks", "parallel"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 }
@@ -334,7 +347,8 @@ def from_json(value: Any, where: Path | str = "the configuration") -> Config:
     kind = objective.get("type") if isinstance(objective, Mapping) else None
     if kind not in OBJECTIVES:
         raise ValueError(
-            f"{where}: objective must have a type, one of {', '.join(OBJECTIVES)}, not {kind!r}"
+            f"{where}: objective must have a type, one of {', '.join(OBJECTIVES)}, not {kind!r}; "
+            "an objective of your own is configured by a .py file that defines CONFIG"
         )
     assert isinstance(objective, Mapping)
     fields = {name: x for name, x in objective.items() if name != "type"}
@@ -383,13 +397,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r}; it must be a {wanted}")
 
 
-def fixed_fields(config: Config, fingerprint: str) -> dict[str, Any]:
+def fixed_fields(config: Config, fingerprint: str | None = None) -> dict[str, Any]:
     """Return what must not change when a run is resumed, by the fields' names, as JSON.
 
     Args:
         config: of one seed.
-        fingerprint: of the training text.
+        fingerprint: of the training text; without it that is left out.
     """
     sections = to_json(config)
     fixed = {name: x for fields in sections.values() for name, x in fields.items()}
-    return {name: x for name, x in fixed.items() if name not in _FREE} | {"text": fingerprint}
+    text = {} if fingerprint is None else {"text": fingerprint}
+    return {name: x for name, x in fixed.items() if name not in _FREE} | text

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from simcse_jax.process import is_alive
 
 AnyPath = str | os.PathLike[str]
 
@@ -27,7 +39,9 @@ def written_file(path: AnyPath) -> Iterator[Path]:
 
     It is made at once, so that a place that cannot be written is known before the work, and with
     the permissions that the umask leaves. If anything fails, an older file stays as it was and
-    nothing else is left.
+    nothing else is left; what a killed process has left of the same file is removed. A link stays
+    and what it leads to is replaced. A device, a pipe or an open descriptor (`is_special`) is never
+    replaced: what was written is copied to it.
 
     Raises:
         OSError: the place cannot be written.
@@ -35,12 +49,51 @@ def written_file(path: AnyPath) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder; give the name of a file")
+    if is_special(target):
+        with _copied_to(target) as temporary:
+            yield temporary
+        return
+    target = Path(os.path.realpath(target))
     temporary = _make_beside(target, functools.partial(Path.touch, exist_ok=False))
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_special(path: AnyPath) -> bool:
+    """Tell whether a path is no regular file: a device, a pipe, an open descriptor, a socket."""
+    # A descriptor may lead to a regular file, which others write to and would lose by a rename.
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing is there, or who wants to write there will be told
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _copied_to(target: Path) -> Iterator[Path]:
+    """Make a temporary file whose content is appended to ``target`` once the block is done."""
+    try:
+        mode = os.stat(target).st_mode
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OSError(f"cannot write {target}: it is a disk or a socket; give the name of a file")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(f"cannot write {target}: permission denied; give another file")
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / target.name
+        temporary.touch()
+        yield temporary
+        try:
+            with temporary.open("rb") as source, target.open("ab") as sink:
+                shutil.copyfileobj(source, sink)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
 
 
 # Without this file no reader, ours or another's, takes a folder for a model.
@@ -55,7 +108,8 @@ def written_folder(
 
     Whatever else lies in ``folder`` stays, but for what an earlier write put there. A process that
     is killed leaves the old files, the new ones, or a folder that no reader takes for a model: it
-    has no ``config.json``, and its marker says ``"incomplete"``.
+    has no ``config.json``, and its marker says ``"incomplete"``. `finish_write` gives it the new
+    ones then.
 
     Args:
         folder: new, empty, or written so before; a symlink is followed.
@@ -74,6 +128,7 @@ def written_folder(
         yield temporary
         _move_files(temporary, target, marker)
     finally:
+        finish_write(target, marker)  # where an interrupt came between two files
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             with suppress(OSError):  # it is empty only where nothing was written
@@ -118,15 +173,20 @@ def _move_files(source: Path, target: Path, marker: str) -> None:
         above = path.parents[: name.count("/")]
         if path.is_dir() or not _lies_in(target, name) or any(map(os.path.isfile, above)):
             raise FileExistsError(f"cannot write {path}: a folder, file or link is in the way")
-    both = {*old, *new}
     write_json(source / marker, record | {"files": new})
-    write_json(target / marker, {"incomplete": True, "files": sorted(both)})
+    write_json(target / marker, {"incomplete": source.name, "files": sorted({*old, *new})})
+    _go_on_moving(source, target, marker)
+
+
+def _go_on_moving(source: Path, target: Path, marker: str) -> None:
+    """Move the files of a write, or what a killed process has left of them to be moved."""
+    new, both = _listed_files(source / marker) or [], set(_listed_files(target / marker) or ())
+    waiting = [name for name in new if (source / name).exists()]
     gates = {name for name in both if Path(name).name == _GATE}
     # A gate in a folder comes after those in the folders below it, which belong to its model.
-    last = [*sorted(gates.intersection(new), key=lambda name: -name.count("/")), marker]
-    for name in gates:
-        (target / name).unlink(missing_ok=True)
-    _move(source, target, (name for name in new if name not in last))
+    last = [*sorted(gates.intersection(waiting), key=lambda name: -name.count("/")), marker]
+    _remove_files(target, gates.difference(new).union(last[:-1]))
+    _move(source, target, (name for name in waiting if name not in last))
     _remove_files(target, both.difference(new))
     _move(source, target, last)
 
@@ -135,6 +195,28 @@ def _move(source: Path, target: Path, names: Iterable[str]) -> None:
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / name, target / name)
+
+
+def finish_write(folder: AnyPath, marker: str) -> None:
+    """Finish the `written_folder` whose process was killed while it moved its files.
+
+    The caller knows that nobody else writes there.
+    """
+    target = Path(os.path.realpath(folder))
+    with suppress(OSError, ValueError, KeyError):  # no marker of an interrupted write
+        source = target / str(read_object(target / marker)["incomplete"])
+        if _TEMPORARY.fullmatch(source.name) and (source / marker).is_file():
+            _go_on_moving(source, target, marker)
+
+
+def is_written(folder: AnyPath, marker: str) -> bool:
+    """Tell whether a folder holds all that `written_folder` put there."""
+    try:
+        record = read_object(Path(folder) / marker)
+    except (OSError, ValueError):
+        return False
+    files = record.get("files", [])  # version 0.1 lists none
+    return not record.get("incomplete") and all((Path(folder) / name).is_file() for name in files)
 
 
 def _lies_in(target: Path, name: str) -> bool:
@@ -158,15 +240,58 @@ def _make_beside(target: Path, make: Callable[[Path], None]) -> Path:
     temporary = _name_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent, target.name)
         make(temporary)
     except OSError as error:
-        raise type(error)(f"cannot write {target}: {error.strerror or error}") from error
+        raise _cannot_write(target, error) from error
     return temporary
+
+
+def _cannot_write(target: Path, error: OSError) -> OSError:
+    return type(error)(f"cannot write {target}: {error.strerror or error}")
+
+
+# ---------------------------------------------------------------------------------------------
+# What is written has a name of its own until it is whole: of its target, its host, its process
+# ---------------------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}")
 
 
 def _name_beside(target: Path) -> Path:
     # Not by the module tempfile, whose files nobody else may read, whatever the umask.
-    return target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.parent / f".{_shortened(target.name)}.{token}"
+
+
+def _shortened(name: str) -> str:
+    return name[:40]  # file systems take 255 bytes, of which a letter may need four
+
+
+def _host() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def remove_leftovers(folder: AnyPath, name: str | None = None, *, of_anyone: bool = False) -> None:
+    """Remove what killed processes had begun to write into a folder.
+
+    Args:
+        folder: where; it need not exist.
+        name: of what they were writing; default: whatever they were.
+        of_anyone: that of other machines and living processes too. The caller knows that nobody
+            else writes there.
+    """
+    folder = Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or (name is not None and found["target"] != _shortened(name)):
+            continue
+        if of_anyone or (found["host"] == _host() and not is_alive(int(found["pid"]))):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):  # of another user's: no reason not to write
+                    path.unlink()
 
 
 def write_bytes(path: AnyPath, content: bytes) -> None:
@@ -193,6 +318,17 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
         indent: how far to indent, for people who read it; None is a single line.
     """
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_tensors(
+    path: AnyPath, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Write arrays as safetensors, as `write_bytes` does."""
+    with written_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # of the disk: nothing else can go wrong with arrays
+            raise OSError(f"cannot write {path}: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -242,6 +378,8 @@ def read_json_lines(path: AnyPath) -> list[Any]:
 def _parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path}: its JSON is nested too deep to be read") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise ValueError(
@@ -253,30 +391,74 @@ def read_lines(path: AnyPath, encoding: str = "utf-8") -> list[str]:
     r"""Read a text file of one sentence a line; ``-`` is standard input.
 
     An empty line is an empty sentence, so that line n of the file is row n of the result; only
-    the end of the last line adds none. Lines end with ``\n`` or ``\r\n``, and a byte order mark
-    is no text.
+    the end of the last line adds none. Lines end with ``\n``, ``\r\n`` or ``\r``, and a byte
+    order mark is no text.
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: a folder, a pipe or device that is not this process's input, or no permission.
         ValueError: bytes that are not of the encoding; the message names file and line.
     """
-    if str(path) == "-":
-        text = _decode(sys.stdin.buffer.read(), "standard input", encoding)
-    else:
-        text = _read_text(path, encoding)
     # Not str.splitlines, which also breaks at characters that sentences may hold (U+2028, U+0085).
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = _read_text(path, encoding).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
+def open_data(path: AnyPath) -> BufferedReader:
+    """Open a file to read its bytes.
+
+    A pipe or a device is refused, since opening it may wait for ever; ``/dev/stdin`` and
+    ``/dev/fd/N`` are what somebody has given to this process.
+
+    Raises:
+        OSError: no such file, a folder, a pipe or device, or no permission; the message names it.
+    """
     try:
-        raw = Path(path).read_bytes()
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(f"{path} is a folder; give a file")
+        if not stat.S_ISREG(mode) and not _GIVEN_TO_US.fullmatch(os.fspath(path)):
+            raise OSError(f"{path} is a pipe or a device; give a file, or - for standard input")
+        return open(path, "rb")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise IsADirectoryError(f"{path} is a folder; give a text file") from None
-    return _decode(raw, path, encoding)
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read; change its permissions") from None
+    except NotADirectoryError:
+        raise NotADirectoryError(f"{path} lies below a file; give the path of a file") from None
+
+
+_GIVEN_TO_US = re.compile(r"/dev/stdin|(/dev|/proc/self)/fd/\d+")
+
+# What a compressed file starts with, and what unpacks it.
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh[1-9]1AY&SY": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"PK\3\4": "unzip",
+}
+
+
+def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
+    r"""Read a file as text whose lines end with ``\n``."""
+    if str(path) == "-":
+        name, raw = "standard input", sys.stdin.buffer.read()
+    else:
+        name = str(path)
+        with open_data(path) as file:
+            raw = file.read()
+    for magic, unpack in _COMPRESSED.items():
+        if re.match(magic, raw):
+            raise ValueError(f"{name} is compressed; unpack it with {unpack}")
+    text = _decode(_with_newlines(raw), name, encoding)
+    if "\0" in text and encoding == "utf-8":
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{name}, line {line}: holds a NUL byte; give a text file in UTF-8")
+    return text
+
+
+def _with_newlines(text: bytes) -> bytes:
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _decode(raw: bytes, name: AnyPath, encoding: str) -> str:

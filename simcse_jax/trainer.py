@@ -8,11 +8,11 @@ It reads from top to bottom. A run's folder then holds ``run.json`` (the configu
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from simcse_jax import hosts, hub, io
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
 from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
-from simcse_jax.data.datasets import TrainingData, load_training_data, with_positives
+from simcse_jax.data.datasets import GIVEN, TrainingData, load_training_data, with_positives
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
@@ -39,6 +39,7 @@ from simcse_jax.objectives import Model, Sbert
 from simcse_jax.training import (
     Evaluation,
     FitResult,
+    Interrupted,
     RunCheckpoints,
     compile_step,
     fit,
@@ -48,9 +49,31 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
+from simcse_jax.training.checkpoint import latest_step
+from simcse_jax.training.run_folder import (
+    CHECKPOINTS,
+    MODEL_SETTINGS,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    check_folder,
+    check_settings,
+    claimed,
+    on_first_process,
+    read_results,
+)
 from simcse_jax.transforms import Flow, FlowConfig
 
 Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
+Before = dict[str, Mapping[str, Any]]
+"""Scores before training, by a digest of the model."""
+# The data of a run whose sentences are given, in its configuration.
+GIVEN_DATA: dict[str, Any] = {
+    "dataset": GIVEN,
+    **dict.fromkeys(("train_files", "test_files"), ()),
+    **dict.fromkeys(("dataset_source", "columns", "per_article"), None),
+    "labelled_nli": False,
+}
 console = Console(width=110)
 
 
@@ -79,15 +102,22 @@ def train(
 
     Raises:
         FileNotFoundError: a model, data or configuration file is missing.
-        FileExistsError: the folder holds another run, and ``resume`` is False.
+        FileExistsError: the folder holds another run, and ``resume`` is False; or another process
+            trains there, or what lies there is not a run's.
         ValueError: a field that does not exist or cannot be so, data that does not fit.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
+        Interrupted: SIGTERM ended the run early; ``resume`` continues it.
     """
     if not isinstance(config, Config):
         config = load_config(config)
     config = replace(config, **changes)
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
+    if not (folder / "best").is_dir():
+        raise FileNotFoundError(
+            f"{folder} is a finished run whose model {folder / 'best'} is gone; train again in "
+            "another folder"
+        )
     return SentenceEncoder.from_pretrained(folder / "best", dtype=config.model.dtype)
 
 
@@ -107,27 +137,60 @@ def train_seeds(
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
-    if sentences is None:
-        data = load_training_data(config.data, run.seed, run.eval_data)
-    else:
-        text = text_of(sentences)
-        data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
-    scores = choose_scores(config, data, evaluate)
-    if "nli" in data.held_out:
-        say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
-    results: list[dict[str, Any]] = []
-    before = None
-    for seed in run.seeds or (run.seed,):
-        folder = run.output_dir / f"seed-{seed}" if run.seeds else run.output_dir
-        own = replace(config, seed=seed, seeds=(), output_dir=folder)
-        train_one = train_flow_seed if isinstance(config.objective, FlowConfig) else train_seed
-        found = train_one(own, data, scores, before)
-        before = found.get("before")
-        results.append(found | {"folder": str(folder)})
-    if jax.process_index() == 0:
-        close(config, scores, results)
-        say(f"everything of the run: {run.output_dir}; {compiled}")
+    if sentences is not None:
+        config = replace(config, **GIVEN_DATA)
+    if config.data.data_seed is None:
+        config = replace(config, data_seed=run.seed)
+    train_one = train_seed
+    if isinstance(config.objective, FlowConfig):
+        check_flow(config)
+        train_one = train_flow_seed
+    own = seed_configs(config)
+    with ExitStack() as stack:
+        for folder in dict.fromkeys((run.output_dir, *(c.run.output_dir for c in own))):
+            stack.enter_context(claimed(folder))
+        on_first_process(lambda: check_folders(config, own))
+        if sentences is None:
+            data = load_training_data(config.data, run.seed, run.eval_data)
+        else:
+            text = text_of(sentences)
+            data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
+        scores = choose_scores(config, data, evaluate)
+        if "nli" in data.held_out:
+            say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
+        before: Before = {}
+        results = [
+            train_one(one, data, scores, before) | {"folder": str(one.run.output_dir)}
+            for one in own
+        ]
+        if jax.process_index() == 0:
+            close(config, scores, results)
+    say(f"everything of the run: {run.output_dir}; {compiled}")
     return results
+
+
+def seed_configs(config: Config) -> list[Config]:
+    """Return the configuration of each seed: the run itself, or one in a folder of its own."""
+    run = config.run
+    return [
+        replace(config, seed=seed, seeds=(), output_dir=run.output_dir / f"seed-{seed}")
+        for seed in run.seeds
+    ] or [config]
+
+
+def check_folders(config: Config, own: Sequence[Config]) -> None:
+    """Refuse a run that would overwrite what it does not continue, in any of its folders.
+
+    Raises:
+        FileExistsError: what lies there is another run, or no run.
+        ValueError: it is a run of other settings.
+    """
+    for one in own:
+        check_folder(one.run.output_dir, fixed_fields(one), config.run.resume)
+    if config.run.seeds:
+        fixed = fixed_fields(config)
+        del fixed["seed"]
+        check_folder(config.run.output_dir, fixed, config.run.resume)
 
 
 def join_others(config: Config) -> Config:
@@ -165,6 +228,8 @@ def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
 def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None) -> Scores:
     """Choose what is measured on the way and at the end."""
     run = config.run
+    if run.all_tasks and run.eval_data is None:
+        raise ValueError("all_tasks has no effect without eval_data, SentEval's folder")
     if "dev" in data.held_out:
         distance = config.objective.distance if isinstance(config.objective, Sbert) else "euclidean"
         sts = None if run.eval_data is None else sts_scores(run.eval_data, run.all_tasks)
@@ -175,7 +240,8 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
     if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
         scores = with_nli(scores, data.held_out["nli"])
     if evaluate is not None:
-        return scores._replace(dev=evaluate, best_metric=None, dev_name="dev")
+        # Its first number chooses; what that is called is known once it was asked.
+        return scores._replace(dev=evaluate, best_metric=None, dev_name="")
     if scores.best_metric is None:
         say(
             "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
@@ -190,15 +256,15 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
 
 
 def train_seed(
-    config: Config, data: TrainingData, scores: Scores, before: Mapping[str, Any] | None = None
+    config: Config, data: TrainingData, scores: Scores, before: Before
 ) -> dict[str, Any]:
     """Train one seed, or reuse its finished run.
 
     Args:
-        config: of this seed and its folder.
+        config: of this seed and its folder, which is claimed and checked.
         data: what is trained on.
         scores: how the models are scored.
-        before: the scores before training where another seed has found them already.
+        before: the scores before training that other seeds have found.
 
     Returns:
         What ``results.json`` holds.
@@ -206,7 +272,9 @@ def train_seed(
     run, objective = config.run, config.objective
     assert not isinstance(objective, FlowConfig)
     text = with_positives(data, config.data, run.seed)
-    objective.check_text(len(text.rows([0])[0]), getattr(text, "labels", None) is not None)
+    columns = len(text.rows([0])[0])
+    objective.check_text(columns, getattr(text, "labels", None) is not None)
+    objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished
@@ -234,24 +302,27 @@ def train_seed(
             encoder(params).save_pretrained(folder)
             objective.save(folder, jax.tree.map(np.asarray, params))
 
-    checkpoints = RunCheckpoints(run.output_dir / "checkpoints", fixed)
-    checkpoints.check(run.resume)
-    start_folder(config)
-    if run.test_before and before is None:
-        before = scores.test(encoder(state.params), None)
-    started = time.perf_counter()
-    dev_before = scores.dev(encoder(state.params))
-    evaluation = None
-    if (best_metric := scores.best_metric or next(iter(dev_before), None)) is not None:
-        evaluation = Evaluation(
-            run.eval_every,
-            lambda params: scores.dev(encoder(params)),
-            best_metric,
-            lambda params, *_: save("best", params),
-        )
+    with ExitStack() as stack:
+        stack.enter_context(explained(config))
+        checkpoints = stack.enter_context(RunCheckpoints(run.output_dir / CHECKPOINTS, fixed))
+        checkpoints.check(run.resume)
+        start_folder(config)
+        untrained = encoder(state.params)
+        scores_before = score_before(untrained, scores, before) if run.test_before else None
+        started = time.perf_counter()
+        dev_before = scores.dev(untrained)
+        evaluation = None
+        if (best_metric := scores.best_metric or next(iter(dev_before), None)) is not None:
+            evaluation = Evaluation(
+                run.eval_every,
+                lambda params: scores.dev(encoder(params)),
+                best_metric,
+                lambda params, *_: save("best", params),
+                lambda: io.is_written(run.output_dir / "best", MODEL_SETTINGS),
+            )
 
-    # Loop
-    with checkpoints, tensorboard(run.output_dir) as record:
+        # Loop
+        record = stack.enter_context(tensorboard(run.output_dir))
         result = fit(
             compiled,
             replicate(state, mesh),
@@ -267,12 +338,37 @@ def train_seed(
             description=f"seed {run.seed}",
         )
     if result.interrupted:
-        raise SystemExit(f"stopped at step {result.step} of {total}; --resume continues")
+        raise Interrupted(f"stopped at step {result.step} of {total}; --resume continues")
     if jax.process_index() == 0:
         for name in ("last",) if result.best else ("last", "best"):
             save(name, result.state.params)
     seconds = time.perf_counter() - started
-    return write_results(config, scores, fixed, result, seconds, dev_before, before, best_metric)
+    return write_results(
+        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+    )
+
+
+def score_before(encoder: SentenceEncoder, scores: Scores, known: Before) -> Mapping[str, Any]:
+    """Score a model before training, once for all seeds that begin with the same parameters."""
+    digest = hashlib.blake2b(encoder.settings.pooling.encode(), digest_size=16)
+    for leaf in jax.tree.leaves(encoder.params):
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    if digest.hexdigest() not in known:
+        known[digest.hexdigest()] = scores.test(encoder, None)
+    return known[digest.hexdigest()]
+
+
+@contextmanager
+def explained(config: Config) -> Iterator[None]:
+    """Add to the news of a loss that is not finite what it may come from."""
+    try:
+        yield
+    except FloatingPointError as error:
+        rate, dtype = config.optimizer.learning_rate, config.model.dtype
+        raise FloatingPointError(
+            f"{error}; a learning_rate that is too high ({rate:g}) is the likely cause, a dtype "
+            f"that is too coarse ({dtype}) or data that is broken the next"
+        ) from None
 
 
 def make_batches(config: Config, text: Any, model: Model, mesh: Mesh) -> TrainingBatches:
@@ -333,16 +429,13 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
     )
 
 
-def train_flow_seed(
-    config: Config, data: TrainingData, scores: Scores, before: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Fit a flow to the vectors of the frozen encoder, or reuse its finished run; see `train_seed`.
+def check_flow(config: Config) -> None:
+    """Refuse what a flow cannot be fitted with.
 
     Raises:
         ValueError: ``max_steps``, a part of an epoch, or an option that a flow does not know.
     """
-    run, objective = config.run, config.objective
-    assert isinstance(objective, FlowConfig)
+    run = config.run
     for name, value, only in (
         ("positives", config.data.positives, "same"),
         ("grad_cache_chunks", run.grad_cache_chunks, 1),
@@ -355,6 +448,14 @@ def train_flow_seed(
         raise ValueError("a flow is fitted by one process")
     if run.max_steps is not None or run.epochs != int(run.epochs):
         raise ValueError("a flow is fitted for whole epochs; leave max_steps out")
+
+
+def train_flow_seed(
+    config: Config, data: TrainingData, scores: Scores, before: Before
+) -> dict[str, Any]:
+    """Fit a flow to the frozen encoder's vectors, or reuse its finished run; see `train_seed`."""
+    run, objective = config.run, config.objective
+    assert isinstance(objective, FlowConfig)
     fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
     if (finished := finished_results(config, fixed)) is not None:
         return finished
@@ -367,8 +468,7 @@ def train_flow_seed(
         dtype=config.model.dtype,
     ).with_transform(None)
     start_folder(config)
-    if run.test_before and before is None:
-        before = scores.test(encoder, None)
+    scores_before = score_before(encoder, scores, before) if run.test_before else None
     started = time.perf_counter()
     dev_before = scores.dev(encoder)
     best_metric = scores.best_metric or next(iter(dev_before), None)
@@ -383,7 +483,7 @@ def train_flow_seed(
         batch_size=config.data.batch_size,
         mesh=make_mesh(),
         progress=True,
-        state_folder=run.output_dir / "checkpoints",
+        state_folder=run.output_dir / CHECKPOINTS,
         resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
@@ -394,7 +494,9 @@ def train_flow_seed(
     best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
     result = FitResult(None, flow.steps, False, best)
     seconds = time.perf_counter() - started
-    return write_results(config, scores, fixed, result, seconds, dev_before, before, best_metric)
+    return write_results(
+        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -408,21 +510,24 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         ValueError: they are of another run.
     """
-    file = config.run.output_dir / "results.json"
+    folder = config.run.output_dir
+    file = folder / RESULTS
     if not (config.run.resume and file.exists()):
         return None
-    results = io.read_json(file)
-    if results["settings"] != json.loads(json.dumps(fixed)):
-        raise ValueError(f"{file} is of other settings; choose another folder")
-    say(f"{config.run.output_dir} is finished already; reusing it")
+    results = read_results(file)
+    # A setting that this version does not know is another one too.
+    check_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
+    if not (folder / "best").is_dir() and latest_step(folder / CHECKPOINTS) is not None:
+        say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")
+        return None
+    say(f"{folder} is finished already; reusing it")
     return results
 
 
 def start_folder(config: Config) -> None:
     """Write the configuration into the run's folder."""
     if jax.process_index() == 0:
-        config.run.output_dir.mkdir(parents=True, exist_ok=True)
-        io.write_json(config.run.output_dir / "run.json", to_json(config))
+        io.write_json(config.run.output_dir / RUN, to_json(config))
 
 
 @contextmanager
@@ -479,7 +584,7 @@ def write_results(
         "last": best if chosen["step"] == result.step else test("last"),
     }
     if jax.process_index() == 0:
-        io.write_json(folder / "results.json", results)
+        io.write_json(folder / RESULTS, results)
     return results
 
 
@@ -497,19 +602,19 @@ def say(text: str) -> None:
 
 def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
     """Print the closing table, and write ``summary.json`` of several seeds."""
-    if results[0]["dev_metric"] is None:  # nothing was measured
+    metric = results[0]["dev_metric"]
+    rows = [columns_of(scores, found) for found in results]
+    # Without a metric nothing was measured.
+    values = np.array([[column.value for column in row] for row in rows], float)
+    if len(results) > 1:
+        write_summary(config, results, rows[0], values)
+    if metric is None:
         return
-    rows = [
-        [
-            Column("dev_before", f"{scores.dev_name} before", found["dev_before"]),
-            Column("dev_best", "dev best", found["dev_best"]),
-            *scores.columns(found["best"], found["last"]),
-        ]
-        for found in results
-    ]
-    values = np.array([[column.value for column in row] for row in rows])
     shown = [i for i, column in enumerate(rows[0]) if column.heading]
-    table = Table(title=f"{config.run.output_dir}: {scores.measure} × 100")
+    title = f"{scores.measure} × 100"
+    if not scores.dev_name:  # chosen by a function of the user's, tested as ever
+        title = f"dev is {metric}" + (f"; test is {title}" if len(shown) > 2 else "")
+    table = Table(title=f"{config.run.output_dir}: {title}")
     table.add_column("seed", justify="right")
     for i in shown:
         table.add_column(rows[0][i].heading, justify="right")
@@ -527,16 +632,39 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
         mean, spread = values.mean(0), values.std(0, ddof=1)
         cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
         add_row("mean ± sd", cells, "")
-        summary = {
-            "seeds": list(seeds),
-            "columns": [column.name for column in rows[0]],
-            "per_seed": values.tolist(),
-            "mean": mean.tolist(),
-            "sd": spread.tolist(),
-            **{name: results[0][name] for name in ("before",) if name in results[0]},
-            "train_seconds": [found["train_seconds"] for found in results],
-            "hardware": results[0]["hardware"],
-            "settings": {**results[0]["settings"], "seed": None},
-        }
-        io.write_json(config.run.output_dir / "summary.json", summary)
     console.print(table)
+
+
+def columns_of(scores: Scores, found: Mapping[str, Any]) -> list[Column]:
+    """Return what the closing table says of a seed; nothing where nothing was measured."""
+    if (metric := found["dev_metric"]) is None:
+        return []
+    return [
+        Column("dev_before", f"{scores.dev_name or metric} before", found["dev_before"]),
+        Column("dev_best", "dev best", found["dev_best"]),
+        *scores.columns(found["best"], found["last"]),
+    ]
+
+
+def write_summary(
+    config: Config,
+    results: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    values: np.ndarray,
+) -> None:
+    """Write ``summary.json``: each seed's numbers, their mean and their standard deviation."""
+    first = results[0]
+    alike = all(found.get("before") == first.get("before") for found in results)
+    summary = {
+        "seeds": list(config.run.seeds),
+        "columns": [column.name for column in columns],
+        "per_seed": values.tolist(),
+        "mean": values.mean(0).tolist(),
+        "sd": values.std(0, ddof=1).tolist(),
+        # Where the seeds begin with different models, each seed's results have its own.
+        **({"before": first["before"]} if alike and "before" in first else {}),
+        "train_seconds": [found["train_seconds"] for found in results],
+        "hardware": first["hardware"],
+        "settings": {**first["settings"], "seed": None},
+    }
+    io.write_json(config.run.output_dir / SUMMARY, summary)

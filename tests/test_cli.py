@@ -2,14 +2,18 @@
 
 import io
 import json
+import logging
+import os
+import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import main
+from simcse_jax.cli import is_not_from_below, main
 
 
 @pytest.fixture
@@ -76,6 +80,57 @@ def test_what_cannot_be_written(model, tmp_path, capsys):
     source = ["encode", str(tmp_path / "in.txt"), *model, "--output"]
     fails([*source, str(tmp_path / "in.txt" / "o.npy")], capsys, "cannot write")
     fails([*source, str(tmp_path)], capsys, "it is a folder")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
+)
+def test_a_signal_leaves_nothing_half_made(
+    model, tmp_path, capsys, monkeypatch, number, code, message
+):
+    (tmp_path / "in.txt").write_text("a dog\n")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stopped(*_, **__):
+        assert len(list(tmp_path.iterdir())) == 2  # what is being written lies there
+        os.kill(os.getpid(), number)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(SentenceEncoder, "encode", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.npy"), *model])
+    assert stop.value.code == code
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_vectors_go_through_a_pipe_and_words_beside_it(golden, model, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("a dog\n")
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "pipe"), *model])
+    reader.join()
+    expected = SentenceEncoder.from_pretrained(golden / "tiny-bert").encode(["a dog"])
+    np.testing.assert_array_equal(np.load(io.BytesIO(read[0])), expected)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "float32 [1, 32]" in printed.err
+
+
+def test_log_lines_of_the_libraries_below_are_kept_from_people():
+    for name, shown in (
+        ("absl", False),
+        ("asyncio", False),
+        ("orbax.checkpoint", False),
+        ("simcse_jax.training.loop", True),
+        ("orbaxes", True),
+    ):
+        record = logging.LogRecord(name, logging.WARNING, "", 0, "said", None, None)
+        assert is_not_from_below(record) == shown
 
 
 def write_stsb(folder, rows):

@@ -105,6 +105,13 @@ def test_files_that_are_refused(tmp_path, text, message):
         load_config(file)
 
 
+def test_a_run_of_more_steps_than_can_be_counted_is_refused():
+    run = replace(CONFIGS["unsup_simcse"], epochs=1e300).run
+    with pytest.raises(ValueError, match=r"would take .* steps; fewer than 2\*\*31 are possible"):
+        run.total_steps(7)
+    assert replace(CONFIGS["unsup_simcse"], epochs=0.5).run.total_steps(7) == 4
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_refused():
     with pytest.raises(FileNotFoundError, match="there is no configuration 'simce': give one of"):
@@ -116,6 +123,16 @@ def test_what_is_refused():
         ({"grad_cache_chunks": 0}, "grad_cache_chunks is 0"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"epochs": float("inf")}, "epochs is inf; it must be positive and finite"),
+        ({"seeds": (1, 2, 1)}, "seeds has 1 more than once"),
+        ({"seed": -1}, r"the seed -1 must be at least 0 and below 2\*\*32"),
+        ({"seeds": (2**32,)}, "the seed 4294967296 must be"),
+        ({"per_article": 5}, "per_article is 5, which has no effect: it needs dataset 'wikipedia_"),
+        ({"window": 2}, "window is 2, which has no effect: it needs positives 'next-sentence'"),
+        ({"share": 0.2, "positives": "synonym"}, "share is 0.2, which has no effect"),
+        (
+            {"dataset_source": Path("x"), "train_files": (Path("y"),)},
+            "dataset_source is x, but train_files are trained on",
+        ),
         ({"parallel": "threads"}, "parallel is 'threads'"),
         ({"pooling": "avg"}, "pooling 'avg' is none of"),
         ({"dropout": 1.5}, "dropout is 1.5"),

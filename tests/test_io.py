@@ -1,9 +1,14 @@
 """Files: whole or not at all, with the right permissions; what a broken file is told apart by."""
 
+import bz2
+import gzip
 import io
 import os
+import socket
 import stat
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +16,13 @@ import pytest
 
 from simcse_jax.io import (
     cache_folder,
+    finish_write,
+    is_special,
+    is_written,
     read_json,
     read_json_lines,
     read_lines,
+    remove_leftovers,
     write_bytes,
     write_json,
     write_text,
@@ -37,6 +46,89 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         spoil()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    real, link = tmp_path / "data" / "real.txt", tmp_path / "link.txt"
+    link.symlink_to(real)
+    for text in ("old", "new"):  # it leads to nothing at first
+        write_text(link, text)
+        assert link.is_symlink()
+        assert real.read_text() == text
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["data", "link.txt", "real.txt"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_bytes(pipe, b"through")
+    reader.join()
+    assert read == [b"through"]
+    assert pipe.is_fifo()
+    assert is_special(pipe)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_devices_and_descriptors_are_never_replaced(tmp_path):
+    before = os.stat("/dev/full")
+    with pytest.raises(OSError, match="cannot write /dev/full: No space left on device"):
+        write_text("/dev/full", "text")
+    assert os.path.samestat(os.stat("/dev/full"), before)
+    write_text("/dev/null", "text")
+    # A descriptor that leads to a file: what others write there stays.
+    path = tmp_path / "log"
+    path.write_text("old\n")
+    with path.open("a") as file:
+        inode = path.stat().st_ino
+        write_text(f"/dev/fd/{file.fileno()}", "new\n")
+    assert path.read_text() == "old\nnew\n"
+    assert path.stat().st_ino == inode
+    for place in (tmp_path, path, tmp_path / "none"):
+        assert not is_special(place)
+
+
+def test_a_socket_is_refused(tmp_path):
+    place = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(place)
+        with pytest.raises(OSError, match="it is a disk or a socket"), written_file(place):
+            pytest.fail("the work has begun")
+    assert os.path.exists(place)
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
+    path = tmp_path / "out.npy"
+    code = (
+        "import os, signal, sys; from simcse_jax.io import written_file\n"
+        "with written_file(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out.npy.")
+    others = [
+        left.name.replace("out", "other"),  # of another file
+        f".out.npy.{left.name.split('.')[-1].split('-')[0]}-{os.getpid()}-00000000",  # of a living
+        ".out.npy.ffffffff-1-00000000",  # of another machine
+        ".out.npy.backup",  # of nobody
+    ]
+    for name in others:
+        (tmp_path / name).touch()
+    write_text(path, "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "out.npy"])
+    remove_leftovers(tmp_path, of_anyone=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.npy.backup", "out.npy"]
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
+    for name in ("n" * 255, "\N{SNOWMAN}" * 85):
+        write_text(tmp_path / name, name)
+        assert (tmp_path / name).read_text("utf-8") == name
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
@@ -145,12 +237,17 @@ def test_a_killed_write_leaves_the_old_the_new_or_what_nobody_reads(tmp_path, mo
         else:
             break
         texts = {(folder / n).read_text() for n in names if (folder / n).exists()}
-        if "incomplete" in read_json(folder / "list.json"):
+        refused = "incomplete" in read_json(folder / "list.json")
+        assert is_written(folder, "list.json") != refused
+        if refused:
             outcomes.add("refused")
             assert not (folder / "config.json").exists() or len(texts) == 1
         else:
             assert len(texts) == 1
             outcomes |= texts
+        finish_write(folder, "list.json")
+        assert is_written(folder, "list.json")
+        assert {(folder / n).read_text() for n in names} == ({"new"} if refused else texts)
         write(folder, "again")
         found = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".list.json."))
         assert found == ["a", "again", "config.json", "list.json", "sub"]
@@ -224,6 +321,8 @@ def test_lines_keep_their_numbers(tmp_path, monkeypatch):
         (b"\n", [""]),
         (b"a\n\nb", ["a", "", "b"]),
         ("\ufeffa\u2028b\r\nc\n".encode(), ["a\u2028b", "c"]),
+        (b"a\rb\r\rc\r", ["a", "b", "", "c"]),
+        (b"a\rb\r\nc\nd", ["a", "b", "c", "d"]),
     ]:
         path.write_bytes(text)
         assert read_lines(path) == lines
@@ -237,6 +336,50 @@ def test_bytes_of_another_encoding_are_named_with_their_line(tmp_path):
     with pytest.raises(ValueError, match=r"t\.txt, line 2: not UTF-8 \(byte 0xe9\); convert it"):
         read_lines(path)
     assert read_lines(path, "latin-1") == ["ï»¿", "é"]
+    path.write_bytes(b"a\rb\r\xe9\r")
+    with pytest.raises(ValueError, match=r"t\.txt, line 3: not UTF-8"):
+        read_lines(path)
+
+
+def test_what_is_no_readable_file_is_refused_and_never_waited_for(tmp_path, monkeypatch):
+    pipe, folder, text = tmp_path / "pipe", tmp_path / "folder", tmp_path / "t.txt"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    text.write_text("a")
+    for path, error, message in (
+        (pipe, OSError, "pipe is a pipe or a device; give a file, or - for standard input"),
+        ("/dev/zero", OSError, "/dev/zero is a pipe or a device"),
+        (folder, IsADirectoryError, "folder is a folder; give a file"),
+        (text / "below", NotADirectoryError, "below lies below a file"),
+    ):
+        for read in (read_lines, read_json, read_json_lines):
+            with pytest.raises(error, match=message):
+                read(path)
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbidden)  # the tests may run as root, who may read all
+    with pytest.raises(PermissionError, match=r"t\.txt may not be read; change its permissions"):
+        read_lines(text)
+
+
+def test_what_a_process_is_given_as_input_is_read(tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"a\nb\n")
+    os.close(write)
+    try:
+        assert read_lines(f"/dev/fd/{read}") == ["a", "b"]
+    finally:
+        os.close(read)
+
+
+def test_a_compressed_file_is_no_text(tmp_path):
+    for pack, unpack in ((gzip.compress, "gunzip"), (bz2.compress, "bunzip2")):
+        path = tmp_path / "t.txt"
+        path.write_bytes(pack(b"a\n"))
+        with pytest.raises(ValueError, match=rf"t\.txt is compressed; unpack it with {unpack}"):
+            read_lines(path)
 
 
 def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):

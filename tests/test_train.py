@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 
 import jax
@@ -14,15 +16,17 @@ from tiny_data import LABELS, SENTENCES
 
 import simcse_jax
 from simcse_jax import SentenceEncoder, cli, train, trainer
-from simcse_jax.config import CONFIGS, replace
+from simcse_jax.config import CONFIGS, load_config, replace
 from simcse_jax.data.datasets import TrainingData, load_training_data, split_premises
 from simcse_jax.data.training_text import read_labelled_nli
-from simcse_jax.evaluation.scores import sts_scores
+from simcse_jax.evaluation.scores import no_scores, sts_scores
 from simcse_jax.io import read_json, read_json_lines
 from simcse_jax.models import SentenceModel
 from simcse_jax.objectives import AXIS, Objective, TokenObjective, sentence_keys
 from simcse_jax.objectives.sbert import read_classifier
+from simcse_jax.process import Interrupted
 from simcse_jax.trainer import train_seeds
+from simcse_jax.training.run_folder import claimed
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +104,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
             os.kill(os.getpid(), signal.SIGTERM)
         return scores.dev(encoder)
 
-    with pytest.raises(SystemExit, match="stopped at step 3 of 4; --resume continues"):
+    with pytest.raises(Interrupted, match="stopped at step 3 of 4; --resume continues"):
         train_seeds(config, evaluate=interrupting)
 
     def again(config):
@@ -136,6 +140,176 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
     assert (tmp_path / "run" / "last" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"results\.json is of other settings"):
         again(replace(config, learning_rate=1.0))
+
+
+def test_a_finished_run_is_never_overwritten(make, tiny_data, tmp_path, capsys):
+    """Whatever of it is gone; and what lies beside it stays."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",))
+    found = train_seeds(config)[0]
+    shutil.rmtree(folder / "checkpoints")
+    written = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert folder / "run.lock" not in written
+
+    def unchanged():
+        return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == written
+
+    with pytest.raises(FileExistsError, match=r"holds a finished run, results\.json; resume it"):
+        train_seeds(replace(config, learning_rate=1.0))
+    assert unchanged()
+    with pytest.raises(ValueError, match="learning_rate was 0.001 and is 1.0"):
+        train_seeds(replace(config, learning_rate=1.0, resume=True))
+    assert unchanged()
+    assert train_seeds(replace(config, resume=True))[0] == found
+    assert unchanged()
+
+    (folder / "results.json").write_text('{"settings": {')
+    with pytest.raises(ValueError, match=r"results\.json, line 1: not JSON .*; delete it, and"):
+        train_seeds(replace(config, resume=True))
+    (folder / "results.json").unlink()
+    with pytest.raises(FileExistsError, match="holds the model of a run, best"):
+        train_seeds(config)
+    (folder / "best" / "simcse_jax.json").unlink()
+    with pytest.raises(FileExistsError, match="best was not written by a run"):
+        train_seeds(replace(config, resume=True))
+    shutil.rmtree(folder / "best")
+    (folder / "results.json").write_bytes(written[folder / "results.json"])
+    with pytest.raises(FileNotFoundError, match="is a finished run whose model .*best is gone"):
+        train(replace(config, resume=True))
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_a_best_model_that_was_deleted_is_written_again(make, tiny_data, tmp_path, capsys):
+    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",), eval_every=4)
+    found = train_seeds(config)[0]
+    before = weights(tmp_path / "run" / "best")
+    shutil.rmtree(tmp_path / "run" / "best")
+    again = train_seeds(replace(config, resume=True))[0]
+    assert again["best"] == found["best"]
+    assert weights(tmp_path / "run" / "best") == before
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "its model best is gone; its checkpoints give it again" in printed
+
+
+def test_seeds_are_refused_before_any_is_trained(make, tiny_data, tmp_path, monkeypatch):
+    config = make("unsup_simcse", seeds=(0, 1), train_files=(tiny_data / "text.txt",), max_steps=1)
+    train_seeds(replace(config, seeds=(), seed=1, output_dir=tmp_path / "run" / "seed-1"))
+    (tmp_path / "run" / "seed-0").mkdir()
+    monkeypatch.setattr("simcse_jax.trainer.fit", None)
+    with pytest.raises(FileExistsError, match="seed-1 holds a run at step 1"):
+        train_seeds(config)
+    with claimed(tmp_path / "run" / "seed-1"), pytest.raises(FileExistsError, match="is held by"):
+        train_seeds(replace(config, resume=True))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["seed-0", "seed-1"]
+    assert not list((tmp_path / "run" / "seed-0").iterdir())
+
+
+def test_a_seed_is_reproduced_by_its_own_configuration(make, tiny_data, tmp_path):
+    """Its data is drawn as that of all seeds of the run is."""
+    rows = [
+        {"premise": SENTENCES[i // 4], "hypothesis": SENTENCES[-1 - i], "label": label}
+        for i, label in enumerate(
+            ["entailment", "entailment", "contradiction", "contradiction"] * 9
+        )
+    ]
+    (tmp_path / "nli.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train_files": (tmp_path / "nli.jsonl",), "max_steps": 1}
+    config = make("sup_simcse", seeds=(3, 4), seed=5, **files)
+    found = train_seeds(config)[1]
+    of_run = load_training_data(config.data, 5).text.fingerprint
+    assert (
+        found["settings"]["text"] == of_run != load_training_data(config.data, 4).text.fingerprint
+    )
+    own = load_config(tmp_path / "run" / "seed-4" / "run.json")
+    assert (own.run.seed, own.data.data_seed) == (4, 5)
+    again = train_seeds(replace(own, output_dir=tmp_path / "again"))[0]
+    assert again["last"] == found["last"]
+    assert weights(tmp_path / "again" / "last") == weights(tmp_path / "run" / "seed-4" / "last")
+
+
+@pytest.mark.parametrize(("head", "kept"), [("train_only", False), ("train_and_test", True)])
+def test_scores_before_training_are_shared_where_the_models_are(make, tmp_path, head, kept):
+    rows = [(SENTENCES[i], SENTENCES[i + 1]) for i in range(24)]
+    config = make(
+        "unsup_simcse", head=head, seeds=(0, 1), test_before=True, max_steps=1, mlm_weight=0.0
+    )
+    first, second = train_seeds(config, sentences=rows)
+    assert (first["before"] != second["before"]) == kept
+    assert ("before" in read_json(tmp_path / "run" / "summary.json")) != kept
+
+
+def test_given_sentences_are_named_so(make, tmp_path):
+    config = make("unsup_simcse", max_steps=1)
+    train(config, sentences=SENTENCES)
+    own = load_config(tmp_path / "run" / "run.json")
+    assert own.data.dataset == "given"
+    with pytest.raises(ValueError, match="the data set 'given' stands for the sentences that"):
+        train(replace(own, output_dir=tmp_path / "again"))
+    train(replace(own, output_dir=tmp_path / "again"), sentences=SENTENCES)
+    assert weights(tmp_path / "again" / "last") == weights(tmp_path / "run" / "last")
+
+
+def test_seeds_without_scores_have_a_summary_too(make, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "sts_scores", lambda *_: no_scores())
+    config = make("unsup_simcse", seeds=(0, 1), eval_data=None, max_steps=1)
+    train_seeds(config, sentences=SENTENCES)
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert summary["seeds"] == [0, 1]
+    assert summary["columns"] == summary["mean"] == []
+    assert len(summary["train_seconds"]) == 2
+    assert "nothing is scored" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_one_line_with_causes(make, tiny_data, tmp_path, capsys):
+    args = [
+        *("train", "unsup_simcse", "--model", make("unsup_simcse").model.model),
+        *("--num-layers", "1", "--train-files", str(tiny_data / "text.txt"), "--batch-size", "8"),
+        *("--max-length", "16", "--eval-data", str(tiny_data), "--output-dir"),
+        *(str(tmp_path / "run"), "--learning-rate", "1e30", "--dtype", "bfloat16"),
+    ]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args)
+    assert stop.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert re.match(r"error: (loss|gradient_norm) is (nan|inf) at step \d+", line)
+    assert "learning_rate that is too high (1e+30)" in line
+    assert "bfloat16" in line
+
+
+def test_sigterm_ends_the_command_with_its_exit_code(
+    make, tiny_data, tmp_path, monkeypatch, capsys
+):
+    """Between its steps it saves; elsewhere it leaves at once, and the folder is let go."""
+    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",))
+    moments = {"before": 1, "within": 2, "after": 4}
+    dev = SentenceEncoder.encode
+    for moment, call in moments.items():
+        calls = []
+
+        def ending(self, *args, calls=calls, call=call, **options):
+            calls.append(None)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return dev(self, *args, **options)
+
+        monkeypatch.setattr(SentenceEncoder, "encode", ending)
+        own = replace(config, output_dir=tmp_path / moment)
+        with pytest.raises(SystemExit) as stop:
+            cli.run_or_explain(lambda own=own: train(own))
+        assert stop.value.code == 143
+        said = capsys.readouterr().err
+        within = moment == "within"
+        assert ("stopped at step 3 of 4; --resume" if within else "stopped by SIGTERM") in said
+        assert not (tmp_path / moment / "run.lock").exists()
+        assert not [p for p in (tmp_path / moment).rglob(".*")]
+    monkeypatch.setattr(SentenceEncoder, "encode", dev)
+    found = [
+        train_seeds(replace(config, output_dir=tmp_path / moment, resume=True))[0]["last"]
+        for moment in moments
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
@@ -329,7 +503,10 @@ def test_a_new_objective_needs_no_change_to_the_library(make, monkeypatch, tmp_p
         for c in (plain, cached)
     ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    assert read_json(tmp_path / "run" / "run.json")["objective"]["type"] == "NearestCentre"
+    file = tmp_path / "run" / "run.json"
+    assert read_json(file)["objective"]["type"] == "NearestCentre"
+    with pytest.raises(ValueError, match=r"'NearestCentre'; an objective of your own .* a \.py"):
+        load_config(file)
 
 
 def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
@@ -338,7 +515,10 @@ def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
     train_seeds(config, sentences=SENTENCES, evaluate=lambda encoder: {"mine": next(values)})
     results = read_json(tmp_path / "run" / "results.json")
     assert (results["dev_metric"], results["dev_best"], results["best_step"]) == ("mine", 3.0, 2)
-    assert "STS-B dev" not in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "STS-B dev" not in printed
+    assert "dev is mine; test is Spearman × 100" in printed
+    assert "mine before" in printed
 
 
 def test_bad_input(make, tiny_data, tmp_path):
@@ -363,9 +543,10 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_nli", "train_files is missing: name NLI files")
     fails("sbert_stsb", "eval_data is missing", eval_data=None)
     fails("sbert_stsb", r"sts-dev\.csv|sts-train\.csv", eval_data=tmp_path)
-    fails("sbert_wikisections", "is not a file", dataset_source=tmp_path / "no.xml")
+    fails("sbert_wikisections", "does not exist", dataset_source=tmp_path / "no.xml")
     dump = write_dump(tmp_path / "dump.xml", articles=1)
     fails("sbert_wikisections", "has no triplet for", dataset_source=dump)
     (tmp_path / "pairs.csv").write_text("a,b\nx,y\n")
     fails("sbert_nli", "NLI needs premise, hypothesis", train_files=(tmp_path / "pairs.csv",))
+    fails("unsup_simcse", "all_tasks has no effect", **text, eval_data=None, all_tasks=True)
     assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from simcse_jax.checks import check_between, check_count
 from simcse_jax.data.training_text import TrainingText
 
 Augmentation = Callable[[str, np.random.Generator], str]
@@ -184,8 +185,7 @@ def augmented_pairs(text: TrainingText, augmentation: Augmentation, seed: int) -
         raise ValueError(
             f"augmentation makes pairs of sentences, one column; the text has {len(text.columns)}"
         )
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be at least 0")
+    check_count("seed", seed, 0)
     positives = tuple(
         augmentation(sentence, np.random.default_rng((seed, row)))
         for row, sentence in enumerate(text.columns[0])
@@ -216,10 +216,8 @@ def next_sentence_pairs(
     Raises:
         ValueError: window below 1, a negative seed, or no document of two sentences.
     """
-    if window < 1:
-        raise ValueError(f"window is {window}; the positive must be at least 1 sentence on")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be at least 0")
+    check_count("window", window)
+    check_count("seed", seed, 0)
     anchors: list[str] = []
     positives: list[str] = []
     for number, document in enumerate(documents):
@@ -240,8 +238,7 @@ def next_sentence_pairs(
 
 def _number(words: int, share: float, spare: int = 0) -> int:
     """A share of the words, rounded half up; so many are spared."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}; it must lie between 0 and 1 (10 % is 0.1)")
+    check_between("share", share, 0, 1)
     # 0.15 · 10 is a hair below 1.5 in floating point.
     number = math.floor(round(share * words, 9) + 0.5)
     return max(min(number, words - spare), 0)

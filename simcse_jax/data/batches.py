@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_between, check_count
 from simcse_jax.data.packing import deal, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models.batch import Batch
@@ -208,8 +209,11 @@ class TrainingBatches:
             # Two special tokens and a word.
             ("max_length", max_length, 3),
         ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
+            check_count(name, value, least)
+        if views > 2:
+            raise ValueError(
+                f"views is {views}; it must be 1, or 2: a sentence is its own positive"
+            )
         if rows < batch_size:
             raise ValueError(
                 f"{rows} rows of training text do not fill one batch of {batch_size}; give more "
@@ -228,8 +232,8 @@ class TrainingBatches:
                 f"a batch of {batch_size} examples does not divide by {shards}, the devices times "
                 f"the chunks on each; take {f'{below} or ' if below else ''}{above}"
             )
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed is {seed}; it must lie between 0 and 2**32 - 1")
+        check_count("seed", seed, 0)
+        check_between("seed", seed, 0, 2**32 - 1)
         if labels is not None and len(labels) != rows:
             raise ValueError(f"{rows} rows of training text have {len(labels)} labels, not as many")
         self.text = text

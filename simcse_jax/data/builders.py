@@ -27,6 +27,7 @@ import tensorflow_datasets as tfds
 from simcse_jax.data import wikipedia
 from simcse_jax.data.senteval import Pairs, StsTask, read_sickr, read_sts, read_stsb
 from simcse_jax.data.training_text import Kind, TrainingText, read_training_file
+from simcse_jax.io import open_data
 
 Split = Literal["train", "dev", "test"]
 TextName = Literal["wiki1m_for_simcse", "nli_for_simcse", "embedded_wikipedia"]
@@ -288,7 +289,7 @@ def _local_name(files: Sequence[Path]) -> str:
     """A name for the contents of files, wherever they lie."""
     digest = hashlib.blake2b(digest_size=8)
     for file in files:
-        with file.open("rb") as stream:
+        with open_data(file) as stream:
             digest.update(hashlib.file_digest(stream, hashlib.blake2b).digest())
     return f"local_{digest.hexdigest()}"
 

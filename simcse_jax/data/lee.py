@@ -92,9 +92,7 @@ def _lines(path: Path) -> list[str]:
         # check for control characters below is what notices a file that is not text.
         lines = read_lines(path, "latin-1")
     for number, line in enumerate(lines, start=1):
-        if any(
-            unicodedata.category(character) == "Cc" for character in line.strip("\r").expandtabs()
-        ):
+        if any(unicodedata.category(character) == "Cc" for character in line.expandtabs()):
             raise ValueError(f"{path}, line {number}: neither UTF-8 nor Latin-1 text.")
     return lines
 

@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+from simcse_jax.checks import quoted
 from simcse_jax.io import read_lines
 
 Split = Literal["train", "dev", "test"]
@@ -240,8 +241,8 @@ def _score(file: Path, number: int, text: str) -> float:
         score = math.nan
     if not math.isfinite(score):
         raise ValueError(
-            f"{file}, line {number}: the score {text.strip()!r} is not a finite number; write one "
-            "such as 3.75"
+            f"{file}, line {number}: the score {quoted(text.strip())} is not a finite number; "
+            "write one such as 3.75"
         )
     return score
 

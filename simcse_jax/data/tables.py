@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simcse_jax.checks import quoted
 from simcse_jax.io import read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -85,8 +86,9 @@ def read_table(path: str | Path) -> Table:
     names = tuple(first[1])
     found = list(numbered)
     if not found:
+        header = quoted(", ".join(names))
         raise ValueError(
-            f"{path} holds the header {', '.join(names)} and no rows; add a row for each example"
+            f"{path} holds the header {header} and no rows; add a row for each example"
         )
     return Table(path, names, tuple(row for _, row in found), tuple(line for line, _ in found))
 
@@ -149,6 +151,8 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, tuple[Any, .
             continue
         try:
             row = json.loads(text)
+        except RecursionError:
+            raise ValueError(f"{path}, line {line}: nested too deep to be read") from None
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path}, line {line}: not JSON ({error.msg} at column {error.colno}); each line "

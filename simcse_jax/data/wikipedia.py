@@ -28,17 +28,23 @@ from pathlib import Path
 
 import mwparserfromhell
 import sentencex
+from mwparserfromhell.definitions import is_parsable, is_single
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
 from tqdm import tqdm
 
+from simcse_jax.checks import check_between, check_count
 from simcse_jax.data.embedded import gensim_test_data
-from simcse_jax.io import cache_folder, read_json_lines, write_text
+from simcse_jax.io import cache_folder, open_data, read_json_lines, write_text
 
 # Part of the cache's name: raise it whenever the code below changes what a dump parses into.
 PARSER_VERSION = 1
 
 MIN_WORDS = 4
 """Shorter pieces are captions, list entries and other fragments, not sentences."""
+
+MOST_OPEN = 500
+"""A page with more open pieces of markup at one place is left out: the parser reads on to the end
+of the page for each of them. Pages written by people have at most some hundred."""
 
 SKIPPED_SECTIONS = frozenset(
     {
@@ -114,12 +120,14 @@ def read_articles(
 ) -> Iterator[Article]:
     """Read the articles of a MediaWiki XML dump, one at a time.
 
-    Pages outside namespace 0 and redirects are passed over; of several revisions the last one in
-    the file counts. Memory is bounded by the largest page. Templates (but for a few that carry
-    words), tables, references, files, categories and comments are dropped, and so is a sentence
-    with a formula in it, for without it the sentence says nothing. A sentence is kept if it has
-    at least `MIN_WORDS` words, has a letter, ends like a sentence and holds no leftover markup or
-    book number; words are told apart by spaces, so the filter suits languages that write them.
+    Pages outside namespace 0 and redirects are passed over, and with a warning those with more
+    than `MOST_OPEN` pieces of markup that are opened and not closed; of several revisions the last
+    one in the file counts. Memory is bounded by the largest page. Templates (but for a few that
+    carry words), tables, references, files, categories and comments are dropped, and so is a
+    sentence with a formula in it, for without it the sentence says nothing. A sentence is kept if
+    it has at least `MIN_WORDS` words, has a letter, ends like a sentence and holds no leftover
+    markup or book number; words are told apart by spaces, so the filter suits languages that write
+    them.
 
     Args:
         path: a dump of any export version: plain, bz2 or gzip, told apart by its first bytes.
@@ -130,18 +138,24 @@ def read_articles(
         An iterator over the articles that have a sentence left.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it is a folder, a pipe or may not be read.
         ValueError: while iterating; the file is cut off, not XML, not UTF-8 or not MediaWiki's.
     """
     path = Path(path)
     # A generator would only notice at the first `next`, far from the mistake.
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; a MediaWiki XML dump was expected there.")
+    open_data(path).close()
     return _read_articles(path, progress, frozenset(skipped_sections))
 
 
 def _read_articles(path: Path, progress: bool, skipped: frozenset[str]) -> Iterator[Article]:
     for site, title, wikitext in _wikitext_pages(path, progress):
+        if _is_unclosed(wikitext):
+            warnings.warn(
+                f"{path}: the page {title!r} is left out: more than {MOST_OPEN} pieces of its "
+                "markup are opened and not closed",
+                stacklevel=2,
+            )
+            continue
         sections = []
         for heading, paragraphs in _strip(wikitext, site, skipped):
             found = tuple(s for p in paragraphs for s in _split_paragraph(p, site.language))
@@ -153,7 +167,7 @@ def _read_articles(path: Path, progress: bool, skipped: frozenset[str]) -> Itera
 
 def _wikitext_pages(path: Path, progress: bool) -> Iterator[tuple[_Site, str, str]]:
     with (
-        path.open("rb") as raw,
+        open_data(path) as raw,
         _decompressed(raw) as stream,
         tqdm(
             desc=path.name,
@@ -294,6 +308,44 @@ _SIGN_TEMPLATES = {
 _RANGE_WORDS = frozenset({"-", "–", "&", "and", "by", "or", "to", "x"})
 
 
+_MARKUP = re.compile(
+    r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|\[(?=//|[a-z]+:)|\]|\n|<!--|-->|<(/?)([a-zA-Z]+)[^<>]*>?"
+)
+_CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|", "]": "[", "-->": "<!--"}
+
+
+def _is_unclosed(wikitext: str) -> bool:
+    """Tell whether more than `MOST_OPEN` pieces of markup are open at one place, in linear time.
+
+    A closing sign closes the piece that was opened last if it is of its kind; others are text.
+    """
+    stack: list[str] = []
+    # Where each kind is closed for the last time: a formula or comment hides what is in it if it
+    # is closed at all.
+    closed: dict[str, int] = {}
+    for found in _MARKUP.finditer(wikitext):
+        sign, closing, tag = found.group(0, 1, 2)
+        last = stack[-1] if stack else ""
+        if sign == "\n":
+            while stack and stack[-1] == "[":  # an external link ends with its line
+                stack.pop()
+            continue
+        kind = f"<{tag.casefold()}" if tag else _CLOSES.get(sign, sign)
+        if last == "<!--" or (last[:1] == "<" and not is_parsable(last[1:])):
+            if last not in closed:
+                closed[last] = wikitext.rfind("-->" if last == "<!--" else f"</{last[1:]}")
+            if kind != last and closed[last] > found.start():
+                continue
+        if closing or sign in _CLOSES:
+            if kind == last or (sign, last) == ("]]", "["):
+                stack.pop()
+        elif not tag or not (sign.endswith("/>") or is_single(tag.casefold())):
+            stack.append(kind)
+            if len(stack) > MOST_OPEN:
+                return True
+    return False
+
+
 def _strip(wikitext: str, site: _Site, skipped: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield heading and paragraphs of every section but the skipped ones and those inside them."""
     heading, pieces, skip_level = "", list[str](), 7  # 7: below every heading, nothing is skipped
@@ -316,11 +368,15 @@ def _text_of(wikicode: mwparserfromhell.wikicode.Wikicode | None, site: _Site) -
     return "".join(_text_of_node(node, site) for node in wikicode.nodes)
 
 
+# Half of a character, as &#xd800; has it, which UTF-8 cannot hold.
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
 def _text_of_node(node: mwparserfromhell.nodes.Node, site: _Site) -> str:
     if isinstance(node, Text):
         return node.value
     if isinstance(node, HTMLEntity):
-        return node.normalize()
+        return _NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", node.normalize())
     if isinstance(node, Wikilink):
         return _text_of_link(node, site)
     if isinstance(node, Tag):
@@ -393,14 +449,14 @@ def _text_of_template(template: Template, site: _Site) -> str:
     return ""
 
 
-_LIST_LINE = re.compile(f"({_LIST_ITEM}[^\n]*)\n")
 _SPACES = re.compile(r"\s+")
 _MAGIC_WORD = re.compile(r"__[A-Z]+__")
 _LEFT_QUOTES = re.compile(r"'{2,5}")
 # What a dropped template or reference leaves behind: "( ; )", "(, from Greek; )", "word ,".
 _EMPTY_BRACKETS = re.compile(r"\s*\([\s,;:–—-]*\)|\s*\[\s*\]")
 _BRACKET_START = re.compile(r"\((?:\s*[,;:])*\s+")
-_BRACKET_END = re.compile(r"[\s,;:]+\)")
+# Only from the start of a run of signs, or a long one would be read again from each of its places.
+_BRACKET_END = re.compile(r"(?<![\s,;:])[\s,;:]+\)")
 _SPACE_BEFORE_STOP = re.compile(r"\s+([,;:.!?)])(?=[\s)\"'”’]|$)")
 
 
@@ -411,7 +467,8 @@ def _one_line(text: str) -> str:
 
 def _paragraphs(text: str) -> list[str]:
     """Split at empty lines; a list item ends with its line, other single newlines are spaces."""
-    text = _LIST_LINE.sub(r"\1" + _PARAGRAPH, text)
+    *lines, last = text.split("\n")
+    text = "".join(line + (_PARAGRAPH if _LIST_ITEM in line else "\n") for line in lines) + last
     found = []
     for block in re.split(r"\n\s*\n", text):
         block = _LEFT_QUOTES.sub("", _MAGIC_WORD.sub("", block.replace(_LIST_ITEM, "")))
@@ -477,8 +534,7 @@ def split_articles(
     Raises:
         ValueError: `test_fraction` lies outside [0, 1].
     """
-    if not 0.0 <= test_fraction <= 1.0:
-        raise ValueError(f"test_fraction is {test_fraction}, but it must lie in [0, 1].")
+    check_between("test_fraction", test_fraction, 0, 1)
     train: list[Article] = []
     test: list[Article] = []
     for article in articles:
@@ -519,8 +575,8 @@ def section_triplets(
     Raises:
         ValueError: `per_article` is not positive.
     """
-    if per_article is not None and per_article < 1:
-        raise ValueError(f"per_article is {per_article}, but it must be at least 1 or None.")
+    if per_article is not None:
+        check_count("per_article", per_article)
     triplets: list[SectionTriplet] = []
     for article in articles:
         # A sentence that a section repeats would otherwise be its own positive.

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64, Int, Real
+from jaxtyping import Array, Float32, Float64, Int, Real
 from scipy.special import logsumexp
 
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_between, check_count, check_finite_rows, check_matrix
 from simcse_jax.data.senteval import Pairs
 from simcse_jax.evaluation.sts import Encode, encode_distinct
 from simcse_jax.losses.geometry import squared_distance, unit_rows
 
 
 def alignment(
-    x: Float[np.ndarray, "n D"], y: Float[np.ndarray, "n D"], alpha: float = 2.0
+    x: Real[AnyArray, "n D"] | Lists, y: Real[AnyArray, "n D"] | Lists, alpha: float = 2.0
 ) -> float:
     """Mean distance of positive pairs on the sphere, `E ‖x/‖x‖ − y/‖y‖‖^alpha`.
 
@@ -43,7 +45,7 @@ def alignment(
     Raises:
         ValueError: x and y are not of one shape [n, D] with n > 0, or a row is zero or not finite.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = check_matrix("x", x), check_matrix("y", y)
     if x.shape != y.shape:
         raise ValueError(
             f"x and y should be pairs of embeddings of one shape, got {x.shape} and {y.shape}"
@@ -52,7 +54,7 @@ def alignment(
     return float(np.mean(np.linalg.norm(differences, axis=1) ** alpha))
 
 
-def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -> float:
+def uniformity(x: Real[AnyArray, "n D"] | Lists, t: float = 2.0, block: int = 1024) -> float:
     """Measure how evenly points cover a sphere, `log mean_{i<j} exp(−t ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)`.
 
     Wang & Isola's uniformity loss (section 4.1.2), with their t of 2 by default, and SimCSE's
@@ -65,7 +67,7 @@ def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -
 
     Args:
         x: Embeddings; they are L2-normalised here.
-        t: The sharpness of the Gaussian potential.
+        t: The sharpness of the Gaussian potential, above 0 and at most 1e6.
         block: The side of a tile.
 
     Returns:
@@ -75,8 +77,8 @@ def uniformity(x: Float[np.ndarray, "n D"], t: float = 2.0, block: int = 1024) -
     Raises:
         ValueError: x is not [n, D] with n > 1, or a row is zero or not finite.
     """
-    if block < 1:
-        raise ValueError(f"block should be at least 1, got {block}")
+    check_count("block", block)
+    check_between("t", t, 0, 1e6, "(]")
     points = checked_unit_rows(x, "x", 2).astype(np.float32)
     n = len(points)
     block = min(block, n)
@@ -155,7 +157,7 @@ def _tile_log_sum(
 
 
 def checked_unit_rows(
-    x: Float[np.ndarray, "n D"], name: str = "x", at_least: int = 1
+    x: Real[AnyArray, "n D"] | Lists, name: str = "x", at_least: int = 1
 ) -> Float64[np.ndarray, "n D"]:
     """Return the embeddings on the unit sphere, in float64, after checking that they have a place.
 
@@ -167,19 +169,32 @@ def checked_unit_rows(
     Raises:
         ValueError: x is not [n, D] with enough rows, or a row is zero or not finite.
     """
-    x = np.asarray(x, np.float64)
-    if x.ndim != 2 or len(x) < at_least:
+    x = finite_matrix(x, name, at_least)
+    zero = ~x.any(axis=1)
+    if zero.any():
         raise ValueError(
-            f"{name} should be embeddings [n, D] with n of at least {at_least}, got shape {x.shape}"
-        )
-    norms = np.linalg.norm(x, axis=1, keepdims=True)  # [n, 1]
-    good = np.isfinite(norms) & (norms > 0)
-    if not good.all():
-        raise ValueError(
-            f"row {int(np.argmin(good))} of {name} has the norm {norms[np.argmin(good), 0]}: only "
-            "a finite vector other than zero has a place on the sphere"
+            f"row {int(np.argmax(zero))} of {name} has the norm 0: only a vector other than zero "
+            "has a place on the sphere"
         )
     return unit_rows(x)
+
+
+def finite_matrix(
+    x: Real[AnyArray, "n D"] | Lists, name: str = "x", at_least: int = 1
+) -> Float64[np.ndarray, "n D"]:
+    """Return embeddings in float64, after checking that they are finite.
+
+    Args:
+        x: Embeddings.
+        name: What the error should call them.
+        at_least: How many rows there must be.
+
+    Raises:
+        ValueError: x is not [n, D] with enough rows, or a row is not finite.
+    """
+    x = np.asarray(check_matrix(name, x, rows=at_least), np.float64)
+    check_finite_rows(name, x)
+    return x
 
 
 def _pad(x: Float32[np.ndarray, "m D"], rows: int) -> Float32[np.ndarray, "b D"]:

@@ -19,14 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int, Real
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from simcse_jax.evaluation.geometry import checked_unit_rows
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_count
+from simcse_jax.evaluation.geometry import checked_unit_rows, finite_matrix
 
 
-def singular_spectrum(x: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "K"]:
+def singular_spectrum(x: Real[AnyArray, "n D"] | Lists) -> Float64[np.ndarray, "K"]:
     """Singular values of the matrix of embeddings, divided by the largest: `σ_i / σ_1`.
 
     SimCSE's section 5 (and appendix, "distribution of singular values"): the faster they fall, the
@@ -43,13 +45,13 @@ def singular_spectrum(x: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "K"]:
     Raises:
         ValueError: x is not a finite matrix with at least one row, or is zero.
     """
-    values = np.linalg.svd(_matrix(x, 1), compute_uv=False)
-    if values[0] == 0:
+    values = np.linalg.svd(finite_matrix(x), compute_uv=False)
+    if not values.any():
         raise ValueError("x is zero everywhere: it has no largest singular value to divide by")
     return values / values[0]
 
 
-def average_cosine(x: Float[np.ndarray, "n D"]) -> float:
+def average_cosine(x: Real[AnyArray, "n D"] | Lists) -> float:
     """Mean cosine of two different rows, in O(n D).
 
     Ethayarajh (EMNLP 2019) takes it of randomly drawn words as the measure of anisotropy. The mean
@@ -72,7 +74,7 @@ def average_cosine(x: Float[np.ndarray, "n D"]) -> float:
     return float((total @ total - n) / (n * (n - 1)))
 
 
-def partition_isotropy(x: Float[np.ndarray, "n D"]) -> float:
+def partition_isotropy(x: Real[AnyArray, "n D"] | Lists) -> float:
     """Isotropy by the partition function, `I(W) = min_c Z(c) / max_c Z(c)`.
 
     `Z(c) = Σ_i exp(cᵀ x_i)` for unit vectors c: Arora et al. (TACL 2016) derive that it is about
@@ -92,14 +94,14 @@ def partition_isotropy(x: Float[np.ndarray, "n D"]) -> float:
     Raises:
         ValueError: x is not a finite matrix with at least one row.
     """
-    x = _matrix(x, 1)
+    x = finite_matrix(x)
     _, vectors = np.linalg.eigh(x.T @ x)  # [D, D], a direction in each column
     projections = x @ vectors  # [n, D]
     log_z = np.concatenate([logsumexp(sign * projections, axis=0) for sign in (1, -1)])  # [2 D]
     return float(np.exp(log_z.min() - log_z.max()))
 
 
-def isoscore(x: Float[np.ndarray, "n D"]) -> float:
+def isoscore(x: Real[AnyArray, "n D"] | Lists) -> float:
     """IsoScore (Rudman, Gillman, Rayne & Eickhoff, Findings of ACL 2022, algorithm 1).
 
     In the paper's steps, with D dimensions: the variances λ along the principal components,
@@ -123,7 +125,7 @@ def isoscore(x: Float[np.ndarray, "n D"]) -> float:
         ValueError: x is not a finite matrix of at least two rows and two columns, or all rows are
             the same.
     """
-    x = _matrix(x, 2)
+    x = finite_matrix(x, at_least=2)
     dimensions = x.shape[1]
     if dimensions < 2:
         raise ValueError("x has one dimension: IsoScore compares the variances of two or more")
@@ -153,7 +155,7 @@ class GramBounds:
     sentences: int
 
 
-def gram_bounds(x: Float[np.ndarray, "m D"], block: int = 1024) -> GramBounds:
+def gram_bounds(x: Real[AnyArray, "m D"] | Lists, block: int = 1024) -> GramBounds:
     """Measure the two sides of SimCSE's argument against anisotropy (section 5).
 
     By Jensen's inequality the loss's second term, on negatives, is at least
@@ -175,8 +177,7 @@ def gram_bounds(x: Float[np.ndarray, "m D"], block: int = 1024) -> GramBounds:
     Raises:
         ValueError: x is not [m, D] with m > 0, or a row is zero or not finite; block below 1.
     """
-    if block < 1:
-        raise ValueError(f"block should be at least 1, got {block}")
+    check_count("block", block)
     points = checked_unit_rows(x)
     m = len(points)
     total = points.sum(0)
@@ -209,8 +210,8 @@ class FrequencyBin:
 
 
 def frequency_bins(
-    embeddings: Float[np.ndarray, "V D"],
-    counts: Int[np.ndarray, "V"],
+    embeddings: Real[AnyArray, "V D"] | Lists,
+    counts: Int[AnyArray, "V"] | Lists,
     edges: Sequence[int] = (0, 100, 500, 5_000, 10_000),
     neighbours: Sequence[int] = (3, 5, 7),
     block: int = 512,
@@ -245,7 +246,12 @@ def frequency_bins(
             do not rise from 0 or more, fewer words in the corpus than the last edge, or a k not
             from 1 to V − 1.
     """
-    x = _matrix(embeddings, 2).astype(np.float32)
+    with np.errstate(over="ignore"):
+        x = finite_matrix(embeddings, "embeddings", 2).astype(np.float32)
+        squares = np.einsum("vd,vd->v", x, x)  # [V]
+    if not np.isfinite(squares).all():
+        row = int(np.argmin(np.isfinite(squares)))
+        raise ValueError(f"embeddings must have squares that float32 holds; row {row} has not")
     counts = np.asarray(counts)
     if counts.shape != (len(x),) or counts.dtype.kind not in "iu" or np.any(counts < 0):
         raise ValueError(
@@ -264,11 +270,9 @@ def frequency_bins(
     ks = sorted({int(k) for k in neighbours})
     if not ks or ks[0] < 1 or ks[-1] >= len(x):
         raise ValueError(f"neighbours should lie in 1..{len(x) - 1}, got {list(neighbours)}")
-    if block < 1:
-        raise ValueError(f"block should be at least 1, got {block}")
+    check_count("block", block)
 
     ranked = np.argsort(-counts.astype(np.int64), kind="stable")[edges[0] : edges[-1]]
-    squares = np.einsum("vd,vd->v", x, x)  # [V]
     deepest = ks[-1]
     distances = np.empty((len(ranked), deepest))
     dots = np.empty((len(ranked), deepest))
@@ -302,18 +306,3 @@ def frequency_bins(
             )
         )
     return rows
-
-
-def _matrix(x: Float[np.ndarray, "n D"], at_least: int) -> Float64[np.ndarray, "n D"]:
-    x = np.asarray(x, np.float64)
-    if x.ndim != 2 or len(x) < at_least or x.shape[1] == 0:
-        raise ValueError(
-            f"x should be embeddings [n, D] with n of at least {at_least}, got shape {x.shape}"
-        )
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{np.sum(~finite)} of {len(x)} rows of x are not finite, the first row "
-            f"{int(np.argmin(finite))}"
-        )
-    return x

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 from tqdm import tqdm
 
-from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_choice, check_count, check_finite_rows, check_matrix
+from simcse_jax.losses.geometry import scale_extreme_rows, unit_rows
 
 # Columns whose largest score is looked at before any of them is sorted.
 _GROUP = 64
@@ -32,8 +34,8 @@ class SearchResult(NamedTuple):
 
 
 def similarity_search(
-    queries: Float[np.ndarray, "m D"],
-    corpus: Float[np.ndarray, "n D"],
+    queries: Real[AnyArray, "m D"] | Lists,
+    corpus: Real[AnyArray, "n D"] | Lists,
     top_k: int = 10,
     *,
     similarity: Literal["cosine", "dot"] = "cosine",
@@ -48,8 +50,8 @@ def similarity_search(
     memory does not grow with either; the corpus may be a ``np.memmap`` larger than memory.
 
     Args:
-        queries: one embedding a row.
-        corpus: one embedding a row; float32, or smaller floats, which are widened block by block.
+        queries: one embedding a row; an array of any real numbers, or lists.
+        corpus: the same; what is not float32 is converted block by block.
         top_k: how many to return; at most the corpus' rows.
         similarity: "cosine" (0 for a zero vector) or "dot". Embeddings that have unit norm
             already give the same with both, faster with "dot".
@@ -67,26 +69,24 @@ def similarity_search(
         ValueError: shapes that do not meet, an embedding that is not finite, ``top_k`` not from
             1 to the number of rows there are to find, or an unknown similarity.
     """
-    if similarity not in ("cosine", "dot"):
-        raise ValueError(f"similarity is {similarity!r}; it must be 'cosine' or 'dot'")
-    for name, x in (("queries", queries), ("corpus", corpus)):
-        if np.ndim(x) != 2:
-            raise ValueError(f"{name} must be a matrix [n, D], got shape {np.shape(x)}")
+    check_choice("similarity", similarity, ("cosine", "dot"))
+    queries = np.asarray(check_matrix("queries", queries))
+    corpus = np.asarray(check_matrix("corpus", corpus))
     if queries.shape[1] != corpus.shape[1]:
         raise ValueError(
             f"queries have {queries.shape[1]} dimensions, the corpus has {corpus.shape[1]}"
         )
-    for name, value in (("query_block", query_block), ("corpus_block", corpus_block)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    check_count("query_block", query_block)
+    check_count("corpus_block", corpus_block)
+    check_count("top_k", top_k)
     m, n = len(queries), len(corpus)
     if exclude_self and m > n:
         raise ValueError(f"exclude_self needs a corpus row for every query: {m} queries, {n} rows")
     available = n - exclude_self
-    if not 1 <= top_k <= available:
+    if top_k > available:
         raise ValueError(f"top_k is {top_k}; it must be from 1 to {available}, the rows to find")
 
-    prepare = _unit_rows if similarity == "cosine" else lambda x: x
+    prepare = _cosine_rows if similarity == "cosine" else jnp.asarray
     # Every block has one shape, the last one padded, so that one program is compiled. Blocks are
     # whole groups; the group is smaller where the corpus is.
     rows = min(query_block, max(m, 1))
@@ -101,11 +101,11 @@ def similarity_search(
         # The corpus outside: each of its blocks is read, checked and moved to the device once.
         for low in starts:
             block = _padded(corpus[low : low + columns], columns, "corpus", low)
-            on_device = prepare(jnp.asarray(block))
+            on_device = prepare(block)
             for first in range(0, m, rows):
                 part = queries[first : first + rows]
                 own = slice(first, first + len(part))
-                query = prepare(jnp.asarray(_padded(part, rows, "queries", first)))
+                query = prepare(_padded(part, rows, "queries", first))
                 best, where = _block_top_k(
                     query, on_device, jnp.int32(n - low), top_k,
                     jnp.int32(first - low) if exclude_self else None,
@@ -118,15 +118,15 @@ def similarity_search(
     return SearchResult(scores, indices)
 
 
+def _cosine_rows(x: Float[np.ndarray, "n D"]) -> Float[Array, "n D"]:
+    # Scaled on the host, where subnormal numbers are not yet zeros.
+    return _unit_rows(jnp.asarray(scale_extreme_rows(x)))
+
+
 def _padded(x: np.ndarray, rows: int, name: str, start: int) -> Float[np.ndarray, "rows D"]:
-    part = np.asarray(x, np.float32)
-    # The sum is finite unless a value is not, or it overflows: then look closer.
-    with np.errstate(all="ignore"):
-        suspect = not np.isfinite(part.sum())
-    if suspect:
-        bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
-        if bad.size:
-            raise ValueError(f"{name} must be finite; row {start + bad[0]} is not")
+    with np.errstate(over="ignore"):
+        part = np.asarray(x, np.float32)
+    check_finite_rows(name, part, start)
     if len(part) == rows:
         return part
     return np.pad(part, ((0, rows - len(part)), (0, 0)))

@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Real, Shaped
 from scipy.stats import rankdata
 
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_choice, check_finite_rows, check_matrix
 from simcse_jax.data.senteval import StsTask
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -29,7 +31,9 @@ Transform = Callable[[Float[np.ndarray, "n D"]], Float[np.ndarray, "n K"]]
 PROTOCOLS = ("all", "mean", "wmean")
 
 
-def cosine(x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]) -> Float64[np.ndarray, "n"]:
+def cosine(
+    x: Real[AnyArray, "n D"] | Lists, y: Real[AnyArray, "n D"] | Lists
+) -> Float64[np.ndarray, "n"]:
     """Cosine of each row of x with the same row of y, in float64: `x·y / sqrt(x·x y·y)`.
 
     With a zero vector it is 0. Equal rows give exactly 1, so that repeated sentences tie; the
@@ -41,13 +45,15 @@ def cosine(x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]) -> Float6
     return np.divide(dots, np.sqrt(squares), out=np.zeros_like(dots), where=squares > 0)
 
 
-def dot(x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]) -> Float64[np.ndarray, "n"]:
+def dot(
+    x: Real[AnyArray, "n D"] | Lists, y: Real[AnyArray, "n D"] | Lists
+) -> Float64[np.ndarray, "n"]:
     """Inner product of each row of x with the same row of y, in float64."""
     return np.einsum("nd,nd->n", *_float64(x, y))
 
 
 def euclidean(
-    x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]
+    x: Real[AnyArray, "n D"] | Lists, y: Real[AnyArray, "n D"] | Lists
 ) -> Float64[np.ndarray, "n"]:
     """Negative Euclidean distance of each row of x to the same row of y, in float64."""
     x, y = _float64(x, y)
@@ -55,7 +61,7 @@ def euclidean(
 
 
 def manhattan(
-    x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]
+    x: Real[AnyArray, "n D"] | Lists, y: Real[AnyArray, "n D"] | Lists
 ) -> Float64[np.ndarray, "n"]:
     """Negative Manhattan distance of each row of x to the same row of y, in float64."""
     x, y = _float64(x, y)
@@ -71,8 +77,8 @@ _SIMILARITIES: dict[str, Callable[..., Float64[np.ndarray, "n"]]] = {
 
 
 def paired_similarity(
-    x: Shaped[np.ndarray, "n D"],
-    y: Shaped[np.ndarray, "n D"],
+    x: Real[AnyArray, "n D"] | Lists,
+    y: Real[AnyArray, "n D"] | Lists,
     similarity: Similarity = "cosine",
 ) -> Float64[np.ndarray, "n"]:
     """Similarity of each row of x with the same row of y, higher for closer rows.
@@ -80,10 +86,7 @@ def paired_similarity(
     Raises:
         ValueError: x and y are not of one shape [n, D], or the similarity is unknown.
     """
-    if similarity not in _SIMILARITIES:
-        raise ValueError(
-            f"there is no similarity {similarity!r}: choose from {', '.join(_SIMILARITIES)}"
-        )
+    check_choice("similarity", similarity, _SIMILARITIES)
     return _SIMILARITIES[similarity](x, y)
 
 
@@ -377,10 +380,12 @@ def _protocols(all_: float, scores: Sequence[float], parts: Sequence[SubsetResul
 
 
 def _float64(
-    x: Shaped[np.ndarray, "n D"], y: Shaped[np.ndarray, "n D"]
+    x: Real[AnyArray, "n D"] | Lists, y: Real[AnyArray, "n D"] | Lists
 ) -> tuple[Float64[np.ndarray, "n D"], Float64[np.ndarray, "n D"]]:
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.ndim != 2 or x.shape != y.shape:
+    x, y = (np.asarray(check_matrix(*z), np.float64) for z in (("x", x), ("y", y)))
+    check_finite_rows("x", x)
+    check_finite_rows("y", y)
+    if x.shape != y.shape:
         raise ValueError(
             f"paired embeddings should be of one shape [n, D], got {x.shape} and {y.shape}"
         )

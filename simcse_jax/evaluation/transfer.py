@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from tqdm import tqdm
 
+from simcse_jax.checks import check_count
 from simcse_jax.data.transfer import Labelled, TransferTask
 
 REGULARISATION: tuple[float, ...] = tuple(2.0**t for t in range(-2, 4))
@@ -69,8 +70,7 @@ def evaluate_transfer(
     Raises:
         ValueError: fewer than two folds, or a class with fewer members than folds.
     """
-    if folds < 2:
-        raise ValueError(f"folds is {folds}; it must be at least 2")
+    check_count("folds", folds, 2)
     scores = {}
     hidden = None if show_progress is None else not show_progress
     for task in (bar := tqdm(list(tasks), unit=" task", disable=hidden)):

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_choice, check_finite_rows, check_matrix
 from simcse_jax.evaluation.sts import paired_similarity
 
 _BLOCK = 4096  # rows at a time: the float64 copies stay small beside the embeddings
 
 
 def triplet_accuracy(
-    anchors: Float[np.ndarray, "n D"],
-    positives: Float[np.ndarray, "n D"],
-    negatives: Float[np.ndarray, "n D"],
+    anchors: Real[AnyArray, "n D"] | Lists,
+    positives: Real[AnyArray, "n D"] | Lists,
+    negatives: Real[AnyArray, "n D"] | Lists,
     distance: Literal["euclidean", "cosine", "manhattan"] = "euclidean",
 ) -> float:
     """Percentage of triplets with `d(anchor, positive) < d(anchor, negative)`.
@@ -36,19 +38,16 @@ def triplet_accuracy(
         ValueError: The three arrays are not of one shape [n, D] with n > 0 or not finite, or the
             distance is unknown.
     """
-    a, p, n = (np.asarray(x) for x in (anchors, positives, negatives))
-    if a.ndim != 2 or not (a.shape == p.shape == n.shape) or len(a) == 0:
+    named = {"anchors": anchors, "positives": positives, "negatives": negatives}
+    a, p, n = (np.asarray(check_matrix(name, x)) for name, x in named.items())
+    if not (a.shape == p.shape == n.shape) or len(a) == 0:
         raise ValueError(
             "anchors, positives and negatives should be of one shape [n, D] with n > 0, got "
             f"{a.shape}, {p.shape} and {n.shape}"
         )
-    if distance not in ("euclidean", "cosine", "manhattan"):
-        raise ValueError(
-            f"there is no distance {distance!r}: choose from euclidean, cosine, manhattan"
-        )
-    for name, x in (("anchors", a), ("positives", p), ("negatives", n)):
-        if not np.isfinite(x).all():
-            raise ValueError(f"{name} should be finite, row {_first_bad_row(x)} is not")
+    check_choice("distance", distance, ("euclidean", "cosine", "manhattan"))
+    for name, x in zip(named, (a, p, n), strict=True):
+        check_finite_rows(name, x)
     right = 0
     for start in range(0, len(a), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -57,7 +56,3 @@ def triplet_accuracy(
         )
         right += int(np.sum(nearer))
     return 100.0 * right / len(a)
-
-
-def _first_bad_row(x: Float[np.ndarray, "n D"]) -> int:
-    return int(np.argmin(np.isfinite(x).all(axis=1)))

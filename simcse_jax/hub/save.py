@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.hub.sentence_transformers import (
@@ -28,7 +27,7 @@ from simcse_jax.hub.settings import (
     check_settings,
 )
 from simcse_jax.hub.weights import Params, to_torch_names
-from simcse_jax.io import read_object, write_json, written_folder
+from simcse_jax.io import read_object, write_json, write_tensors, written_folder
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.transforms import Affine, Transform
@@ -97,7 +96,7 @@ def save_model(
     """
     check_settings(settings, config, params)
     with model_folder(folder) as out:
-        save_file(to_torch_names(config, params), out / "model.safetensors", {"format": "pt"})
+        write_tensors(out / "model.safetensors", to_torch_names(config, params), {"format": "pt"})
         _write_config(out / "config.json", config, settings)
         write_json(out / SETTINGS_FILE, dataclasses.asdict(settings))
         tokenizer.backend.save(str(out / "tokenizer.json"))
@@ -229,7 +228,7 @@ def _write_modules(
         if module.config is not None:
             write_json(out / path / "config.json", module.config)
         if module.weights is not None:
-            save_file(module.weights, out / path / "model.safetensors", {"format": "pt"})
+            write_tensors(out / path / "model.safetensors", module.weights, {"format": "pt"})
     write_json(out / MODULES_FILE, listed)
     write_json(
         out / TRANSFORMER_FILE,

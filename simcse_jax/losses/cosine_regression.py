@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_choice
 from simcse_jax.losses.geometry import unit_rows
 
 Score = Literal["cosine", "shifted"]
@@ -69,8 +70,7 @@ def cosine_regression(
       >>> print(f"{cosine_regression(u, u, jnp.array([1.0, 0.5])):.4f}")  # (0² + 0.5²) / 2
       0.1250
     """
-    if score not in SCORES:
-        raise ValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}")
+    check_choice("score", score, SCORES)
     scores = pair_cosine(u, v)
     if similarities.shape != scores.shape or not len(scores):
         raise ValueError(

@@ -14,9 +14,10 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from simcse_jax.arrays import AnyArray
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_matrix
 
 AnyArrayT = TypeVar("AnyArrayT", Array, np.ndarray)
 
@@ -30,10 +31,10 @@ def unit_rows(
     """Divide every row by its L2 norm.
 
     A row of zeros stays zero under both conventions. They differ in their gradients, and in rows
-    shorter than 1e-8:
+    whose squares under- or overflow:
 
-    * by default `x / ‖x‖`, also of short rows; a row whose norm rounds to 0 is left as it is, and
-      its gradient is NaN;
+    * by default `x / ‖x‖` of all finite rows, since those far from length one are first multiplied
+      by a power of two; the gradient of a row of zeros is NaN;
     * with ``differentiable``, `x · rsqrt(max(‖x‖², 1e-16))`, as the losses have it: the gradient
       is finite everywhere.
 
@@ -53,8 +54,27 @@ def unit_rows(
             raise TypeError("differentiable unit rows need a JAX array, not a NumPy array.")
         return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), _MIN_SQUARE))
     numpy = np if isinstance(x, np.ndarray) else jnp
+    x = scale_extreme_rows(x)
     norm = numpy.linalg.norm(x, axis=-1, keepdims=True)
     return x / numpy.where(norm == 0, 1, norm)
+
+
+def scale_extreme_rows(x: Float[AnyArrayT, "*B D"]) -> Float[AnyArrayT, "*B D"]:
+    """Multiply rows whose squares may under- or overflow by a power of two; leave others alone.
+
+    Their directions stay the same to the last bit, and so do the other rows. (On a device that
+    rounds subnormal numbers to zero these are zeros.)
+    """
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    peak = numpy.max(numpy.abs(x), axis=-1, keepdims=True, initial=0)
+    _, exponent = numpy.frexp(peak if numpy is np else lax.stop_gradient(peak))
+    most = jnp.finfo(x.dtype).maxexp
+    extreme = numpy.abs(exponent) > most // 4
+    if numpy is np and not extreme.any():
+        return x
+    # Clipped so that the factor is a normal number itself.
+    exponent = numpy.where(extreme, numpy.clip(exponent, 2 - most, most - 3), 0)
+    return x * numpy.ldexp(numpy.ones_like(peak), -exponent)
 
 
 def squared_distance(cosine: Float[Array, "*N"]) -> Float[Array, "*N"]:
@@ -62,31 +82,53 @@ def squared_distance(cosine: Float[Array, "*N"]) -> Float[Array, "*N"]:
     return jnp.maximum(2.0 - 2.0 * cosine, 0.0)
 
 
+def float_rows(name: str, x: Real[AnyArray, "B D"] | Lists) -> Float[Array, "B D"]:
+    """Return vectors, one a row, as a JAX array of their own floating point, or float32.
+
+    Raises:
+      ValueError: they are no matrix of real numbers.
+    """
+    x = check_matrix(name, x)
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return jnp.asarray(x) if floating else jnp.asarray(x, jnp.float32)
+
+
 def alignment(
-    x: Float[AnyArray, "B D"], y: Float[AnyArray, "B D"], axis_name: str | None = None
+    x: Real[AnyArray, "B D"] | Lists,
+    y: Real[AnyArray, "B D"] | Lists,
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Return `E ‖x/‖x‖ − y/‖y‖‖²` over the positive pairs (Wang & Isola 2020; SimCSE, equation 2).
 
     Args:
-      x: ``[B, D]``, float32.
+      x: ``[B, D]``, an array or lists.
       y: ``[B, D]``; row i is the positive of row i of x.
       axis_name: the mapped axis over which the batch is spread, in equal shares.
+
+    Raises:
+      ValueError: x and y are no matrices of real numbers, or not of one shape.
     """
-    x, y = (unit_rows(jnp.asarray(z), differentiable=True) for z in (x, y))
+    x, y = float_rows("x", x), float_rows("y", y)
+    if x.shape != y.shape:
+        raise ValueError(f"x {x.shape} and y {y.shape} must be of one shape [B, D].")
+    x, y = (unit_rows(z, differentiable=True) for z in (x, y))
     distance = jnp.square(x - y).sum(1).mean()
     return distance if axis_name is None else lax.pmean(distance, axis_name)
 
 
-def uniformity(x: Float[AnyArray, "B D"], axis_name: str | None = None) -> Float[Array, ""]:
+def uniformity(x: Real[AnyArray, "B D"] | Lists, axis_name: str | None = None) -> Float[Array, ""]:
     """Return `log mean_{i<j} exp(−2 ‖x_i/‖x_i‖ − x_j/‖x_j‖‖²)` (SimCSE, equation 3).
 
     Wang & Isola's uniformity loss with their t of 2. Blocks of rows keep the memory linear in B.
 
     Args:
-      x: ``[B, D]``, float32. A batch of one has no pair and gives −inf.
+      x: ``[B, D]``, an array or lists. A batch of one has no pair and gives −inf.
       axis_name: the mapped axis over which the batch is spread, in equal shares.
+
+    Raises:
+      ValueError: x is no matrix of real numbers.
     """
-    rows = unit_rows(jnp.asarray(x), differentiable=True)  # [B D]
+    rows = unit_rows(float_rows("x", x), differentiable=True)  # [B D]
     points = rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)  # [N D]
     offset = 0 if axis_name is None else lax.axis_index(axis_name) * len(rows)
     columns = jnp.arange(len(points))

@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_array
 
 IGNORED = -100
 """The label of a position that is not to be predicted."""
@@ -39,7 +40,9 @@ def masked_lm_loss(
       >>> print(f"{masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[3, -100]])):.4f}")  # log 8
       2.0794
     """
-    if logits.ndim != 3 or labels.shape != logits.shape[:2]:
+    logits = check_array("logits", logits, 3)
+    labels = check_array("labels", labels, 2, whole=True)
+    if labels.shape != logits.shape[:2]:
         raise ValueError(
             f"labels {labels.shape} must be [B, L] where logits {logits.shape} are [B, L, V]."
         )

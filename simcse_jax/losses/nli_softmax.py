@@ -10,6 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_array, check_choice
+from simcse_jax.losses.geometry import float_rows
 
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
 """The paper's Table 6, in its order.
@@ -53,10 +55,7 @@ def feature_width(concatenation: Concatenation) -> int:
       >>> feature_width("uv-diff")
       3
     """
-    if concatenation not in CONCATENATIONS:
-        raise ValueError(
-            f"concatenation is {concatenation!r}; it must be one of {', '.join(CONCATENATIONS)}"
-        )
+    check_choice("concatenation", concatenation, CONCATENATIONS)
     return sum(_WIDTHS[part] for part in concatenation.split("-"))
 
 
@@ -83,7 +82,8 @@ def pair_features(
       [[1.0, 2.0, 3.0, 1.0, 2.0, 1.0]]
     """
     feature_width(concatenation)
-    if u.ndim != 2 or u.shape != v.shape:
+    u, v = float_rows("u", u), float_rows("v", v)
+    if u.shape != v.shape:
         raise ValueError(f"u {u.shape} and v {v.shape} must be of one shape [B, D].")
     parts = {"uv": (u, v), "diff": (jnp.abs(u - v),), "mul": (u * v,)}
     chosen = [x for name in concatenation.split("-") for x in parts[name]]
@@ -119,7 +119,9 @@ def nli_softmax(
       >>> print(f"{loss:.4f}")  # log 3
       1.0986
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+    logits = check_array("logits", logits, 2)
+    labels = check_array("labels", labels, 1, whole=True)
+    if labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(
             f"labels {labels.shape} must be [B] with B > 0 where logits {logits.shape} are [B, K]."
         )

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_at_least, check_choice
 from simcse_jax.losses.cosine_regression import pair_cosine
 
 Distance = Literal["euclidean", "cosine", "manhattan"]
@@ -43,8 +44,7 @@ def pair_distance(
     Raises:
       ValueError: the shapes differ, or an unknown name.
     """
-    if distance not in DISTANCES:
-        raise ValueError(f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}")
+    check_choice("distance", distance, DISTANCES)
     if distance == "cosine":
         return 1 - pair_cosine(x, y)
     if x.ndim != 2 or x.shape != y.shape:
@@ -92,8 +92,7 @@ def triplet_loss(
       >>> print(f"{loss:.1f} {accuracy:.0f}")  # 1 - 1.5 + 1
       0.5 1
     """
-    if margin < 0:
-        raise ValueError(f"margin is {margin}; it must be at least 0")
+    check_at_least("margin", margin, 0)
     if not len(anchors):
         raise ValueError(f"anchors {anchors.shape} must be [B, D] with B > 0.")
     near = pair_distance(anchors, positives, distance)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Shaped
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_array
 
 
 @no_type_check  # at run time: JAX rebuilds it of shapes, of None, of arrays with one more axis
@@ -48,6 +49,7 @@ def one_a_row(
         attention_mask: true (or 1) where there is a token.
         token_type_ids: see `Batch`.
     """
+    input_ids = check_array("input_ids", input_ids, 2, whole=True)
     rows, length = input_ids.shape
     number = jnp.arange(1, rows + 1, dtype=jnp.int32)[:, None]
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))

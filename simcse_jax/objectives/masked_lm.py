@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from simcse_jax.checks import check_between
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
 from simcse_jax.models import Batch, BertConfig, BertEncoder, MaskedLMHead
@@ -26,7 +27,6 @@ from simcse_jax.objectives.objective import (
     Params,
     TokenObjective,
     TokenTerm,
-    check_fields,
     other_keys,
     sentence_keys,
 )
@@ -43,7 +43,7 @@ class MaskedLM(TokenObjective):
     probability: float = 0.15
 
     def __post_init__(self) -> None:
-        check_fields(self, (0 < self.probability <= 1, "probability", "above 0 and at most 1"))
+        check_between("probability", self.probability, 0, 1, "(]")
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`: the model's masked-LM head is continued, or a fresh one."""

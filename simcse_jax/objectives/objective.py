@@ -91,6 +91,9 @@ class ObjectiveConfig(Protocol):
     def check_text(self, columns: int, labels: bool) -> None:
         """Raise ValueError for a text of so many columns, with labels or not, that does not fit."""
 
+    def check_batch(self, batch_size: int, columns: int) -> None:
+        """Raise ValueError for a global batch of so many examples that teaches nothing."""
+
     def export(self, params: Params) -> Params:
         """Return the parameters of the trained model as model folders hold them."""
 
@@ -122,6 +125,9 @@ class TokenObjective:
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`; every text fits."""
 
+    def check_batch(self, batch_size: int, columns: int) -> None:
+        """See `ObjectiveConfig.check_batch`; every size will do."""
+
     def export(self, params: Params) -> Params:
         """See `ObjectiveConfig.export`."""
         return {"encoder": params["encoder"]}
@@ -150,17 +156,3 @@ def sentence_keys(key: Key[Array, ""], sentences: Int[AnyArray, "B C"]) -> Key[A
 def other_keys(keys: Key[Array, "S"], number: int) -> Key[Array, "S"]:
     """Return another key for each key, by a number."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-def check_fields(config: Any, *rules: tuple[bool, str, str]) -> None:
-    """Raise ValueError for the first rule ``(holds, field, what it must be)`` that is broken."""
-    for holds, field, wanted in rules:
-        if not holds:
-            raise ValueError(f"{field} is {getattr(config, field)!r}; it must be {wanted}")
-
-
-def check_choice(config: Any, field: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError where a field is none of its choices."""
-    check_fields(
-        config, (getattr(config, field) in known, field, f"one of {', '.join(map(str, known))}")
-    )

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_at_least, check_choice, check_count
 from simcse_jax.data.batches import TrainingBatch
+from simcse_jax.io import write_tensors
 from simcse_jax.losses.cosine_regression import Score, cosine_regression
 from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_softmax, pair_features
 from simcse_jax.losses.triplet import Distance, triplet_loss
@@ -31,8 +32,6 @@ from simcse_jax.objectives.objective import (
     Objective,
     Params,
     TokenObjective,
-    check_choice,
-    check_fields,
     sentence_keys,
 )
 
@@ -64,18 +63,12 @@ class Sbert(TokenObjective):
     """The distance of the triplet objective."""
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("kind", Kind),
-            ("concatenation", Concatenation),
-            ("score", Score),
-            ("distance", Distance),
-        ):
-            check_choice(self, field, get_args(choices))
-        check_fields(
-            self,
-            (self.margin >= 0, "margin", "at least 0"),
-            (self.num_labels >= 2, "num_labels", "at least 2"),
-        )
+        check_choice("kind", self.kind, get_args(Kind))
+        check_choice("concatenation", self.concatenation, get_args(Concatenation))
+        check_choice("score", self.score, get_args(Score))
+        check_choice("distance", self.distance, get_args(Distance))
+        check_at_least("margin", self.margin, 0)
+        check_count("num_labels", self.num_labels, 2)
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`: a softmax has a fresh ``"classifier"``.
@@ -150,7 +143,7 @@ class Sbert(TokenObjective):
         if self.kind == "softmax":
             tensors = {name: np.asarray(x) for name, x in params["classifier"].items()}
             metadata: dict[str, str] = {"concatenation": self.concatenation}
-            save_file(tensors, folder / CLASSIFIER_FILE, metadata)
+            write_tensors(folder / CLASSIFIER_FILE, tensors, metadata)
 
 
 def read_classifier(folder: Path) -> tuple[Sbert, Params]:

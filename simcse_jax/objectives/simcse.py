@@ -17,6 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from simcse_jax.checks import (
+    check_at_least,
+    check_between,
+    check_choice,
+    check_finite,
+    check_positive,
+)
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.geometry import alignment, uniformity
 from simcse_jax.losses.info_nce import Implementation, Similarity, info_nce
@@ -30,8 +37,6 @@ from simcse_jax.objectives.objective import (
     Objective,
     Params,
     TokenObjective,
-    check_choice,
-    check_fields,
     sentence_keys,
 )
 
@@ -74,18 +79,13 @@ class SimCSE(TokenObjective):
     views: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("head", Head),
-            ("similarity", Similarity),
-            ("implementation", Implementation),
-        ):
-            check_choice(self, field, get_args(choices))
-        check_fields(
-            self,
-            (self.temperature > 0, "temperature", "positive"),
-            (self.mlm_weight >= 0, "mlm_weight", "at least 0"),
-            (0 < self.mlm_probability <= 1, "mlm_probability", "above 0 and at most 1"),
-        )
+        check_choice("head", self.head, get_args(Head))
+        check_choice("similarity", self.similarity, get_args(Similarity))
+        check_choice("implementation", self.implementation, get_args(Implementation))
+        check_positive("temperature", self.temperature)
+        check_finite("hard_negative_weight", self.hard_negative_weight)
+        check_at_least("mlm_weight", self.mlm_weight, 0)
+        check_between("mlm_probability", self.mlm_probability, 0, 1, "(]")
 
     def check_pooling(self, pooling: str) -> None:
         """Raise ValueError for a pooling that this head cannot follow."""
@@ -104,6 +104,14 @@ class SimCSE(TokenObjective):
             raise ValueError(
                 "the training text has labels, which SimCSE does not read: leave labelled_nli out, "
                 "so that NLI becomes triplets, or give pairs without scores"
+            )
+
+    def check_batch(self, batch_size: int, columns: int) -> None:
+        """See `ObjectiveConfig.check_batch`: a single example needs a hard negative."""
+        if batch_size == 1 and columns < 3:
+            raise ValueError(
+                "batch_size is 1; it must be at least 2 without hard negatives, since a sentence's "
+                "negatives are the other examples of its batch"
             )
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
@@ -176,6 +184,7 @@ class SimCSE(TokenObjective):
             raise ValueError(
                 f"SimCSE takes sentences, pairs or triplets; the examples have {columns} sentences"
             )
+        self.check_batch(len(vectors) * lax.axis_size(AXIS), columns)
         anchors, positives, *negatives = jnp.unstack(vectors, axis=1)  # [B D] each
         value, accuracy = info_nce(
             anchors,

@@ -1,6 +1,7 @@
 """Training: the step, its optimizer, the loop, checkpoints, and several devices."""
 
-from simcse_jax.training.checkpoint import Restored, RunCheckpoints
+from simcse_jax.process import Interrupted
+from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableCheckpoint
 from simcse_jax.training.devices import compile_step, make_mesh, replicate, shard_batch
 from simcse_jax.training.grad_cache import grad_cache, value_and_gradient
 from simcse_jax.training.loop import Batches, Evaluation, FitResult, fit
@@ -11,11 +12,13 @@ __all__ = [
     "Batches",
     "Evaluation",
     "FitResult",
+    "Interrupted",
     "OptimizerConfig",
     "Restored",
     "RunCheckpoints",
     "Step",
     "TrainState",
+    "UnusableCheckpoint",
     "compile_step",
     "fit",
     "grad_cache",

@@ -11,16 +11,23 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
+from simcse_jax import io
+
 FORMAT = "simcse_jax run 1"
+METADATA = "_CHECKPOINT_METADATA"
+# A checkpoint has one of these at least.
+ORBAX = {METADATA, "commit_success.txt", "run"}
+
+T = TypeVar("T")
 
 
 class Restored(NamedTuple):
@@ -37,6 +44,24 @@ class Restored(NamedTuple):
     state: Any
     key: Key[Array, ""]
     extra: dict[str, Any]
+
+
+class UnusableCheckpoint(ValueError):
+    """A checkpoint that is damaged, or that lacks what its run needs to go on from it.
+
+    Attributes:
+        reason: what is wrong with it; the message also says what to do.
+    """
+
+    def __init__(self, reason: str, mend: str):
+        super().__init__(f"{reason}; {mend}")
+        self.reason = reason
+
+
+def latest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint in a folder, which is not touched; None without."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 class RunCheckpoints:
@@ -62,13 +87,14 @@ class RunCheckpoints:
 
         Raises:
             ValueError: ``keep`` is below 1, or the settings are not JSON.
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be made, or holds numbered folders that are no checkpoints.
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
         self.folder = Path(folder).absolute()
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
+        self._refuse_foreign()
         training = ocp.training
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +112,13 @@ class RunCheckpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _refuse_foreign(self) -> None:
+        """Refuse folders that would be taken for checkpoints, and deleted when they are old."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            found = {p.name for p in path.iterdir()} if path.is_dir() else set()
+            if path.name.isdecimal() and found and not found & ORBAX:
+                raise FileExistsError(f"{path} is no checkpoint of a run; choose another folder")
 
     @property
     def steps(self) -> list[int]:
@@ -140,7 +173,7 @@ class RunCheckpoints:
 
         Raises:
             FileExistsError: there is a checkpoint, and ``resume`` is False.
-            ValueError: there is one to go on from, of other settings or damaged.
+            ValueError: the newest that can be read is of other settings, or none can.
         """
         step = self.latest
         if step is None:
@@ -149,7 +182,36 @@ class RunCheckpoints:
             raise FileExistsError(
                 f"{self.folder} holds a run at step {step}; resume it or choose another folder"
             )
-        self._check_settings(self._info(step, self.folder / str(step))["settings"])
+        info = self.newest(lambda step: self._info(step, self.folder / str(step)))
+        self._check_settings(info["settings"])
+
+    def newest(self, use: Callable[[int], T]) -> T:
+        """Return what ``use`` makes of the step of the newest checkpoint that it can use.
+
+        Raises:
+            UnusableCheckpoint: ``use`` raises it for every checkpoint.
+        """
+        refused: list[UnusableCheckpoint] = []
+        for step in reversed(self.steps):
+            try:
+                return use(step)
+            except UnusableCheckpoint as error:
+                refused.append(error)
+        if len(refused) == 1:
+            raise refused[0]
+        raise UnusableCheckpoint(
+            f"{refused[0].reason}, and the older ones are no better",
+            f"delete {self.folder} to train from the start",
+        )
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints after a step, since the run goes on from there.
+
+        Raises:
+            OSError: one cannot be deleted.
+        """
+        for later in [s for s in self.steps if s > step]:
+            self._checkpointer.delete(later)
 
     def restore(self, state: Any, key: Key[Array, ""], step: int | None = None) -> Restored:
         """Read a checkpoint.
@@ -161,8 +223,9 @@ class RunCheckpoints:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is damaged, or not of such a run, or a setting has changed; the message
-                names the setting. The folder is left as it is.
+            UnusableCheckpoint: it is damaged, or not of such a run.
+            ValueError: a setting has changed; the message names it.
+                The folder is left as it is.
         """
         step = self.latest if step is None else step
         if step is None or step not in self.steps:
@@ -178,9 +241,9 @@ class RunCheckpoints:
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"run": template})["run"]
         except Exception as error:  # whatever orbax and tensorstore make of broken bytes
-            raise ValueError(self._damaged(step, path, _first_line(error))) from error
+            raise self._damaged(step, path, _first_line(error)) from error
         if _checksum(loaded) != info["checksum"]:
-            raise ValueError(self._damaged(step, path, "its checksum differs"))
+            raise self._damaged(step, path, "its checksum differs")
         restored_key = jax.random.wrap_key_data(loaded["key"], impl=jax.random.key_impl(key))
         return Restored(step, loaded["state"], restored_key, info["extra"])
 
@@ -194,13 +257,18 @@ class RunCheckpoints:
         try:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above
-            raise ValueError(self._damaged(step, path, _first_line(error))) from error
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise ValueError(
-                f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give "
-                "the run another folder"
-            )
-        return info
+            raise self._damaged(step, path, _first_line(error)) from error
+        if isinstance(info, dict) and info.get("format") == FORMAT:
+            return info
+        try:
+            io.read_json(path / METADATA)
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, path, _first_line(error)) from error
+        # It is whole, and so not ours to pass over.
+        raise ValueError(
+            f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give the "
+            "run another folder"
+        )
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         names = sorted(saved.keys() | self.settings.keys())
@@ -212,10 +280,13 @@ class RunCheckpoints:
                 f"{'; '.join(parts)}"
             )
 
-    def _damaged(self, step: int, path: Path, reason: str) -> str:
+    def _damaged(self, step: int, path: Path, reason: str) -> UnusableCheckpoint:
         older = [s for s in self.steps if s < step]
-        advice = f"; delete it to resume from step {older[-1]}" if older else ""
-        return f"the checkpoint {path} is damaged or of another model ({reason}){advice}"
+        mend = f"resume from step {older[-1]}" if older else "train from the start"
+        return UnusableCheckpoint(
+            f"the checkpoint {path} is damaged or of another model ({reason})",
+            f"delete it to {mend}",
+        )
 
 
 def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import signal
@@ -21,8 +22,10 @@ from jaxtyping import Array, Key
 from tqdm import tqdm
 
 from simcse_jax.io import write_text
-from simcse_jax.training.checkpoint import RunCheckpoints
+from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableCheckpoint
 from simcse_jax.training.devices import CompiledStep
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -43,12 +46,15 @@ class Evaluation(NamedTuple):
         best_metric: the name of the metric by which the best model is kept; higher is better.
         save_best: called by the first process with the parameters, the step and the metrics, when
             the best so far was found.
+        has_best: whether what ``save_best`` wrote is still there, asked on resuming: where it is
+            not, the run goes back to a checkpoint that holds the best model itself, or had none.
     """
 
     every: int
     function: Callable[[Any], Mapping[str, float]]
     best_metric: str | None = None
     save_best: Callable[[Any, int, Mapping[str, float]], None] | None = None
+    has_best: Callable[[], bool] = lambda: True
 
 
 class FitResult(NamedTuple):
@@ -57,7 +63,7 @@ class FitResult(NamedTuple):
     Attributes:
         state: after the last update.
         step: the number of updates done.
-        interrupted: whether SIGTERM ended the run before its last step.
+        interrupted: whether SIGTERM came: the run is to end, be it after its last step.
         best: ``{"step", "value", "metrics"}`` of the best evaluation, or None.
     """
 
@@ -98,8 +104,9 @@ def fit(
         total_steps: the number of updates of the whole run.
         checkpoints: where the run is saved, every ``checkpoint_every`` steps and at the end.
         checkpoint_every: in steps.
-        resume: continue from the newest checkpoint, if there is one. State and key then only give
-            shapes and devices.
+        resume: continue from the newest checkpoint that can be read, if there is one; a warning
+            names those that cannot, and they are deleted. State and key then only give shapes and
+            devices.
         evaluation: what to measure on the way.
         metrics_file: JSON lines, one a step (``{"step", "loss", …}``) and one an evaluation
             (``{"step", "eval": {…}}``); written by the first process. On resuming, lines after the
@@ -120,15 +127,15 @@ def fit(
         OSError: a checkpoint could not be written.
     """
     _check_intervals(log_every, checkpoint_every, evaluation)
-    start, state, key, best = _start(checkpoints, resume, state, key, total_steps)
+    start, state, key, best = _start(checkpoints, resume, state, key, total_steps, evaluation)
     first_process = jax.process_index() == 0
     if progress is None and not first_process:
         progress = False
-    log = _MetricsLog(metrics_file if first_process else None, start, on_record)
-    metrics = _Metrics(log, checkpoints)
+    records = _MetricsLog(metrics_file if first_process else None, start, on_record)
+    metrics = _Metrics(records, checkpoints)
     done = start
     with (
-        log,
+        records,
         _Sigterm() as sigterm,
         tqdm(
             total=total_steps,
@@ -155,13 +162,14 @@ def fit(
             if due:
                 assert evaluation is not None
                 with metrics.paused():
-                    best = _evaluate(evaluation, state.params, done, best, log)
+                    best = _evaluate(evaluation, state.params, done, best, records)
             if (regular or stop) and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
             if stop:
                 break
-    return FitResult(state, done, done < total_steps, best)
+        interrupted = sigterm.everywhere()
+    return FitResult(state, done, interrupted, best)
 
 
 def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluation | None) -> None:
@@ -174,25 +182,61 @@ def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluati
 
 
 def _start(
-    checkpoints: RunCheckpoints | None, resume: bool, state: Any, key: Any, total_steps: int
+    checkpoints: RunCheckpoints | None,
+    resume: bool,
+    state: Any,
+    key: Any,
+    total_steps: int,
+    evaluation: Evaluation | None,
 ) -> tuple[int, Any, Any, dict[str, Any] | None]:
     """Return the step, state, key and best evaluation to go on from."""
     if checkpoints is None or checkpoints.latest is None:
         return 0, state, key, None
     checkpoints.check(resume)
-    start, state, key, extra = checkpoints.restore(state, key)
+
+    def restore(step: int) -> Restored:
+        try:
+            restored = checkpoints.restore(state, key, step)
+            _restore_best(restored, evaluation, checkpoints.folder / str(step))
+        except UnusableCheckpoint as error:
+            if step != checkpoints.steps[0]:
+                log.warning("%s; the run goes back to the checkpoint before", error.reason)
+            raise
+        return restored
+
+    start, state, key, extra = checkpoints.newest(restore)
     if start > total_steps:
         raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
+    checkpoints.drop_after(start)
     return start, state, key, extra.get("best")
 
 
+def _restore_best(restored: Restored, evaluation: Evaluation | None, path: Path) -> None:
+    """See to it that the best model so far is there, which the run may end with."""
+    best = restored.extra.get("best")
+    if best is None or evaluation is None or evaluation.has_best():
+        return
+    if best["step"] != restored.step:
+        raise UnusableCheckpoint(
+            f"the best model, of step {best['step']}, is no longer there, and the checkpoint "
+            f"{path} does not hold it",
+            f"put it back, or delete {path.parent} to train from the start",
+        )
+    if evaluation.save_best is not None and jax.process_index() == 0:
+        evaluation.save_best(restored.state.params, restored.step, best["metrics"])
+
+
 def _evaluate(
-    evaluation: Evaluation, params: Any, done: int, best: dict[str, Any] | None, log: _MetricsLog
+    evaluation: Evaluation,
+    params: Any,
+    done: int,
+    best: dict[str, Any] | None,
+    records: _MetricsLog,
 ) -> dict[str, Any] | None:
     """Measure the model, log what was found, and return the best evaluation so far."""
     values = {name: float(value) for name, value in evaluation.function(params).items()}
-    log.write({"step": done, "eval": values})
-    log.flush()
+    records.write({"step": done, "eval": values})
+    records.flush()
     name = evaluation.best_metric
     if name is None:
         return best
@@ -223,8 +267,8 @@ def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, No
 class _Metrics:
     """The metrics of the steps since they were last fetched from the device."""
 
-    def __init__(self, log: _MetricsLog, checkpoints: RunCheckpoints | None):
-        self._log = log
+    def __init__(self, records: _MetricsLog, checkpoints: RunCheckpoints | None):
+        self._records = records
         self._checkpoints = checkpoints
         self._pending: list[tuple[int, Any, int]] = []
         self._clock = time.perf_counter()
@@ -249,9 +293,9 @@ class _Metrics:
         for (step, _, _), metrics in zip(self._pending, fetched, strict=True):
             values = {name: float(value) for name, value in metrics.items()}
             self._check(step, values)
-            self._log.write({"step": step, **values, "sentences_per_second": round(speed, 1)})
+            self._records.write({"step": step, **values, "sentences_per_second": round(speed, 1)})
         self._pending.clear()
-        self._log.flush()
+        self._records.flush()
         return {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f}/s"}
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:
@@ -279,13 +323,15 @@ class _MetricsLog:
         on_record: Callable[[Mapping[str, Any]], None] | None,
     ):
         self._on_record = on_record
+        self._lines: list[str] = []
         self._file = None
         if path is None:
             return
         path = Path(path)
         kept = []
         if start and path.exists():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _before(line, start)]
+            lines = path.read_text("utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _before(line, start)]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -294,17 +340,24 @@ class _MetricsLog:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of what `flush` has already reported
+                self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+        self._lines.append(json.dumps(record) + "\n")
         if self._on_record is not None:
             self._on_record(record)
 
     def flush(self) -> None:
-        if self._file is not None:
+        lines, self._lines = self._lines, []
+        if self._file is None:
+            return
+        try:
+            self._file.writelines(lines)
             self._file.flush()
+        except OSError as error:
+            message = f"cannot write {self._file.name}: {error.strerror or error}"
+            raise type(error)(message) from error
 
 
 def _before(line: str, start: int) -> bool:

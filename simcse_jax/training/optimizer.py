@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from simcse_jax.objectives.objective import Params, check_choice, check_fields
+from simcse_jax.checks import (
+    check_at_least,
+    check_between,
+    check_choice,
+    check_count,
+    check_finite,
+    check_positive,
+)
+from simcse_jax.objectives.objective import Params
+
+Schedule = Literal["linear", "constant", "cosine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +29,7 @@ class OptimizerConfig:
 
     learning_rate: float = 3e-5
     """The learning rate, the largest of the schedule."""
-    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    schedule: Schedule = "linear"
     """How the learning rate goes on after the warm-up: it falls to zero in a line or as a cosine
     over the rest of the run, or stays."""
     warmup_steps: int = 0
@@ -43,17 +53,17 @@ class OptimizerConfig:
     so that its first steps are up to (1 - beta1) / sqrt(1 - beta2) = 3.2 times as long."""
 
     def __post_init__(self) -> None:
-        check_choice(self, "schedule", get_args(Literal["linear", "constant", "cosine"]))
-        check_fields(
-            self,
-            *((getattr(self, f) > 0, f, "positive") for f in ("learning_rate", "clip_norm")),
-            *(
-                (getattr(self, f) >= 0, f, "at least 0")
-                for f in ("weight_decay", "warmup_steps", "eps")
-            ),
-            *((0 <= getattr(self, f) < 1, f, "from 0 to below 1") for f in ("beta1", "beta2")),
-            (0 <= self.warmup_ratio < 1, "warmup_ratio", "at least 0 and below 1"),
-        )
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_positive("learning_rate", self.learning_rate)
+        check_finite("learning_rate", self.learning_rate)
+        check_positive("clip_norm", self.clip_norm)
+        check_count("warmup_steps", self.warmup_steps, 0)
+        check_between("warmup_ratio", self.warmup_ratio, 0, 1, "[)")
+        check_at_least("weight_decay", self.weight_decay, 0)
+        check_finite("weight_decay", self.weight_decay)
+        check_between("beta1", self.beta1, 0, 1, "[)")
+        check_between("beta2", self.beta2, 0, 1, "[)")
+        check_at_least("eps", self.eps, 0)
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
@@ -81,6 +91,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Return the learning rate as a function of the number of updates done."""
+    # Here 0 is "not given", as the fields say.
     warmup = config.warmup_steps or min(
         math.ceil(config.warmup_ratio * total_steps), total_steps - 1
     )

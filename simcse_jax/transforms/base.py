@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Float, Float32, Real
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from simcse_jax.arrays import AnyArray
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_finite_rows, check_matrix
 from simcse_jax.io import AnyPath, read_object, write_bytes, write_json
 from simcse_jax.losses.geometry import unit_rows
 
@@ -53,7 +53,7 @@ class Transform(ABC):
         return self.input_dim
 
     @abstractmethod
-    def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
+    def __call__(self, embeddings: Real[AnyArray, "n D"] | Lists) -> Float[np.ndarray, "n K"]:
         """Transform embeddings, one row each, to float32 on the host."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Affine(Transform):
         """See ``Transform.output_dim``."""
         return self.matrix.shape[1]
 
-    def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n K"]:
+    def __call__(self, embeddings: Real[AnyArray, "n D"] | Lists) -> Float[np.ndarray, "n K"]:
         """Apply the map.
 
         Raises:
@@ -187,7 +187,7 @@ class Affine(Transform):
 
 
 def check_embeddings(
-    embeddings: Real[AnyArray, "n D"],
+    embeddings: Real[AnyArray, "n D"] | Lists,
     *,
     dim: int | None = None,
     least: int = 0,
@@ -196,7 +196,7 @@ def check_embeddings(
     """Return the embeddings as a float32 array on the host.
 
     Args:
-        embeddings: ``[n, D]``, of any real numbers.
+        embeddings: ``[n, D]``, an array of any real numbers, or lists.
         dim: the D they must have.
         least: the number of rows they must at least have.
         finite: look at every number; False where the caller does.
@@ -205,24 +205,15 @@ def check_embeddings(
         ValueError: they are not a matrix, not of ``dim`` columns, too few, or not finite; the
             message names the first rows that are not.
     """
-    x = np.asarray(jax.device_get(embeddings))
-    if x.ndim != 2:
-        raise ValueError(f"embeddings must be a matrix [n, D], got shape {x.shape}")
+    x = np.asarray(check_matrix("embeddings", embeddings))
     if dim is not None and x.shape[1] != dim:
         raise ValueError(f"embeddings have {x.shape[1]} dimensions, the transform takes {dim}")
     if x.shape[0] < least:
         raise ValueError(f"at least {least} embeddings are needed, got {x.shape[0]}")
-    if x.dtype.kind not in "fiu" and x.dtype.name != "bfloat16":
-        raise ValueError(f"embeddings must be real numbers, got {x.dtype}")
-    # One pass that does not copy: the sum is finite unless a value is not, or it overflows.
-    x = x.astype(np.float32, copy=False)
-    with np.errstate(all="ignore"):
-        suspect = finite and not np.isfinite(x.sum())
-    if suspect:
-        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        if bad.size:
-            names = ", ".join(str(i) for i in bad[:5]) + (", …" if bad.size > 5 else "")
-            raise ValueError(f"{bad.size} of {x.shape[0]} embeddings are not finite: row {names}")
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32, copy=False)
+    if finite:
+        check_finite_rows("embeddings", x)
     return x
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
+from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import check_between, check_count
 from simcse_jax.transforms.base import Affine
 from simcse_jax.transforms.whitening import Moments, spectrum
 
@@ -22,7 +24,7 @@ class Standardization(Affine):
     @classmethod
     def fit(
         cls,
-        embeddings: Float[np.ndarray, "n D"] | Iterable[np.ndarray],
+        embeddings: Real[AnyArray, "n D"] | Iterable[Any],
         *,
         ddof: int = 0,
         normalize: bool = False,
@@ -61,7 +63,7 @@ class AllButTheTop(Affine):
     @classmethod
     def fit(
         cls,
-        embeddings: Float[np.ndarray, "n D"] | Iterable[np.ndarray],
+        embeddings: Real[AnyArray, "n D"] | Iterable[Any],
         k: int = 1,
         *,
         normalize: bool = False,
@@ -79,8 +81,8 @@ class AllButTheTop(Affine):
         """Fit on gathered moments; see ``fit``."""
         _check_count(moments)
         dim = moments.mean.shape[0]
-        if not 0 <= k < dim:
-            raise ValueError(f"k must lie in 0..{dim - 1}: something has to remain, got {k}")
+        check_count("k", k, 0)
+        check_between("k", k, 0, dim - 1)  # something has to remain
         _, vectors = spectrum(moments)
         top = vectors[:, :k]  # [D, k]
         return cls(moments.mean, np.eye(dim) - top @ top.T, normalize)

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
+from simcse_jax.arrays import AnyArray, Lists
 from simcse_jax.transforms.base import Transform, check_embeddings
 from simcse_jax.transforms.flow_config import (
     AUTHORS_OPTIMIZER,
@@ -128,6 +129,8 @@ class Flow(Transform):
             ValueError: embeddings that are not finite matrices, of a D that the levels do not
                 split, of fewer than two rows; a ``state_folder`` of another run.
             FloatingPointError: the loss or its gradient is not finite; nothing is saved.
+            FileExistsError: another process fits in ``state_folder``.
+            Interrupted: SIGTERM ended the fit early; the state is saved.
         """
         from simcse_jax.transforms import flow_fit
 
@@ -158,7 +161,7 @@ class Flow(Transform):
         )
         return cls(config, *fitted)
 
-    def __call__(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    def __call__(self, embeddings: Real[AnyArray, "n D"] | Lists) -> Float[np.ndarray, "n D"]:
         """Return the latents ``z [n, D]`` of embeddings, float32 on the host.
 
         Raises:
@@ -167,7 +170,7 @@ class Flow(Transform):
         return self.forward(embeddings)[0]
 
     def forward(
-        self, embeddings: Float[np.ndarray, "n D"]
+        self, embeddings: Real[AnyArray, "n D"] | Lists
     ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, " n"]]:
         """Return ``(z, log |det dz/dx|)``, float32."""
         x = check_embeddings(embeddings, dim=self.dim)
@@ -188,13 +191,13 @@ class Flow(Transform):
         )
         return x, logdet - np.float32(self.prewhitening.logdet)
 
-    def log_prob(self, embeddings: Float[np.ndarray, "n D"]) -> Float[np.ndarray, " n"]:
+    def log_prob(self, embeddings: Real[AnyArray, "n D"] | Lists) -> Float[np.ndarray, " n"]:
         """Return ``log p(x)`` in nats, ``[n]`` float64."""
         z, logdet = self.forward(embeddings)
         square = np.square(z, dtype=np.float64).sum(axis=1)
         return logdet - 0.5 * (square + self.dim * math.log(2 * math.pi))
 
-    def bits_per_dimension(self, embeddings: Float[np.ndarray, "n D"]) -> float:
+    def bits_per_dimension(self, embeddings: Real[AnyArray, "n D"] | Lists) -> float:
         """Return the mean of ``-log p(x) / (D ln 2)`` over the embeddings."""
         return float(-self.log_prob(embeddings).mean() / (self.dim * math.log(2)))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from jaxtyping import Array, Float
 from simcse_jax.models.glow import check_dim
 from simcse_jax.objectives.flow import EmbeddingBatch, flow_objective
 from simcse_jax.training import (
+    Interrupted,
     OptimizerConfig,
     RunCheckpoints,
     compile_step,
@@ -30,6 +33,7 @@ from simcse_jax.training import (
     start_state,
 )
 from simcse_jax.training.devices import CompiledStep
+from simcse_jax.training.run_folder import claimed
 from simcse_jax.transforms.base import check_embeddings
 from simcse_jax.transforms.flow_config import Embeddings, FlowConfig
 from simcse_jax.transforms.prewhitening import PreWhitening, prewhiten
@@ -113,36 +117,36 @@ def fit_flow(
             on_step(values["step"], metrics)
 
     checkpoints = None
-    if state_folder is not None:
-        checkpoints = RunCheckpoints(state_folder, run.settings(x), keep=1)
-        checkpoints.check(resume)
-    try:
-        result = fit(
-            step,
-            replicate(state, mesh),
-            functools.partial(
-                flow_batches, run, x, embeddings, prewhitening, total, devices=mesh.size
-            ),
-            replicate(key, mesh),
-            total,
-            checkpoints=checkpoints,
-            checkpoint_every=save_every or per_epoch,
-            resume=True,
-            log_every=1 if on_step is not None else 25,
-            on_record=record,
-            progress=progress,
-            description="flow",
-        )
-    except FloatingPointError as error:
-        raise FloatingPointError(
-            f"{error}; lower the learning rate ({run.optimizer.learning_rate}), or look for "
-            "outliers in the embeddings"
-        ) from None
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()
+    with contextlib.ExitStack() as stack:
+        if state_folder is not None:
+            stack.enter_context(claimed(Path(state_folder)))
+            opened = RunCheckpoints(state_folder, run.settings(x), keep=1)
+            checkpoints = stack.enter_context(opened)
+            checkpoints.check(resume)
+        try:
+            result = fit(
+                step,
+                replicate(state, mesh),
+                functools.partial(
+                    flow_batches, run, x, embeddings, prewhitening, total, devices=mesh.size
+                ),
+                replicate(key, mesh),
+                total,
+                checkpoints=checkpoints,
+                checkpoint_every=save_every or per_epoch,
+                resume=True,
+                log_every=1 if on_step is not None else 25,
+                on_record=record,
+                progress=progress,
+                description="flow",
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error}; lower the learning rate ({run.optimizer.learning_rate}), or look for "
+                "outliers in the embeddings"
+            ) from None
     if result.interrupted:
-        raise SystemExit(f"the flow's fit was stopped at step {result.step} of {total}")
+        raise Interrupted(f"the flow's fit was stopped at step {result.step} of {total}")
     trained = jax.device_get(result.state)
     variables = {"params": trained.params["flow"], "constants": trained.frozen["constants"]}
     return FittedFlow(variables, dim, prewhitening, result.step)

@@ -7,14 +7,16 @@ embeddings, largest eigenvalue first. The moments are gathered in one streaming 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_between, check_count
 from simcse_jax.transforms.base import (
     Affine,
     check_embeddings,
@@ -53,14 +55,16 @@ class Moments:
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     @classmethod
-    def of(cls, embeddings: Float[np.ndarray, "n D"] | Iterable[np.ndarray]) -> Moments:
-        """Return the moments of one array ``[n, D]``, or of an iterable of such batches.
+    def of(cls, embeddings: Real[AnyArray, "n D"] | Iterable[Any]) -> Moments:
+        """Return the moments of one matrix ``[n, D]``, array or lists, or of an iterable of them.
 
         Raises:
             ValueError: no batch, or a batch that is not ``[n, D]`` and finite.
         """
-        batches: Iterable[np.ndarray] = (
-            [np.asarray(embeddings)] if hasattr(embeddings, "ndim") else embeddings
+        # A list of rows is a matrix, a list of matrices are batches.
+        lists = isinstance(embeddings, Sequence) and len(embeddings) and np.ndim(embeddings[0]) < 2
+        batches: Iterable[Any] = (
+            [embeddings] if lists or hasattr(embeddings, "ndim") else embeddings
         )
         total: Moments | None = None
         for batch in batches:
@@ -72,7 +76,7 @@ class Moments:
             raise ValueError("no embeddings: the iterable of batches is empty")
         return total
 
-    def update(self, batch: Float[np.ndarray, "n D"]) -> Moments:
+    def update(self, batch: Real[AnyArray, "n D"] | Lists) -> Moments:
         """Return the moments with a batch ``[n, D]`` added.
 
         Raises:
@@ -189,7 +193,7 @@ class Whitening(Affine):
     @classmethod
     def fit(
         cls,
-        embeddings: Float[np.ndarray, "n D"] | Iterable[np.ndarray],
+        embeddings: Real[AnyArray, "n D"] | Iterable[Any],
         k: int | None = None,
         *,
         ddof: int = 1,
@@ -244,10 +248,11 @@ class Whitening(Affine):
                 more embeddings than dimensions and neither k nor floor; a floor not in (0, 1].
         """
         dim = moments.mean.shape[0]
-        if k is not None and not 1 <= k <= dim:
-            raise ValueError(f"k must lie in 1..{dim}, the embeddings' dimensions, got {k}")
-        if floor is not None and not 0 < floor <= 1:
-            raise ValueError(f"floor is a fraction of the largest eigenvalue, in (0, 1]: {floor}")
+        if k is not None:
+            check_count("k", k)
+            check_between("k", k, 1, dim)
+        if floor is not None:
+            check_between("floor", floor, 0, 1, "(]")
         values, vectors = spectrum(moments, ddof)
         noise = max(
             moments.rounding_variance(), dim * float(np.finfo(np.float64).eps) * float(values[0])

@@ -177,7 +177,7 @@ def test_wordnet_that_is_not_there(monkeypatch):
 def test_bad_input():
     rng = np.random.default_rng(0)
     for function in (crop, delete_words, mask_words):
-        with pytest.raises(ValueError, match=r"share is 10; it must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=r"share is 10; it must be at least 0 and at most 1"):
             function(TEN, rng, 10)
     text = TrainingText((("a",), ("b",)))
     with pytest.raises(ValueError, match="the text has 2"):

@@ -31,7 +31,9 @@ def text(tmp_path):
 
 @pytest.mark.parametrize("positives", get_args(Positives))
 def test_positives(text, positives):
-    config = dataclasses.replace(text, positives=positives, share=0.4)
+    by_share = positives in ("crop", "delete-words", "mask-words")
+    share = {"share": 0.4} if by_share else {}
+    config = dataclasses.replace(text, positives=positives, **share)
     data = load_training_data(config, 0)
     assert [len(document) for document in data.documents] == [30, 30]
     if positives == "synonym" and importlib.util.find_spec("nltk") is None:

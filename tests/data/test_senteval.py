@@ -91,7 +91,7 @@ def test_further_columns_are_ignored(tmp_path):
     assert read_stsb(tmp_path).sentences2 == ("b", "b")
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_line_ends_byte_order_mark_and_unusual_breaks(tmp_path, end):
     # U+0085 and U+2028 are line breaks to str.splitlines, but not in these files
     header = SICK_HEADER.rstrip("\n")

@@ -55,6 +55,21 @@ def test_the_number_of_columns_decides(tmp_path, suffix, width, kind):
     assert ", ".join(names) in text.description
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("x.txt", ["a b", "g"]),
+        ("x.csv", ["sent0", "a b", '"g"']),
+        ("x.tsv", ["sent0", "a b", "g"]),
+        ("x.jsonl", ['{"sent0": "a b"}', '{"sent0": "g"}']),
+    ],
+)
+def test_every_end_of_line_ends_a_row(tmp_path, name, lines, end):
+    text = read_training_file(write(tmp_path / name, end.join([*lines, ""])))
+    assert text.columns == (("a b", "g"),)
+
+
 def test_empty_cells_become_a_space(tmp_path):
     csv = write(tmp_path / "x.csv", "sent0,sent1\na,\n,b\n")
     assert read_training_file(csv).columns == (("a", " "), (" ", "b"))

@@ -93,6 +93,40 @@ def test_versions_and_compressions(tmp_path, version, compress):
     assert [article.title for article in read_articles(path)] == ["Cat"]
 
 
+@pytest.mark.parametrize(
+    "markup",
+    [
+        *("<b>", "{{", "[[", "{|\n", "<ref>", "{{{a|", "{{a|", "[[a|", "<p>x", "<b a='"),
+        *("[http://a ", "<!--", "<nowiki>", "<math>{{a|", "{{a|[[b|}}]]", "<math>x</math>{{n}"),
+    ],
+)
+def test_a_page_of_markup_that_is_never_closed_is_left_out_with_a_warning(tmp_path, markup):
+    """The parser would take minutes for it."""
+    pages = (_page("Hostile", markup * 20_000 + CAT), _page("Cat", CAT))
+    with pytest.warns(UserWarning, match=r"dump\.xml: the page 'Hostile' is left out: more than"):
+        articles = _read(tmp_path, *pages)
+    assert [article.title for article in articles] == ["Cat"]
+
+
+def test_much_markup_that_is_closed_is_no_reason_to_leave_a_page_out(tmp_path):
+    text = (
+        "<!-- {{ [[ --> <br> <ref name=a/> <ref>x</ref> [http://a b] [http://c\n<nowiki>{{</nowiki>"
+        "<math>{{a}_b</math> {{c|[[d]]}} {|\n|}\n''e''\n"
+    )
+    articles = _read(tmp_path, _page("Cat", text * (wikipedia.MOST_OPEN + 1) + "\n\n" + CAT))
+    assert [article.title for article in articles] == ["Cat"]
+
+
+def test_patterns_read_a_long_run_of_signs_once():
+    """From each place of the run anew it would be 40,000 million steps."""
+    signs = ",;" * 200_000
+    assert wikipedia._paragraphs(f"a{signs}b") == [f"a{signs}b"]
+    assert wikipedia._paragraphs(f"(a{signs})") == ["(a)"]
+    items = wikipedia._LIST_ITEM * 200_000
+    assert wikipedia._paragraphs(f"a\n{items}b\nc") == ["a b", "c"]
+    assert wikipedia._paragraphs(items) == []
+
+
 def test_progress_bar(tmp_path, capsys):
     path = tmp_path / "dump.xml"
     path.write_text(_dump(_page("Cat", CAT)))

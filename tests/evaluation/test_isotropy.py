@@ -1,5 +1,6 @@
 """Isotropy: closed forms, the published steps, and brute force with numpy, scipy and sklearn."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist
@@ -7,7 +8,7 @@ from scipy.special import ive
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from simcse_jax.evaluation.geometry import uniformity
+from simcse_jax.evaluation.geometry import alignment, uniformity
 from simcse_jax.evaluation.isotropy import (
     average_cosine,
     frequency_bins,
@@ -16,6 +17,9 @@ from simcse_jax.evaluation.isotropy import (
     partition_isotropy,
     singular_spectrum,
 )
+from simcse_jax.evaluation.sts import cosine, dot, euclidean, manhattan
+from simcse_jax.evaluation.triplets import triplet_accuracy
+from simcse_jax.transforms import AllButTheTop, Standardization, Whitening
 
 POINT = np.tile([[0.3, -0.7, 0.2]], (5, 1))
 ANTIPODES = np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
@@ -202,13 +206,38 @@ def test_frequency_bins_bad_input():
 def test_bad_input():
     with pytest.raises(ValueError, match="zero everywhere"):
         singular_spectrum(np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="the first row 1"):
+    with pytest.raises(ValueError, match="x must be finite; row 1 is not"):
         singular_spectrum(np.array([[1.0], [np.nan]]))
-    with pytest.raises(ValueError, match=r"at least 1, got shape \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"at least 1 rows, got shape \(0, 2\)"):
         partition_isotropy(np.zeros((0, 2)))
     with pytest.raises(ValueError, match="one dimension"):
         isoscore(np.arange(3.0)[:, None])
     with pytest.raises(ValueError, match="row 1 of x has the norm 0"):
         average_cosine(np.array([[1.0], [0]]))
-    with pytest.raises(ValueError, match="block should be at least 1"):
+    with pytest.raises(ValueError, match="block is 0; it must be at least 1"):
         gram_bounds(POINT, block=0)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        *(singular_spectrum, average_cosine, partition_isotropy, isoscore, gram_bounds),
+        *(uniformity, lambda x: alignment(x, x), lambda x: triplet_accuracy(x, x, x)),
+        *(cosine, dot, euclidean, manhattan),
+        *(Whitening.fit, Standardization.fit, AllButTheTop.fit),
+    ],
+)
+def test_every_measure_and_fit_takes_any_numbers_and_refuses_those_that_are_not_finite(measure):
+    def run(x):
+        found = measure(x, x) if measure in (cosine, dot, euclidean, manhattan) else measure(x)
+        return getattr(found, "matrix", found)
+
+    whole = np.random.default_rng(0).integers(1, 9, (12, 3))
+    wanted = run(np.float64(whole))
+    for convert in (np.ndarray.tolist, np.float32, np.float16, jnp.asarray, np.asfortranarray):
+        np.testing.assert_equal(run(convert(whole)), wanted)
+    for wrong in (np.nan, np.inf, -np.inf):
+        x = np.float32(whole)
+        x[4, 1] = wrong
+        with pytest.raises(ValueError, match="(x|anchors|embeddings) must be finite; row 4 is not"):
+            run(x)

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -93,6 +94,34 @@ def test_no_queries_give_no_rows():
     assert found.scores.shape == found.indices.shape == (0, 2)
 
 
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-19, 1e19, 1e30])
+def test_the_cosine_ignores_length_however_extreme(scale):
+    rng = np.random.default_rng(0)
+    queries, corpus = rng.normal(size=(5, 8)), rng.normal(size=(70, 8))
+    wanted = similarity_search(np.float32(queries), np.float32(corpus), 3)
+    # Subnormal numbers have few digits, but whole multiples of the least are exact.
+    if scale == 1e-42:
+        queries, corpus = np.rint(queries * 50), np.rint(corpus * 50)
+        wanted = similarity_search(queries, corpus, 3)
+        scale = 2.0**-149
+    for q, c in ((scale, 1), (1, scale), (scale, scale)):
+        found = similarity_search(np.float32(queries * q), np.float32(corpus * c), 3)
+        np.testing.assert_array_equal(found.indices, wanted.indices)
+        np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-5)
+
+
+def test_any_array_or_lists_are_searched():
+    whole = np.array([[1, 2, 3], [3, 1, 0], [0, 4, 1], [2, 2, 2]])
+    wanted = similarity_search(np.float32(whole), np.float32(whole), 2)
+    for convert in (
+        *(np.asarray, np.ndarray.tolist, np.float64, np.float16, jnp.asarray, np.asfortranarray),
+        *(jnp.bfloat16, lambda x: list(np.float32(x)), lambda x: np.repeat(x, 2, 1)[:, ::2]),
+    ):
+        found = similarity_search(convert(whole), convert(whole), 2)
+        np.testing.assert_array_equal(found.indices, wanted.indices)
+        np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
 ROWS = np.ones((4, 3), np.float32)
 
 
@@ -110,7 +139,14 @@ ROWS = np.ones((4, 3), np.float32)
         ((ROWS, ROWS, 1), {"similarity": "l2"}, "similarity is 'l2'"),
         ((ROWS, ROWS, 1), {"corpus_block": 0}, "corpus_block is 0"),
         ((ROWS, np.array([[1, 2, 3], [4, np.nan, 6]]), 1), {}, "corpus must be finite; row 1"),
-        ((ROWS * np.inf, ROWS, 1), {}, "queries must be finite; row 0"),
+        ((ROWS * np.inf, ROWS, 1), {}, "queries must be finite; rows 0, 1, 2, 3 are not"),
+        ((ROWS, "abc", 1), {}, "corpus must be real numbers, not <U3"),
+        ((ROWS, ROWS.astype(object), 1), {}, "corpus must be real numbers, not object"),
+        ((ROWS * 1j, ROWS, 1), {}, "queries must be real numbers, not complex"),
+        ((ROWS > 0, ROWS, 1), {}, "queries must be real numbers, not bool"),
+        (([[1, 2, 3], [4, 5]], ROWS, 1), {}, r"queries must be a matrix \[n, D\]; its rows are of"),
+        ((ROWS, ROWS[None], 1), {}, r"corpus must be a matrix \[n, D\], got shape \(1, 4, 3\)"),
+        ((ROWS, ROWS, 1.0), {}, "top_k is 1.0; it must be a whole number"),
     ],
 )
 def test_bad_input(arguments, settings, message):

@@ -103,7 +103,7 @@ def test_cosine_of_zero_vectors_is_zero():
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_similarities():
-    with pytest.raises(ValueError, match="no similarity 'cos': choose from cosine, dot"):
+    with pytest.raises(ValueError, match="similarity is 'cos'; it must be one of cosine, dot"):
         paired_similarity(np.ones((2, 2)), np.ones((2, 2)), "cos")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"one shape \[n, D\], got \(2, 3\) and \(1, 3\)"):
         cosine(np.ones((2, 3)), np.ones((1, 3)))

@@ -49,7 +49,7 @@ def test_bad_input():
         triplet_accuracy(x, x, x[:1])
     with pytest.raises(ValueError, match="n > 0"):
         triplet_accuracy(x[:0], x[:0], x[:0])
-    with pytest.raises(ValueError, match="no distance 'dot': choose from euclidean"):
+    with pytest.raises(ValueError, match="distance is 'dot'; it must be one of euclidean"):
         triplet_accuracy(x, x, x, "dot")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="positives should be finite, row 1 is not"):
+    with pytest.raises(ValueError, match="positives must be finite; row 1 is not"):
         triplet_accuracy(x, np.array([[1, 1, 1], [1, np.inf, 1]]), x)

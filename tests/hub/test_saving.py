@@ -111,7 +111,7 @@ def test_an_interrupted_save_is_refused(encoder, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("simcse_jax.io._remove_files", killed)
+        patch.setattr("simcse_jax.io._move", killed)
         with pytest.raises(KeyboardInterrupt):
             encoder.save_pretrained(folder)
     assert moved

@@ -57,6 +57,26 @@ def test_short_vectors():
     np.testing.assert_allclose(found, short / 1e-8, rtol=1e-5)
 
 
+def test_every_finite_row_has_a_direction():
+    """The squares of these under- or overflow; ordinary rows beside them keep their bits."""
+    lengths = (1e-45, 1e-38, 1e-30, 1e-12, 1e12, 1e30, 3e38)
+    x = np.concatenate([X, np.float32([[3 * length / 4, length, 0, 0, 0] for length in lengths])])
+    with np.errstate(all="raise", under="ignore"):
+        unit = unit_rows(x)
+    np.testing.assert_array_equal(unit[: len(X)], unit_rows(X))
+    np.testing.assert_allclose(unit[len(X) + 1 :], [[0.6, 0.8, 0, 0, 0]] * 6, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)  # of 1e-45 too
+    on_device = unit_rows(jnp.asarray(x))
+    np.testing.assert_array_equal(on_device[: len(X)], unit_rows(jnp.asarray(X)))
+    np.testing.assert_allclose(on_device[len(X) + 2 :], [[0.6, 0.8, 0, 0, 0]] * 5, rtol=1e-6)
+
+
+def test_lists_and_whole_numbers_have_alignment_and_uniformity():
+    x, y = np.arange(1, 13).reshape(4, 3), np.arange(4, 16).reshape(4, 3)
+    assert alignment(x.tolist(), y) == alignment(np.float32(x), np.float32(y))
+    assert uniformity(x.tolist()) == uniformity(np.float32(x))
+
+
 def test_differentiable_rows_of_numpy_are_refused():
     with pytest.raises(TypeError, match="need a JAX array"):
         unit_rows(X, differentiable=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -231,6 +232,126 @@ def test_sigterm_saves_and_leaves(run_line, tmp_path):
         rest = run_line(ended, checkpoints=checkpoints, resume=True)
     assert not rest.interrupted
     assert bits(rest.state) == bits(whole.state)
+
+
+def spoil_metadata(checkpoint):
+    (checkpoint / "_CHECKPOINT_METADATA").write_text("{")
+
+
+def spoil_values(checkpoint):
+    for file in checkpoint.rglob("*"):
+        if file.is_file() and "d" in file.parts[-2:]:
+            file.write_bytes(file.read_bytes()[:-20] + bytes(20))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_metadata,
+        spoil_values,
+        lambda checkpoint: (checkpoint / "_CHECKPOINT_METADATA").unlink(),
+        lambda checkpoint: shutil.rmtree(checkpoint / "run"),
+    ],
+    ids=["metadata", "values", "no metadata", "no values"],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run_line, tmp_path, caplog, spoil):
+    whole = run_line(total=10)
+    with RunCheckpoints(tmp_path) as checkpoints:
+        run_line(total=8, checkpoints=checkpoints, checkpoint_every=2)
+    good = (tmp_path / "8" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
+    spoil(tmp_path / "8")
+    with RunCheckpoints(tmp_path) as checkpoints:
+        # The damaged one is written anew.
+        run_line(total=8, checkpoints=checkpoints, checkpoint_every=2, resume=True)
+        assert checkpoints.steps == [6, 8]
+        assert (tmp_path / "8" / "_CHECKPOINT_METADATA").stat().st_mtime_ns != good
+        again = run_line(total=10, checkpoints=checkpoints, resume=True)
+    assert bits(again.state) == bits(whole.state)
+    (said,) = [r.getMessage() for r in caplog.records if r.name.startswith("simcse_jax")]
+    assert said.startswith(("the checkpoint", str(tmp_path / "8")))
+    assert said.endswith("; the run goes back to the checkpoint before")
+
+
+def test_without_a_checkpoint_that_can_be_read_the_run_is_refused(run_line, tmp_path):
+    with RunCheckpoints(tmp_path) as checkpoints:
+        run_line(total=4, checkpoints=checkpoints, checkpoint_every=2)
+    for step in ("2", "4"):
+        spoil_metadata(tmp_path / step)
+    with (
+        RunCheckpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="older ones are no better; delete .* to train from the"),
+    ):
+        run_line(checkpoints=checkpoints, resume=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4"]
+
+
+def test_a_best_model_that_is_gone_is_found_again(run_line, tmp_path, caplog):
+    """In the checkpoint of its step, or on the way there from an older one; or the run stops."""
+    scores = {2: 0.1, 4: 0.9, 6: 0.5, 8: 0.2}
+    there = {}
+
+    def run(total, start=0):
+        steps = iter(range(start + 2, total + 1, 2))
+        evaluation = Evaluation(
+            2,
+            lambda params: {"score": scores[next(steps)]},
+            "score",
+            lambda params, step, metrics: there.update({step: float(params["w"])}),
+            lambda: bool(there),
+        )
+        with RunCheckpoints(tmp_path) as checkpoints:
+            return run_line(
+                total=total,
+                checkpoints=checkpoints,
+                checkpoint_every=2,
+                resume=True,
+                evaluation=evaluation,
+            )
+
+    run(6)
+    best = dict(there)
+    assert list(best) == [2, 4]
+    there.clear()
+    # Step 6 does not hold it, step 4 does: written again, and the run goes on from there.
+    result = run(8, start=4)
+    assert there == {4: best[4]}
+    assert result.best["step"] == 4
+    assert "the best model, of step 4, is no longer there" in caplog.text
+    there.clear()
+    with pytest.raises(ValueError, match="step 4, is no longer there, .*delete .* to train from"):
+        run(8)
+    assert not there
+
+
+@pytest.mark.parametrize("moment", ["evaluation", "save"])
+def test_ctrl_c_leaves_at_once_and_the_run_can_go_on(run_line, tmp_path, monkeypatch, moment):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    whole = run_line()
+    with RunCheckpoints(tmp_path) as checkpoints:
+        run_line(total=4, checkpoints=checkpoints)
+    evaluation = Evaluation(3, stop) if moment == "evaluation" else None
+    with RunCheckpoints(tmp_path) as checkpoints:
+        if moment == "save":
+            monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_line(checkpoints=checkpoints, resume=True, evaluation=evaluation)
+    with RunCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == [4]
+        assert bits(run_line(checkpoints=checkpoints, resume=True).state) == bits(whole.state)
+
+
+def test_sigterm_after_the_last_step_is_not_lost(run_line, tmp_path):
+    def evaluate(params):
+        for _ in range(2):  # who sends it twice means the same
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": 1.0}
+
+    with RunCheckpoints(tmp_path) as checkpoints:
+        ended = run_line(checkpoints=checkpoints, evaluation=Evaluation(10, evaluate))
+        assert ended.interrupted
+        assert ended.step == checkpoints.latest == 10
 
 
 def test_a_failed_save_is_reported(run_line, tmp_path, monkeypatch):

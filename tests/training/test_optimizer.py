@@ -95,6 +95,12 @@ def test_the_first_step_without_correction_is_longer():
         ({"clip_norm": -1.0}, "clip_norm is -1.0; it must be positive"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be at least 0"),
         ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0; it must be at least 0 and below 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be positive"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be finite"),
+        ({"learning_rate": True}, "learning_rate is True; it must be a number"),
+        ({"eps": "1e-8"}, "eps is '1e-8'; it must be a number"),
+        ({"warmup_steps": 1.5}, "warmup_steps is 1.5; it must be a whole number"),
+        ({"beta2": float("nan")}, "beta2 is nan; it must be at least 0 and below 1"),
         ({"schedule": "step"}, "schedule is 'step'; it must be one of linear, constant, cosine"),
     ],
 )

@@ -97,6 +97,18 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, state):
             run.restore(*state)
 
 
+def test_a_folder_that_is_no_checkpoint_is_refused_not_deleted(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        run.save(5, *state)
+    for name in ("3", "2023"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpg").touch()
+        with pytest.raises(FileExistsError, match=rf"{name} is no checkpoint of a run"):
+            RunCheckpoints(tmp_path)
+        (tmp_path / name / "photo.jpg").unlink()
+        (tmp_path / name).rmdir()
+
+
 def test_another_model_is_refused(tmp_path, state):
     tree, key = state
     with RunCheckpoints(tmp_path) as run:

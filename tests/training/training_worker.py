@@ -26,6 +26,7 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
+from simcse_jax.training.run_folder import claimed
 
 STEPS = 6
 CHUNKS = 2
@@ -104,11 +105,12 @@ def main() -> None:
     if several:
         address, process, processes = several
         jax.distributed.initialize(address, int(processes), int(process))
-    state, _ = train(model, folder, *([sgd, None, "pmap"] if several else []))
-    found = updates(model) if several else None
-    if jax.process_index() == 0:
-        save(state, folder / "final.npz")
-        save(found, folder / "updates.npz")
+    with claimed(folder):
+        state, _ = train(model, folder, *([sgd, None, "pmap"] if several else []))
+        found = updates(model) if several else None
+        if jax.process_index() == 0:
+            save(state, folder / "final.npz")
+            save(found, folder / "updates.npz")
 
 
 if __name__ == "__main__":

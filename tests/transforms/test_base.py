@@ -112,7 +112,9 @@ def test_check_embeddings():
     assert check_embeddings(np.full((2, 3), 3e38, np.float32)).shape == (2, 3)
     x = np.zeros((9, 2))
     x[[1, 2, 4, 5, 6, 8], 0] = np.inf
-    with pytest.raises(ValueError, match="6 of 9 embeddings are not finite: row 1, 2, 4, 5, 6, …"):
+    with pytest.raises(
+        ValueError, match="embeddings must be finite; rows 1, 2, 4, 5, 6, … are not"
+    ):
         check_embeddings(x)
     with pytest.raises(ValueError, match="real numbers"):
         check_embeddings(np.array([["a"]]))

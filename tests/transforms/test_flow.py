@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from simcse_jax.objectives.flow import EmbeddingBatch, flow_objective
+from simcse_jax.process import Interrupted
 from simcse_jax.training import (
     OptimizerConfig,
     compile_step,
@@ -21,6 +23,7 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
+from simcse_jax.training.run_folder import claimed
 from simcse_jax.transforms import CONFIGS, Flow, FlowConfig, load_transform
 from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, OPTIMIZERS
 
@@ -147,6 +150,15 @@ def test_resuming_gives_the_same_bits(flow, tmp_path):
     assert same(flow, resumed)
     with pytest.raises(ValueError, match="seed was 0 and is 5"):
         Flow.fit(data(), SMALL, seed=5, **keep)
+    with claimed(tmp_path), pytest.raises(FileExistsError, match="is held by process"):
+        Flow.fit(data(), SMALL, **keep)
+
+
+def test_sigterm_ends_a_fit_in_order(tmp_path):
+    keep = {"epochs": 2, "state_folder": tmp_path}
+    with pytest.raises(Interrupted, match="the flow's fit was stopped at step 2 of 8"):
+        Flow.fit(data(), SMALL, on_step=lambda *_: os.kill(os.getpid(), signal.SIGTERM), **keep)
+    assert [p.name for p in tmp_path.iterdir()] == ["2"]
 
 
 def test_a_run_is_lengthened(flow, tmp_path):
@@ -234,7 +246,7 @@ def test_nan_stops(tmp_path):
     [
         (
             lambda x: Flow.fit(np.where(np.arange(300)[:, None] == 7, np.nan, x), SMALL),
-            "not finite: row",
+            "embeddings must be finite; row 7 is not",
         ),
         (lambda x: Flow.fit(x[:, :6], SMALL), "6 dimensions do not split into 2 levels"),
         (lambda x: Flow.fit(x[:, :7], SMALL), "7 dimensions do not split"),

@@ -4,11 +4,13 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Real, Shaped
 
-from simcse_jax.arrays import AnyArray
-from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_choice, check_count, check_positive
+from simcse_jax.losses.geometry import float_rows, unit_rows
 from simcse_jax.losses.info_nce.blocks import default_block_size
 from simcse_jax.losses.info_nce.blockwise import blockwise_sums
 from simcse_jax.losses.info_nce.dense import dense_sums
@@ -23,9 +25,9 @@ _DENSE_LOGITS = 1 << 20
 
 
 def info_nce(
-    anchors: Float[AnyArray, "B D"],
-    positives: Float[AnyArray, "B D"],
-    hard_negatives: Float[AnyArray, "B D"] | None = None,
+    anchors: Real[AnyArray, "B D"] | Lists,
+    positives: Real[AnyArray, "B D"] | Lists,
+    hard_negatives: Real[AnyArray, "B D"] | Lists | None = None,
     *,
     temperature: float | Float[AnyArray, ""] = 0.05,
     hard_negative_weight: float = 0.0,
@@ -58,7 +60,8 @@ def info_nce(
       times its own share, so take ``jax.lax.pmean`` of the gradients, as is usual there.
 
     Args:
-      anchors: ``h``, ``[B, D]``, float32 or bfloat16 (float64 under x64).
+      anchors: ``h``, ``[B, D]``, float32 or bfloat16 (float64 under x64); other numbers and lists
+        become float32.
       positives: ``h+``, ``[B, D]``; row i belongs to anchor i.
       hard_negatives: ``h-``, ``[B, D]``, or None.
       temperature: ``τ``; a float, or a scalar array if it is learnt.
@@ -79,7 +82,8 @@ def info_nce(
       ``InfoNCE(loss, accuracy)``, float32 scalars (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that differ, an empty batch, an unknown name, a temperature or a block
+      ValueError: what is no matrix of real numbers, shapes that differ, an empty batch, an unknown
+        name, a temperature or a block
         size that is not positive, or ``"ring"`` without ``axis_name``.
 
     Example:
@@ -88,16 +92,17 @@ def info_nce(
       >>> print(f"{loss:.4f} {accuracy:.0f}")  # log(1 + 3 / e)
       0.7437 1
     """
-    _check_arrays(anchors, positives, hard_negatives, group_ids)
     _check_options(similarity, implementation, axis_name, temperature, block_size)
-    given = [anchors, positives] + ([] if hard_negatives is None else [hard_negatives])
+    named = {"anchors": anchors, "positives": positives, "hard_negatives": hard_negatives}
+    given = [float_rows(name, x) for name, x in named.items() if x is not None]
+    ids = None if group_ids is None else jnp.asarray(group_ids)
+    _check_shapes(given, ids)
     dtype = jnp.result_type(*given)
     accum = jnp.promote_types(dtype, jnp.float32)
     embeddings = [jnp.asarray(x, accum) for x in given]
     if similarity == "cosine":
         embeddings = [unit_rows(x, differentiable=True) for x in embeddings]
     queries, keys, *negatives = (x.astype(dtype) for x in embeddings)
-    ids = None if group_ids is None else jnp.asarray(group_ids)
     # The zero makes 1/τ vary over the mapped axis where the anchors do.
     scale = jnp.zeros_like(queries, shape=(), dtype=accum) + 1.0 / jnp.asarray(temperature, accum)
 
@@ -109,7 +114,7 @@ def info_nce(
     if implementation == "ring":
         columns //= devices
     options = StaticOptions(
-        block_size=block_size or default_block_size(rows, columns),
+        block_size=default_block_size(rows, columns) if block_size is None else block_size,
         log_alpha=float(hard_negative_weight) if negatives else 0.0,
         dtype=dtype,
         precision=precision,
@@ -126,9 +131,9 @@ def info_nce(
 
 
 def info_nce_loss(
-    anchors: Float[AnyArray, "B D"],
-    positives: Float[AnyArray, "B D"],
-    hard_negatives: Float[AnyArray, "B D"] | None = None,
+    anchors: Real[AnyArray, "B D"] | Lists,
+    positives: Real[AnyArray, "B D"] | Lists,
+    hard_negatives: Real[AnyArray, "B D"] | Lists | None = None,
     **options: Any,
 ) -> Float[Array, ""]:
     """Return the loss of `info_nce` alone, for ``jax.grad``; it takes the same options.
@@ -165,27 +170,16 @@ def _gather(x: Shaped[Array, "R *D"], axis_name: str | None) -> Shaped[Array, "B
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
-def _check_arrays(
-    anchors: AnyArray,
-    positives: AnyArray,
-    hard_negatives: AnyArray | None,
-    group_ids: AnyArray | None,
-) -> None:
-    if anchors.ndim != 2 or 0 in anchors.shape:
+def _check_shapes(given: list[Array], group_ids: Array | None) -> None:
+    anchors = given[0]
+    if 0 in anchors.shape:
         raise ValueError(f"anchors must be a non-empty [B, D] array, not {anchors.shape}.")
-    for name, x in (("positives", positives), ("hard_negatives", hard_negatives)):
-        if x is not None and x.shape != anchors.shape:
+    for name, x in zip(("positives", "hard_negatives"), given[1:], strict=False):
+        if x.shape != anchors.shape:
             raise ValueError(
                 f"{name} {x.shape} must have the shape of anchors {anchors.shape}, "
                 "one row for each anchor."
             )
-    for name, x in (
-        ("anchors", anchors),
-        ("positives", positives),
-        ("hard_negatives", hard_negatives),
-    ):
-        if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating-point, not {x.dtype}.")
     if group_ids is not None and group_ids.shape != anchors.shape[:1]:
         raise ValueError(
             f"group_ids {group_ids.shape} must have one integer for each row of anchors "
@@ -202,15 +196,12 @@ def _check_options(
     temperature: float | AnyArray,
     block_size: int | None,
 ) -> None:
-    for name, value, known in (
-        ("similarity", similarity, get_args(Similarity)),
-        ("implementation", implementation, get_args(Implementation)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
+    check_choice("similarity", similarity, get_args(Similarity))
+    check_choice("implementation", implementation, get_args(Implementation))
     if implementation == "ring" and axis_name is None:
         raise ValueError("implementation 'ring' needs axis_name, the mapped axis of its devices.")
-    if not isinstance(temperature, jax.core.Tracer) and not float(temperature) > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}.")
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be at least 1, not {block_size}.")
+    if not isinstance(temperature, jax.core.Tracer):
+        array = isinstance(temperature, np.ndarray | jax.Array)
+        check_positive("temperature", np.asarray(temperature).tolist() if array else temperature)
+    if block_size is not None:
+        check_count("block_size", block_size)

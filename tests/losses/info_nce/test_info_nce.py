@@ -128,23 +128,35 @@ def test_numpy_arrays_give_the_same_bits():
     assert found == info_nce(*arrays, **OPTIONS["groups"])
 
 
+def test_lists_and_other_numbers_are_float32():
+    whole = np.arange(1, 13).reshape(4, 3)
+    wanted = info_nce(jnp.asarray(whole, jnp.float32), jnp.asarray(whole[::-1], jnp.float32))
+    for convert in (np.asarray, np.ndarray.tolist, np.float64, jnp.asarray, np.asfortranarray):
+        assert info_nce(convert(whole), convert(whole[::-1])) == wanted
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"positives": jnp.ones((3, 6))}, r"positives \(3, 6\) .* anchors \(16, 6\)"),
         ({"hard_negatives": jnp.ones((16, 5))}, r"hard_negatives \(16, 5\) .* anchors \(16, 6\)"),
-        ({"anchors": jnp.ones(6)}, r"anchors must be a non-empty \[B, D\] array, not \(6,\)"),
+        ({"anchors": jnp.ones(6)}, r"anchors must be a matrix \[n, D\], got shape \(6,\)"),
         ({"anchors": jnp.ones((0, 6))}, "non-empty"),
-        ({"positives": jnp.ones((16, 6), int)}, "positives must be floating-point, not int32"),
+        ({"positives": jnp.ones((16, 6), complex)}, "positives must be real numbers, not complex"),
+        (
+            {"positives": [[1.0, 2.0], [3.0]]},
+            r"positives must be a matrix \[n, D\]; its rows are of",
+        ),
+        ({"anchors": "abc"}, "anchors must be real numbers, not <U3"),
         ({"group_ids": jnp.zeros(4, int)}, r"group_ids \(4,\)"),
         ({"group_ids": jnp.zeros(16)}, "group_ids must be integers, not float32"),
-        ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
-        ({"temperature": float("nan")}, "temperature must be positive, not nan"),
-        ({"similarity": "euclidean"}, "similarity must be one of cosine, dot, not 'euclidean'"),
-        ({"implementation": "fast"}, "implementation must be one of auto, dense, .*'fast'"),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+        ({"temperature": float("nan")}, "temperature is nan; it must be positive"),
+        ({"similarity": "euclidean"}, "similarity is 'euclidean'; it must be one of cosine, dot"),
+        ({"implementation": "fast"}, "implementation is 'fast'; it must be one of auto, dense"),
         ({"implementation": "ring"}, "'ring' needs axis_name"),
-        ({"block_size": 0}, "block_size must be at least 1, not 0"),
+        ({"block_size": 0}, "block_size is 0; it must be at least 1"),
     ],
 )
 def test_errors_name_what_is_wrong(change, message):

@@ -1,0 +1,157 @@
+"""What is said to wrong arguments: one sentence with name, value, and what would be right."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Real
+
+from simcse_jax.arrays import AnyArray
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """Return what is to be quoted in an error, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 2]}…{text[-1]}"
+
+
+def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise ValueError for a value that is none of the known ones."""
+    known = tuple(known)
+    if not isinstance(value, str) or value not in known:
+        raise _wrong(name, value, f"one of {', '.join(known)}")
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError for what is no whole number, or below the least."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise _wrong(name, value, "a whole number")
+    if value < least:
+        raise _wrong(name, value, f"at least {least}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise ValueError for what is no number above 0; infinity is one."""
+    if not _number(name, value) > 0:
+        raise _wrong(name, value, "positive")
+
+
+def check_at_least(name: str, value: object, least: float) -> None:
+    """Raise ValueError for what is no number from the least on; infinity is one."""
+    if not _number(name, value) >= least:
+        raise _wrong(name, value, f"at least {least}")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raise ValueError for what is no finite number."""
+    if not math.isfinite(_number(name, value)):
+        raise _wrong(name, value, "finite")
+
+
+def check_between(name: str, value: object, low: float, high: float, ends: str = "[]") -> None:
+    """Raise ValueError for what is no number between two others.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        low: the lower end.
+        high: the upper end.
+        ends: which ends belong to it: "[]" both, "(]" the upper, "[)" the lower, "()" neither.
+    """
+    number = _number(name, value)
+    above = number >= low if ends[0] == "[" else number > low
+    below = number <= high if ends[1] == "]" else number < high
+    if not (above and below):
+        lower = f"at least {low}" if ends[0] == "[" else f"above {low}"
+        raise _wrong(name, value, f"{lower} and {'at most' if ends[1] == ']' else 'below'} {high}")
+
+
+def check_array(name: str, x: Any, ndim: int, *, whole: bool = False) -> AnyArray:
+    """Return an argument as an array; neither copied nor converted if it is one of this machine.
+
+    Args:
+        name: of the argument.
+        x: an array of NumPy or JAX of any real numbers, or lists of numbers.
+        ndim: how many axes it must have.
+        whole: only whole numbers will do.
+
+    Raises:
+        ValueError: it has other axes or rows of different lengths, or holds something else.
+    """
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} must be an array; its rows differ in length") from None
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    kinds = (jnp.integer,) if whole else (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+        raise ValueError(f"{name} must be {'whole' if whole else 'real'} numbers, not {x.dtype}")
+    if x.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(x.shape)}")
+    return x
+
+
+def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
+    """Return vectors, one a row, as an array; neither copied nor converted if they are one.
+
+    Args:
+        name: of the argument.
+        x: an array of NumPy or JAX of any real numbers, or lists of numbers.
+        rows: how many there must be at least.
+
+    Raises:
+        ValueError: it is no matrix, holds something else than real numbers, or has too few rows.
+    """
+    if not isinstance(x, np.ndarray | jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(
+                f"{name} must be a matrix [n, D]; its rows are of different lengths"
+            ) from None
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise ValueError(f"{name} must be real numbers, not {x.dtype}")
+    if x.ndim != 2:
+        raise ValueError(f"{name} must be a matrix [n, D], got shape {x.shape}")
+    if len(x) < rows:
+        raise ValueError(f"{name} must have at least {rows} rows, got shape {x.shape}")
+    return x
+
+
+def check_finite_rows(name: str, x: Real[np.ndarray, "n D"], first: int = 0) -> None:
+    """Raise ValueError where a number of a matrix is not finite.
+
+    Args:
+        name: of the argument.
+        x: the matrix, or rows of it.
+        first: the number of the first row.
+    """
+    # One pass that does not copy: the sum is finite unless a value is not, or it overflows.
+    with np.errstate(all="ignore"):
+        if np.isfinite(x.sum()):
+            return
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if bad.size:
+        rows = ", ".join(str(first + i) for i in bad[:5]) + (", …" if bad.size > 5 else "")
+        raise ValueError(
+            f"{name} must be finite; {f'row {rows} is' if bad.size == 1 else f'rows {rows} are'} "
+            "not"
+        )
+
+
+def _number(name: str, value: object) -> float:
+    # NaN is left to the comparisons, none of which holds for it.
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise _wrong(name, value, "a number")
+    return float(value)
+
+
+def _wrong(name: str, value: object, wanted: str) -> ValueError:
+    return ValueError(f"{name} is {quoted(value)}; it must be {wanted}")

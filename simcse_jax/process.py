@@ -1,0 +1,71 @@
+"""Processes: which are alive, and how one that is told to end does so in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
+"""What a shell reports of a process that SIGTERM has ended."""
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM ended the work early; what was done is saved, and the message says how to go on."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM ends the process, whose files are put in order on the way out."""
+
+    def __init__(self) -> None:
+        super().__init__(SIGTERM_EXIT_CODE)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process was started, in ticks since the machine was; None where unknown.
+
+    With it a process is told from a later one that was given the same number.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The second field, the program's name, may hold spaces and brackets itself.
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+def is_alive(pid: int, started: int | None = None) -> bool:
+    """Tell whether a process of this machine runs, if need be the very one that began then."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return started is None or start_time(pid) in (None, started)
+
+
+@contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM leave the block as an exception, so that nothing half-made stays behind.
+
+    It raises `Terminated`. Further ones are ignored while that goes on.
+    """
+    # Python lets the main thread alone set handlers.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

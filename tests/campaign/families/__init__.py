@@ -1,0 +1,1 @@
+"""The kinds of cases; each module has a `make`, a `tests.campaign.cases.Family`."""

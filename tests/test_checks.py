@@ -1,0 +1,75 @@
+"""What is said to wrong numbers and choices, and to a batch that has nothing to learn from."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcse_jax.checks import (
+    check_at_least,
+    check_between,
+    check_choice,
+    check_count,
+    check_finite,
+    check_positive,
+)
+from simcse_jax.objectives import AXIS, MaskedLM, Sbert, SimCSE
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_what_is_right_passes():
+    check_choice("a", "x", ("x", "y"))
+    for value in (1, np.int64(1), 2**70):
+        check_count("a", value)
+    for value in (1e-300, 1, INF, np.float32(1), np.int32(1)):
+        check_positive("a", value)
+        check_at_least("a", value, 0)
+    for value in (0, 0.5, 1):
+        check_between("a", value, 0, 1)
+    check_between("a", 1, 0, 1, "(]")
+    check_between("a", 0, 0, 1, "[)")
+    check_finite("a", -1e300)
+
+
+@pytest.mark.parametrize(
+    ("check", "values", "wanted"),
+    [
+        (lambda v: check_choice("a", v, ("x", "y")), ("z", "", 1, None, ["x"]), "one of x, y"),
+        (lambda v: check_count("a", v), (0, -1), "at least 1"),
+        (lambda v: check_count("a", v), (1.0, NAN, True, "1", None, np.True_), "a whole number"),
+        (lambda v: check_positive("a", v), (0, -1.0, NAN, -INF), "positive"),
+        (lambda v: check_positive("a", v), (True, "1", None, [1], 1j), "a number"),
+        (lambda v: check_at_least("a", v, 0), (-1e-9, NAN), "at least 0"),
+        (lambda v: check_finite("a", v), (INF, NAN), "finite"),
+        (lambda v: check_between("a", v, 0, 1), (-0.1, 1.1, NAN), "at least 0 and at most 1"),
+        (lambda v: check_between("a", v, 0, 1, "(]"), (0, NAN), "above 0 and at most 1"),
+        (lambda v: check_between("a", v, 0, 1, "[)"), (1, NAN), "at least 0 and below 1"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_would_be_right(check, values, wanted):
+    for value in values:
+        sentence = re.escape(f"a is {value!r}; it must be {wanted}")
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            check(value)
+
+
+def test_a_single_example_has_no_negatives_but_hard_ones():
+    for columns in (1, 2):
+        with pytest.raises(ValueError, match="batch_size is 1; it must be at least 2 without hard"):
+            SimCSE().check_batch(1, columns)
+    SimCSE().check_batch(1, 3)
+    SimCSE().check_batch(2, 1)
+    for objective in (Sbert(), MaskedLM()):
+        objective.check_batch(1, 2)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_loss_of_a_global_batch_of_one_is_refused_too():
+    def loss(vectors):
+        return SimCSE().loss({}, vectors, None)
+
+    with pytest.raises(ValueError, match="batch_size is 1"):
+        jax.eval_shape(jax.vmap(loss, axis_name=AXIS), jnp.ones((1, 1, 2, 4)))
