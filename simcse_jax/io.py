@@ -336,6 +336,11 @@ def write_tensors(
 # ---------------------------------------------------------------------------------------------
 
 
+def is_there(path: AnyPath) -> bool:
+    """Tell whether a folder has an entry of this name, be it a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
 def check_is_file(path: AnyPath) -> None:
     """Raise an OSError where something else than a file is, which a reader would wait for."""
     if os.path.exists(path) and not os.path.isfile(path):

@@ -257,6 +257,11 @@ def test_a_tokenizer_that_is_broken(golden, tmp_path):
         (folder / "tokenizer.json").write_text(broken)
         with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer: "):
             Tokenizer.from_folder(folder)
+    raw = json.loads(whole)
+    raw["model"]["vocab"] = {}
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match="the model's tokenizer does not work: .*UNK"):
+        Tokenizer.from_folder(folder)(["a dog"])
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text("[1]")
     with pytest.raises(ValueError, match="has no vocabulary that transformers reads"):
@@ -361,7 +366,7 @@ def test_similarity_of_what_is_not_finite_is_refused(tiny):
         vectors = np.ones((3, 4), np.float32)
         vectors[1, 2] = value
         for pair in ((vectors, np.ones((2, 4), np.float32)), (np.ones((2, 4), "f4"), vectors)):
-            with pytest.raises(ValueError, match="1 of 3 embeddings are not finite: row 1"):
+            with pytest.raises(ValueError, match="embeddings must be finite; row 1 is not"):
                 tiny.similarity(*pair)
 
 

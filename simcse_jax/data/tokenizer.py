@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from simcse_jax.io import check_is_file, read_object
+from simcse_jax.io import check_is_file, is_there, read_object
 
 
 class Tokenizer:
@@ -40,7 +40,7 @@ class Tokenizer:
             ValueError: they are damaged, or ``tokenizer_config.json`` contradicts them.
         """
         path = Path(folder) / "tokenizer.json"
-        if not path.exists():
+        if not is_there(path):
             if not any((Path(folder) / name).is_file() for name in ("vocab.txt", "vocab.json")):
                 raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
             return cls(_built_backend(Path(folder)), lower_case)
@@ -78,10 +78,16 @@ class Tokenizer:
 
         Returns:
             One int32 array a sentence, and how many were truncated.
+
+        Raises:
+            ValueError: the tokenizer is broken: it lacks its own [UNK], for one.
         """
         if self.lower_case:
             sentences = [s.lower() for s in sentences]
-        encodings = self.backend.encode_batch_fast(list(sentences))
+        try:
+            encodings = self.backend.encode_batch_fast(list(sentences))
+        except Exception as error:  # tokenizers raises nothing more particular
+            raise ValueError(f"the model's tokenizer does not work: {error}") from error
         ids = [np.asarray(e.ids, np.int32) for e in encodings]
         truncated = 0
         if max_length is not None:
@@ -109,7 +115,7 @@ def _check_normalizer(folder: Path, backend: tokenizers.Tokenizer) -> None:
     """Raise a ValueError where the other file says otherwise, which transformers obeys then."""
     path = folder / "tokenizer_config.json"
     normalizer = backend.normalizer
-    if not path.exists() or not isinstance(normalizer, tokenizers.normalizers.BertNormalizer):
+    if not is_there(path) or not isinstance(normalizer, tokenizers.normalizers.BertNormalizer):
         return
     raw = read_object(path)
     for key, name in (

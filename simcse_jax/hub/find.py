@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simcse_jax.data.embedded import minilm_folder
-from simcse_jax.io import check_is_file, read_object
+from simcse_jax.io import check_is_file, is_there, read_object
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt"]
 
@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     files = [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
-    if not files[0].exists() and index.exists():
+    if not is_there(files[0]) and is_there(index):
         names = read_object(index).get("weight_map")
         if not isinstance(names, dict) or not all(_is_file_name(n) for n in names.values()):
             raise ValueError(f"{index}: weight_map must name a file of the folder for each tensor")

@@ -6,7 +6,6 @@ known here is refused too, since it could change the vectors.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simcse_jax.hub.weights import read_tensors
-from simcse_jax.io import read_json, read_object
+from simcse_jax.io import is_there, read_json, read_object
 from simcse_jax.transforms import Affine
 
 MODULES_FILE = "modules.json"
@@ -159,7 +158,7 @@ def _read_transformer(folder: Path, place: Path) -> dict[str, Any]:
             "config.json and weights lie in the folder itself are read"
         )
     tokenizer = read_max_length(folder)
-    path = next((folder / n for n in _TRANSFORMER_FILES if os.path.lexists(folder / n)), None)
+    path = next((folder / n for n in _TRANSFORMER_FILES if is_there(folder / n)), None)
     if path is None:
         return {"max_length": tokenizer}
     raw = read_object(path)
@@ -178,7 +177,7 @@ def read_max_length(folder: Path) -> int | None:
         ValueError: its configuration is damaged, or sentences are cut at their beginning.
     """
     path = folder / "tokenizer_config.json"
-    if not os.path.lexists(path):
+    if not is_there(path):
         return None
     raw = read_object(path)
     if raw.get("truncation_side", "right") != "right":
@@ -207,13 +206,13 @@ def _read_pooling(path: Path) -> str:
 
 
 def _check_normalize(path: Path) -> None:
-    if os.path.lexists(path):  # old folders have none
+    if is_there(path):  # old folders have none
         _check_keys(path, read_object(path), (), _NORMALIZE)
 
 
 def _read_model(path: Path) -> dict[str, Any]:
     """Read what is said of the model as a whole; old folders have no such file."""
-    if not os.path.lexists(path):
+    if not is_there(path):
         return {}
     raw = read_object(path)
     texts = ("default_prompt_name", "similarity_fn_name")

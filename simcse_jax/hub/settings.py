@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from simcse_jax.hub import sentence_transformers
 from simcse_jax.hub.weights import Params, is_simcse
-from simcse_jax.io import read_object
+from simcse_jax.io import is_there, read_object
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import check_pooling, layers_and_reduction
 from simcse_jax.transforms import Transform, load_transform
@@ -132,9 +131,9 @@ def read_settings(folder: Path, pooling: str | None = None) -> EncoderSettings:
         ValueError: a file that is damaged, or that says what has no counterpart here; or a folder
             of SimCSE's own code, which does not say which of two poolings it was trained for.
     """
-    if os.path.lexists(folder / SETTINGS_FILE):
+    if is_there(folder / SETTINGS_FILE):
         source, found = folder / SETTINGS_FILE, _read_own(folder)
-    elif os.path.lexists(folder / sentence_transformers.MODULES_FILE):
+    elif is_there(folder / sentence_transformers.MODULES_FILE):
         source = folder / sentence_transformers.MODEL_FILE
         found = sentence_transformers.read_settings(folder)
     else:
@@ -187,12 +186,14 @@ def read_transform(folder: Path) -> Transform | None:
     Raises:
         ValueError: a damaged transform, or a Dense module that is not linear.
     """
-    if os.path.lexists(folder / SETTINGS_FILE):
+    if is_there(folder / SETTINGS_FILE):
         files = read_object(folder / SETTINGS_FILE).get("files")
+        if files is not None and not isinstance(files, list):
+            raise ValueError(f"{folder / SETTINGS_FILE}: files is {files!r}; it must be a list")
         place = folder / TRANSFORM_FOLDER
         # Folders of version 0.1 have no list of their files.
         listed = place.is_dir() if files is None else f"{place.name}/transform.json" in files
         return load_transform(place) if listed else None
-    if os.path.lexists(folder / sentence_transformers.MODULES_FILE):
+    if is_there(folder / sentence_transformers.MODULES_FILE):
         return sentence_transformers.read_transform(folder)
     return None

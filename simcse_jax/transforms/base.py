@@ -113,6 +113,8 @@ class Affine(Transform):
         own = self.mean.shape, None if self.bias is None else self.bias.shape
         if len(shape) != 2 or own[0] != shape[:1] or own[1] not in (None, shape[1:]):
             raise ValueError(f"a mean {own[0]}, a matrix {shape} and a bias {own[1]} do not fit")
+        if not isinstance(self.normalize, bool):
+            raise ValueError(f"normalize is {self.normalize!r}; it must be true or false")
 
     @property
     def input_dim(self) -> int:

@@ -284,6 +284,22 @@ def test_json_of_another_type_is_refused(pooled, file):
             hub.read_settings(pooled)
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_link_that_leads_nowhere_is_not_taken_for_no_file(pooled, file):
+    make_modules(pooled, "Transformer", "Pooling", "Normalize")
+    (pooled / file).unlink(missing_ok=True)
+    (pooled / file).parent.mkdir(exist_ok=True)
+    (pooled / file).symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=f"{file} does not exist"):
+        hub.read_settings(pooled)
+
+
+def test_a_list_of_files_that_is_none(pooled):
+    write_json(pooled / "simcse_jax.json", {"files": -0.0})
+    with pytest.raises(ValueError, match=r"simcse_jax\.json: files is -0\.0; it must be a list"):
+        hub.read_transform(pooled)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -48,7 +48,11 @@ def test_files_of_two_saves(saved, tmp_path_factory):
         load_transform(saved)
 
 
-@pytest.mark.parametrize("change", [{"normalised": True}, {"kind": ["affine"]}, {"kind": "flow"}])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "change",
+    [{"normalised": True}, {"kind": ["affine"]}, {"kind": "flow"}, {"normalize": float("nan")}],
+)
 def test_settings_that_do_not_fit(saved, change):
     record = json.loads((saved / "transform.json").read_text())
     (saved / "transform.json").write_text(json.dumps(record | change))
