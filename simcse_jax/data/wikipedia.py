@@ -314,11 +314,17 @@ _MARKUP = re.compile(
 _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|", "]": "[", "-->": "<!--"}
 
 
+# The parser's time grows with the square of the depth of a list.
+_DEEP_LIST = re.compile(r"^[*#:;]{200}", re.MULTILINE)
+
+
 def _is_unclosed(wikitext: str) -> bool:
     """Tell whether more than `MOST_OPEN` pieces of markup are open at one place, in linear time.
 
     A closing sign closes the piece that was opened last if it is of its kind; others are text.
     """
+    if _DEEP_LIST.search(wikitext):
+        return True
     stack: list[str] = []
     # Where each kind is closed for the last time: a formula or comment hides what is in it if it
     # is closed at all.

@@ -97,7 +97,15 @@ def test_versions_and_compressions(tmp_path, version, compress):
     "markup",
     [
         *("<b>", "{{", "[[", "{|\n", "<ref>", "{{{a|", "{{a|", "[[a|", "<p>x", "<b a='"),
-        *("[http://a ", "<!--", "<nowiki>", "<math>{{a|", "{{a|[[b|}}]]", "<math>x</math>{{n}"),
+        *(
+            "[http://a ",
+            "\n" + "*" * 300,
+            "<!--",
+            "<nowiki>",
+            "<math>{{a|",
+            "{{a|[[b|}}]]",
+            "<math>x</math>{{n}",
+        ),
     ],
 )
 def test_a_page_of_markup_that_is_never_closed_is_left_out_with_a_warning(tmp_path, markup):
