@@ -25,6 +25,7 @@ import jax
 HEARTBEAT_SECONDS = 30
 # The child's variable: descriptors of the file that takes what the runtime writes, and of a pipe.
 _CHILD = "SIMCSE_JAX_CHILD"
+_runs_as_child = False
 
 
 def join(
@@ -55,6 +56,8 @@ def join(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as error:
+        if coordinator is not None:
+            raise
         raise ValueError(
             "nothing here says who the other processes are (no TPU pod, Slurm or Open MPI was "
             "found): give coordinator (HOST:PORT), num_processes and process_id"
@@ -106,7 +109,7 @@ def first_line(error: BaseException) -> str:
 
 def is_child() -> bool:
     """Tell whether this process runs a command for a parent that watches it."""
-    return _CHILD in os.environ
+    return _runs_as_child or _CHILD in os.environ
 
 
 def watch(args: Sequence[str]) -> int:
@@ -140,6 +143,10 @@ def watch(args: Sequence[str]) -> int:
     if code == -signal.SIGABRT:
         print(f"error: {lost_sentence(f'JAX wrote why into {log}')}", file=sys.stderr)
         return 1
+    if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT):
+        name = signal.Signals(-code).name
+        print(f"error: {name} ended the process; its last words are in {log}", file=sys.stderr)
+        return 128 - code
     log.unlink(missing_ok=True)
     return 128 - code if code < 0 else code
 
@@ -149,7 +156,10 @@ def run_as_child(run: Callable[[], None]) -> None:
 
     JAX's own way out waits for the other processes, which may be waiting for this one.
     """
-    log, parents = map(int, os.environ[_CHILD].split())
+    global _runs_as_child
+    _runs_as_child = True
+    # Popped, so that a command started below this one does not take itself for such a child.
+    log, parents = map(int, os.environ.pop(_CHILD).split())
     _redirect_runtime(log)
     threading.Thread(target=_end_with_parent, args=(parents,), daemon=True).start()
     try:
@@ -159,7 +169,9 @@ def run_as_child(run: Callable[[], None]) -> None:
             print(stop.code, file=sys.stderr)
         _leave(stop.code if isinstance(stop.code, int) else 1)
     except jax.errors.JaxRuntimeError as error:
-        print(f"error: {lost_sentence(first_line(error))}", file=sys.stderr)
+        own = "RESOURCE_EXHAUSTED" in str(error)
+        sentence = first_line(error) if own else lost_sentence(first_line(error))
+        print(f"error: {sentence}", file=sys.stderr)
         _leave(1)
     except BaseException:
         traceback.print_exc()

@@ -121,15 +121,20 @@ def written_folder(
         OSError: the place cannot be written, or the folder holds what is not ours.
     """
     target = Path(os.path.realpath(folder))
+    finish_write(target, marker)  # of a process that was killed: its model is whole on the disk
     _check_place(target, marker, known)
     is_new = not target.exists()
     temporary = _make_beside(target / marker, Path.mkdir)
     try:
         yield temporary
-        _move_files(temporary, target, marker)
+        try:
+            _move_files(temporary, target, marker)
+        except OSError as error:
+            raise error if error.errno is None else _cannot_write(target, error) from error
     finally:
         finish_write(target, marker)  # where an interrupt came between two files
-        shutil.rmtree(temporary, ignore_errors=True)
+        if _unfinished(target, marker) != temporary:  # else it holds what the folder lacks
+            shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             with suppress(OSError):  # it is empty only where nothing was written
                 target.rmdir()
@@ -173,6 +178,10 @@ def _move_files(source: Path, target: Path, marker: str) -> None:
         above = path.parents[: name.count("/")]
         if path.is_dir() or not _lies_in(target, name) or any(map(os.path.isfile, above)):
             raise FileExistsError(f"cannot write {path}: a folder, file or link is in the way")
+    for name in (*old, *new):  # before anything is moved
+        place = next(p for p in (target / name).parents if p.exists())
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"cannot write into {place}: change its permissions")
     write_json(source / marker, record | {"files": new})
     write_json(target / marker, {"incomplete": source.name, "files": sorted({*old, *new})})
     _go_on_moving(source, target, marker)
@@ -197,16 +206,30 @@ def _move(source: Path, target: Path, names: Iterable[str]) -> None:
         os.replace(source / name, target / name)
 
 
-def finish_write(folder: AnyPath, marker: str) -> None:
+def finish_write(folder: AnyPath, marker: str, *, of_anyone: bool = False) -> None:
     """Finish the `written_folder` whose process was killed while it moved its files.
 
-    The caller knows that nobody else writes there.
+    Args:
+        folder: where; it need not exist.
+        marker: as in `written_folder`.
+        of_anyone: that of other machines and living processes too. The caller knows that nobody
+            else writes there.
     """
     target = Path(os.path.realpath(folder))
-    with suppress(OSError, ValueError, KeyError):  # no marker of an interrupted write
-        source = target / str(read_object(target / marker)["incomplete"])
-        if _TEMPORARY.fullmatch(source.name) and (source / marker).is_file():
+    source = _unfinished(target, marker)
+    if source is not None and (of_anyone or _is_abandoned(source.name, os.getpid())):
+        with suppress(OSError):  # it stays unfinished, and is refused
             _go_on_moving(source, target, marker)
+
+
+def _unfinished(target: Path, marker: str) -> Path | None:
+    """Return the folder whose files are still to be moved, or None."""
+    try:
+        source = target / str(read_object(target / marker)["incomplete"])
+    except (OSError, ValueError, KeyError):
+        return None
+    whole = _TEMPORARY.fullmatch(source.name) and (source / marker).is_file()
+    return source if whole else None
 
 
 def is_written(folder: AnyPath, marker: str) -> bool:
@@ -272,6 +295,15 @@ def _host() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
+def _is_abandoned(name: str, own_pid: int | None = None) -> bool:
+    """Tell whether the process of this machine that a name speaks of is dead, or this one."""
+    found = _TEMPORARY.fullmatch(name)
+    if found is None or found["host"] != _host():
+        return False
+    pid = int(found["pid"])
+    return pid == own_pid or not is_alive(pid)
+
+
 def remove_leftovers(folder: AnyPath, name: str | None = None, *, of_anyone: bool = False) -> None:
     """Remove what killed processes had begun to write into a folder.
 
@@ -286,7 +318,7 @@ def remove_leftovers(folder: AnyPath, name: str | None = None, *, of_anyone: boo
         found = _TEMPORARY.fullmatch(path.name)
         if found is None or (name is not None and found["target"] != _shortened(name)):
             continue
-        if of_anyone or (found["host"] == _host() and not is_alive(int(found["pid"]))):
+        if of_anyone or _is_abandoned(path.name):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -390,6 +422,8 @@ def _parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
         raise ValueError(
             f"{path}, line {line}: not JSON ({error.msg} at column {error.colno})"
         ) from error
+    except ValueError as error:  # a whole number of thousands of digits
+        raise ValueError(f"{path}: not JSON that can be read ({error})") from error
 
 
 def read_lines(path: AnyPath, encoding: str = "utf-8") -> list[str]:

@@ -113,7 +113,7 @@ def train(
     config = replace(config, **changes)
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
-    if not (folder / "best").is_dir():
+    if not io.is_written(folder / "best", MODEL_SETTINGS):
         raise FileNotFoundError(
             f"{folder} is a finished run whose model {folder / 'best'} is gone; train again in "
             "another folder"
@@ -517,7 +517,10 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
     results = read_results(file)
     # A setting that this version does not know is another one too.
     check_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
-    if not (folder / "best").is_dir() and latest_step(folder / CHECKPOINTS) is not None:
+    if (
+        not io.is_written(folder / "best", MODEL_SETTINGS)
+        and latest_step(folder / CHECKPOINTS) is not None
+    ):
         say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")
         return None
     say(f"{folder} is finished already; reusing it")

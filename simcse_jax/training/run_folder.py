@@ -69,7 +69,8 @@ def on_first_process(function: Callable[[], T]) -> T | None:
         except Exception as error:
             failure = error
     text = np.zeros(1000, np.uint8)
-    said = np.frombuffer(str(failure or "").encode()[: text.size], np.uint8)
+    sentence = "" if failure is None else str(failure) or type(failure).__name__
+    said = np.frombuffer(sentence.encode(errors="replace")[: text.size], np.uint8)
     text[: said.size] = said
     text = np.asarray(multihost_utils.broadcast_one_to_all(text))
     if failure is not None:
@@ -92,9 +93,11 @@ def _take(folder: Path) -> list[Path]:
             file.truncate(0)
             file.write(json.dumps(_own_record()).encode())
         for name in MODELS:
-            io.finish_write(folder / name, MODEL_SETTINGS)
-        for place in (folder, *(folder / name for name in MODELS)):
-            io.remove_leftovers(place, of_anyone=True)
+            io.finish_write(folder / name, MODEL_SETTINGS, of_anyone=True)
+            io.remove_leftovers(folder / name)
+        io.remove_leftovers(folder)
+        for name in OWN:  # another machine's too: the folder is ours now
+            io.remove_leftovers(folder, name, of_anyone=True)
     except OSError as error:
         if error.errno is None:  # it says what is wrong already
             raise
@@ -189,8 +192,10 @@ def check_folder(folder: Path, fixed: Mapping[str, Any], resume: bool) -> None:
         check_settings(folder / RESULTS, read_results(folder / RESULTS)["settings"], fixed)
     elif SUMMARY in there:
         check_settings(folder / SUMMARY, read_results(folder / SUMMARY)["settings"], fixed)
-    elif any(name in there for name in MODELS) and CHECKPOINTS not in there:
-        sections = io.read_json(folder / RUN)
+    elif any(name in there for name in MODELS) and latest_step(folder / CHECKPOINTS) is None:
+        sections = io.read_object(folder / RUN)
+        if not all(isinstance(fields, dict) for fields in sections.values()):
+            raise ValueError(f"{folder / RUN} is no configuration of a run; choose another folder")
         recorded = {name: x for fields in sections.values() for name, x in fields.items()}
         check_settings(folder / RUN, recorded, fixed)
 
