@@ -188,12 +188,12 @@ def read_transform(folder: Path) -> Transform | None:
     """
     if is_there(folder / SETTINGS_FILE):
         files = read_object(folder / SETTINGS_FILE).get("files")
-        if files is not None and not isinstance(files, list):
-            raise ValueError(f"{folder / SETTINGS_FILE}: files is {files!r}; it must be a list")
         place = folder / TRANSFORM_FOLDER
-        # Folders of version 0.1 have no list of their files.
-        listed = place.is_dir() if files is None else f"{place.name}/transform.json" in files
-        return load_transform(place) if listed else None
+        if files is None:  # folders of version 0.1 have no list of their files
+            return load_transform(place) if place.is_dir() else None
+        if not isinstance(files, list) or not all(map(_is_text, files)):
+            raise ValueError(f"{folder / SETTINGS_FILE}: files is {files!r}; it must list names")
+        return load_transform(place) if any(n.startswith(f"{place.name}/") for n in files) else None
     if is_there(folder / sentence_transformers.MODULES_FILE):
         return sentence_transformers.read_transform(folder)
     return None

@@ -295,9 +295,10 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_no_file(pooled, file):
 
 
 def test_a_list_of_files_that_is_none(pooled):
-    write_json(pooled / "simcse_jax.json", {"files": -0.0})
-    with pytest.raises(ValueError, match=r"simcse_jax\.json: files is -0\.0; it must be a list"):
-        hub.read_transform(pooled)
+    for files in (-0.0, {}, ["config.json", 1e308]):
+        write_json(pooled / "simcse_jax.json", {"files": files})
+        with pytest.raises(ValueError, match=r"simcse_jax\.json: files is .*; it must list names"):
+            hub.read_transform(pooled)
 
 
 @pytest.mark.usefixtures("unchecked")
