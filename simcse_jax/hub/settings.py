@@ -20,6 +20,7 @@ SETTINGS_FILE = "simcse_jax.json"
 TRANSFORM_FOLDER = "transform"
 # What `simcse_jax.io.written_folder` adds to our file.
 _OF_THE_WRITE = ("files", "incomplete")
+_OF_VERSION_0_1 = {"pooling", "normalize", "max_length", "do_lower_case"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +158,8 @@ def _read_own(folder: Path) -> dict[str, Any]:
     found = {k: v for k, v in raw.items() if k not in _OF_THE_WRITE}
     if unknown := sorted(found.keys() - _RULES.keys()):
         raise ValueError(f"{path}: {unknown[0]!r} is not known; was a newer version's model saved?")
+    if missing := sorted((_RULES.keys() if "files" in raw else _OF_VERSION_0_1) - found.keys()):
+        raise ValueError(f"{path}: {missing[0]!r} is missing")
     return found
 
 
