@@ -258,10 +258,11 @@ def test_a_tokenizer_that_is_broken(golden, tmp_path):
         with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer: "):
             Tokenizer.from_folder(folder)
     raw = json.loads(whole)
-    raw["model"]["vocab"] = {}
-    (folder / "tokenizer.json").write_text(json.dumps(raw))
-    with pytest.raises(ValueError, match="the model's tokenizer does not work: .*UNK"):
-        Tokenizer.from_folder(folder)(["a dog"])
+    for vocabulary in ({}, raw["model"]["vocab"] | {"dog": 2**31}):
+        raw["model"]["vocab"] = vocabulary
+        (folder / "tokenizer.json").write_text(json.dumps(raw))
+        with pytest.raises(ValueError, match="the model's tokenizer does not work: .*"):
+            Tokenizer.from_folder(folder)(["a dog"])
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text("[1]")
     with pytest.raises(ValueError, match="has no vocabulary that transformers reads"):

@@ -86,9 +86,9 @@ class Tokenizer:
             sentences = [s.lower() for s in sentences]
         try:
             encodings = self.backend.encode_batch_fast(list(sentences))
+            ids = [np.asarray(e.ids, np.int32) for e in encodings]
         except Exception as error:  # tokenizers raises nothing more particular
             raise ValueError(f"the model's tokenizer does not work: {error}") from error
-        ids = [np.asarray(e.ids, np.int32) for e in encodings]
         truncated = 0
         if max_length is not None:
             for i, sequence in enumerate(ids):

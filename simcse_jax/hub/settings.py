@@ -20,6 +20,7 @@ SETTINGS_FILE = "simcse_jax.json"
 TRANSFORM_FOLDER = "transform"
 # What `simcse_jax.io.written_folder` adds to our file.
 _OF_THE_WRITE = ("files", "incomplete")
+_OF_VERSION_0_1 = {"pooling", "normalize", "max_length", "do_lower_case"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +158,8 @@ def _read_own(folder: Path) -> dict[str, Any]:
     found = {k: v for k, v in raw.items() if k not in _OF_THE_WRITE}
     if unknown := sorted(found.keys() - _RULES.keys()):
         raise ValueError(f"{path}: {unknown[0]!r} is not known; was a newer version's model saved?")
+    if missing := sorted((_RULES.keys() if "files" in raw else _OF_VERSION_0_1) - found.keys()):
+        raise ValueError(f"{path}: {missing[0]!r} is missing")
     return found
 
 
@@ -188,12 +191,12 @@ def read_transform(folder: Path) -> Transform | None:
     """
     if is_there(folder / SETTINGS_FILE):
         files = read_object(folder / SETTINGS_FILE).get("files")
-        if files is not None and not isinstance(files, list):
-            raise ValueError(f"{folder / SETTINGS_FILE}: files is {files!r}; it must be a list")
         place = folder / TRANSFORM_FOLDER
-        # Folders of version 0.1 have no list of their files.
-        listed = place.is_dir() if files is None else f"{place.name}/transform.json" in files
-        return load_transform(place) if listed else None
+        if files is None:  # folders of version 0.1 have no list of their files
+            return load_transform(place) if place.is_dir() else None
+        if not isinstance(files, list) or not all(map(_is_text, files)):
+            raise ValueError(f"{folder / SETTINGS_FILE}: files is {files!r}; it must list names")
+        return load_transform(place) if any(n.startswith(f"{place.name}/") for n in files) else None
     if is_there(folder / sentence_transformers.MODULES_FILE):
         return sentence_transformers.read_transform(folder)
     return None

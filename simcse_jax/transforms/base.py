@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,13 +221,14 @@ def check_embeddings(
 def save_state(folder: AnyPath, settings: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
     """Write settings as JSON and tensors as safetensors, each beside its place, then renamed.
 
-    The JSON comes last and holds the tensors' SHA-256, so that a pair torn by an interruption is
-    noticed when it is read.
+    The JSON comes last and holds the SHA-256 of the tensors and of the settings, so that a pair
+    torn by an interruption is noticed when it is read, and so is a setting that was changed.
     """
     place = Path(folder)
     # safetensors wants C order; np.ascontiguousarray would give a scalar a dimension.
     payload = save_tensors({k: np.asarray(v, order="C") for k, v in tensors.items()})
-    record = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), **settings}
+    digests = {"sha256": _digest(payload), "settings_sha256": _digest_of(settings)}
+    record = {"format": FORMAT, **digests, **settings}
     write_bytes(place / TENSORS, payload)
     write_json(place / SETTINGS, record)
 
@@ -238,7 +240,8 @@ def load_state(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the JSON is not ours, or the tensors do not belong to it or are not finite.
+        ValueError: the JSON is not ours or was changed, or the tensors do not belong to it or are
+            not finite.
     """
     place = Path(folder)
     for name in (SETTINGS, TENSORS):
@@ -248,14 +251,27 @@ def load_state(
     if settings.pop("format", None) != FORMAT or not isinstance(settings.get("kind"), str):
         raise ValueError(f"{place / SETTINGS} is not a transform of format {FORMAT}")
     payload = (place / TENSORS).read_bytes()
-    if hashlib.sha256(payload).hexdigest() != settings.pop("sha256", None):
+    if _digest(payload) != settings.pop("sha256", None):
         raise ValueError(f"{place / TENSORS} does not match {SETTINGS}: an interrupted save?")
+    said = settings.pop("settings_sha256", None)
+    if said not in (None, _digest_of(settings)):  # version 0.1 has none
+        raise ValueError(f"{place / SETTINGS} has been changed since it was saved; save it again")
     settings["kind"] = _RENAMED_KINDS.get(settings["kind"], settings["kind"])
     tensors = load_tensors(payload)
     for name, value in tensors.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"{place / TENSORS}: tensor {name} holds NaN or infinite numbers")
     return settings, tensors
+
+
+def _digest(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def _digest_of(settings: dict[str, Any]) -> str:
+    """Return a digest of all settings but the kind, which is looked at by itself."""
+    counted = {name: value for name, value in settings.items() if name != "kind"}
+    return _digest(json.dumps(counted, sort_keys=True).encode())
 
 
 @contextmanager

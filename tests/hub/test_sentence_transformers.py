@@ -295,9 +295,10 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_no_file(pooled, file):
 
 
 def test_a_list_of_files_that_is_none(pooled):
-    write_json(pooled / "simcse_jax.json", {"files": -0.0})
-    with pytest.raises(ValueError, match=r"simcse_jax\.json: files is -0\.0; it must be a list"):
-        hub.read_transform(pooled)
+    for files in (-0.0, {}, ["config.json", 1e308]):
+        write_json(pooled / "simcse_jax.json", {"files": files})
+        with pytest.raises(ValueError, match=r"simcse_jax\.json: files is .*; it must list names"):
+            hub.read_transform(pooled)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -316,8 +317,22 @@ def test_a_list_of_files_that_is_none(pooled):
     ],
 )
 def test_our_own_file_is_checked_too(tmp_path, change, message):
-    write_json(tmp_path / "simcse_jax.json", change)
+    whole = dataclasses.asdict(hub.EncoderSettings()) | {"files": []}
+    write_json(tmp_path / "simcse_jax.json", whole | change)
     with pytest.raises(ValueError, match=rf"simcse_jax\.json: .*{message}"):
+        hub.read_settings(tmp_path)
+
+
+def test_our_own_file_says_everything(tmp_path):
+    """A key that is gone is not taken for its default."""
+    whole = dataclasses.asdict(hub.EncoderSettings()) | {"files": []}
+    path = tmp_path / "simcse_jax.json"
+    for name in whole.keys() - {"files"}:
+        write_json(path, {key: value for key, value in whole.items() if key != name})
+        with pytest.raises(ValueError, match=rf"simcse_jax\.json: '{name}' is missing"):
+            hub.read_settings(tmp_path)
+    write_json(path, {})
+    with pytest.raises(ValueError, match="is missing"):
         hub.read_settings(tmp_path)
 
 

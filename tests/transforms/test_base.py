@@ -56,7 +56,12 @@ def test_files_of_two_saves(saved, tmp_path_factory):
 def test_settings_that_do_not_fit(saved, change):
     record = json.loads((saved / "transform.json").read_text())
     (saved / "transform.json").write_text(json.dumps(record | change))
-    with pytest.raises(ValueError, match=r"not hold a whole transform|not a transform of format 1"):
+    message = r"not hold a whole transform|not a transform of format 1"
+    with pytest.raises(ValueError, match=rf"transform\.json has been changed|{message}"):
+        load_transform(saved)
+    del record["settings_sha256"]  # as version 0.1 wrote it
+    (saved / "transform.json").write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=message):
         load_transform(saved)
 
 

@@ -92,7 +92,7 @@ def test_calibrations(settings):
         ({"flow": "glow"}, "no flow is called 'glow'; they are code paper modern"),
         ({"dropout": True}, "only a flow"),
         ({"seeds": ()}, "at least one seed"),
-        ({"k": 33}, "k must lie in 1..32"),
+        ({"k": 33}, "k is 33; it must be at least 1 and at most 32"),
         ({"k": 5, "method": "flow"}, "--k is of whitening and all_but_the_top, not of flow"),
     ],
 )
