@@ -310,15 +310,15 @@ def remove_leftovers(folder: AnyPath, name: str | None = None, *, of_anyone: boo
     Args:
         folder: where; it need not exist.
         name: of what they were writing; default: whatever they were.
-        of_anyone: that of other machines and living processes too. The caller knows that nobody
-            else writes there.
+        of_anyone: that of other machines too, whose processes may be alive. The caller knows that
+            nobody there writes it.
     """
     folder = Path(folder)
     for path in folder.iterdir() if folder.is_dir() else ():
         found = _TEMPORARY.fullmatch(path.name)
         if found is None or (name is not None and found["target"] != _shortened(name)):
             continue
-        if of_anyone or _is_abandoned(path.name):
+        if _is_abandoned(path.name) or (of_anyone and found["host"] != _host()):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

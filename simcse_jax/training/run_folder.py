@@ -94,7 +94,7 @@ def _take(folder: Path) -> list[Path]:
             file.write(json.dumps(_own_record()).encode())
         for name in MODELS:
             io.finish_write(folder / name, MODEL_SETTINGS, of_anyone=True)
-            io.remove_leftovers(folder / name)
+            io.remove_leftovers(folder / name, of_anyone=True)
         io.remove_leftovers(folder)
         for name in OWN:  # another machine's too: the folder is ours now
             io.remove_leftovers(folder, name, of_anyone=True)
