@@ -210,10 +210,7 @@ class TrainingBatches:
             ("max_length", max_length, 3),
         ):
             check_count(name, value, least)
-        if views > 2:
-            raise ValueError(
-                f"views is {views}; it must be 1, or 2: a sentence is its own positive"
-            )
+        check_between("views", views, 1, 100)
         if rows < batch_size:
             raise ValueError(
                 f"{rows} rows of training text do not fill one batch of {batch_size}; give more "

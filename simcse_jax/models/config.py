@@ -59,7 +59,7 @@ class BertConfig:
                     f"{name} is {value!r}; it must be a whole number, {least} to {most}"
                 )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            self._check_number(name, lambda x: 0 <= x < 1, "from 0 to below 1")
+            self._check_number(name, lambda x: 0 <= x <= 1, "from 0 to 1")
         self._check_number("layer_norm_eps", lambda x: 0 < x < 1, "between 0 and 1")
         self._check_number("initializer_range", lambda x: 0 <= x < math.inf, "at least 0")
         if self.hidden_size % self.num_attention_heads:

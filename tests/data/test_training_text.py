@@ -119,7 +119,7 @@ def test_the_fingerprint_tells_texts_apart():
         ("x.csv", "", r"x\.csv is empty; it needs a header such as"),
         ("x.tsv", "\n", r"x\.tsv is empty; it needs a header of tab-separated"),
         ("x.jsonl", "\n", r"x\.jsonl is empty; it needs a JSON object"),
-        ("x.csv", "sent0,sent1\n", r"x\.csv holds the header sent0, sent1 and no rows"),
+        ("x.csv", "sent0,sent1\n", r"x\.csv holds the header 'sent0, sent1' and no rows"),
         ("x.csv", "a,b,c\n1,2,3\n4,5\n", r"x\.csv, line 3: too few columns, 2 for the header's 3"),
         ("x.tsv", "a\tb\n1\n", r"x\.tsv, line 2: too few columns, 1 for the header's 2"),
         (
