@@ -52,10 +52,21 @@ def claimed(folder: Path) -> Iterator[None]:
     folder = Path(os.path.realpath(folder))
     made = on_first_process(lambda: _take(folder))
     try:
+        on_first_process(lambda: _tidy(folder))
         yield
     finally:
         if jax.process_index() == 0:
             _let_go(folder, made or [])
+
+
+def _tidy(folder: Path) -> None:
+    """Finish or remove what killed runs had begun to write."""
+    for name in MODELS:
+        io.finish_write(folder / name, MODEL_SETTINGS, of_anyone=True)
+        io.remove_leftovers(folder / name, of_anyone=True)
+    io.remove_leftovers(folder)
+    for name in OWN:  # another machine's too: the folder is ours now
+        io.remove_leftovers(folder, name, of_anyone=True)
 
 
 def on_first_process(function: Callable[[], T]) -> T | None:
@@ -92,12 +103,6 @@ def _take(folder: Path) -> list[Path]:
             _refuse_holder(lock, file.read())
             file.truncate(0)
             file.write(json.dumps(_own_record()).encode())
-        for name in MODELS:
-            io.finish_write(folder / name, MODEL_SETTINGS, of_anyone=True)
-            io.remove_leftovers(folder / name, of_anyone=True)
-        io.remove_leftovers(folder)
-        for name in OWN:  # another machine's too: the folder is ours now
-            io.remove_leftovers(folder, name, of_anyone=True)
     except OSError as error:
         if error.errno is None:  # it says what is wrong already
             raise
