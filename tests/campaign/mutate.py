@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -120,22 +120,27 @@ def _latin1(content: bytes, random: Random) -> Damage:
     return Damage("Latin-1", new, "any" if content.isascii() else "refused")
 
 
-def _control(content: bytes, random: Random) -> Damage:
-    at = _place(content, random)
-    new = random.choice((b"\x00", b"\x1b", b"\x07", b"\x0b", b"\x0c", b"\x1a", b"\x7f", b"\x85"))
-    return Damage(f"{new!r} at byte {at}", content[:at] + new + content[at:])
+def _inserted(*pieces: bytes, about: str = "{new!r} at byte {at}") -> Callable[..., Damage]:
+    """Return a damage that puts one of the pieces somewhere into a file."""
+
+    def damage(content: bytes, random: Random) -> Damage:
+        at = _place(content, random)
+        new = random.choice(pieces)
+        return Damage(about.format(new=new, at=at), content[:at] + new + content[at:])
+
+    return damage
 
 
-def _separator(content: bytes, random: Random) -> Damage:
-    at = _place(content, random)
-    new = random.choice(("\u2028", "\u0085", "\ufeff", "\u202e", "\ud7ff", "\U0010ffff")).encode()
-    return Damage(f"{new!r} at byte {at}", content[:at] + new + content[at:])
-
-
-def _long_line(content: bytes, random: Random) -> Damage:
-    at = _place(content, random)
-    new = random.choice((b"word " * 200_000, b"x" * 1_000_000, b"\t" * 100_000, b'"' * 100_000))
-    return Damage(f"a million bytes at {at}", content[:at] + new + content[at:])
+_control = _inserted(b"\x00", b"\x1b", b"\x07", b"\x0b", b"\x0c", b"\x1a", b"\x7f", b"\x85")
+_separator = _inserted(
+    *(c.encode() for c in ("\u2028", "\u0085", "\ufeff", "\u202e", "\ud7ff", "\U0010ffff"))
+)
+_long_line = _inserted(
+    *(b"word " * 200_000, b"x" * 1_000_000, b"\t" * 100_000, b'"' * 100_000),
+    about="a million bytes at {at}",
+)
+_escape = _inserted(*(rb"\ud83d", rb"\u0000", rb"\n", rb"\x", b"\\", b"&#0;", b"&x;", b"<!--"))
+_quote = _inserted(b'"', b"'", b'""', b"\t", b",", b"{", b"]", b"<", b"&")
 
 
 def _nested(content: bytes, random: Random) -> Damage:
@@ -162,18 +167,6 @@ def _numbers(content: bytes, random: Random) -> Damage:
         (b"nan", b"inf", b"-1", b"1e999", b"9" * 400, b"0x10", b"1_000", b"", b"1,5")
     )
     return Damage(f"{new[:20]!r} for a digit at {at}", content[:at] + new + content[at + 1 :])
-
-
-def _escape(content: bytes, random: Random) -> Damage:
-    at = _place(content, random)
-    new = random.choice((rb"\ud83d", rb"\u0000", rb"\n", rb"\x", b"\\", b"&#0;", b"&x;", b"<!--"))
-    return Damage(f"{new!r} at byte {at}", content[:at] + new + content[at:])
-
-
-def _quote(content: bytes, random: Random) -> Damage:
-    at = _place(content, random)
-    new = random.choice((b'"', b"'", b'""', b"\t", b",", b"{", b"]", b"<", b"&"))
-    return Damage(f"{new!r} at byte {at}", content[:at] + new + content[at:])
 
 
 def _zipped(content: bytes, random: Random) -> Damage:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -294,6 +295,10 @@ def transfer_rows(found: Any) -> list[Any]:
     ]
 
 
+def read_dump(folder: Path) -> list[Any]:
+    return list(read_articles(folder / "dump.xml"))
+
+
 def article_rows(found: Any) -> list[Any]:
     return [
         sentence
@@ -380,20 +385,12 @@ READERS = [
         lambda found: [*found.documents, found.similarities.tolist()],
     ),
     Reader("lee_background", lee_texts, lee_background, list),
-    Reader("read_articles", wikipedia, lambda f: list(read_articles(f / "dump.xml")), article_rows),
-    Reader(
-        "read_articles bz2",
-        lambda: wikipedia(bz2.compress),
-        lambda f: list(read_articles(f / "dump.xml")),
-        article_rows,
-        text=False,
-    ),
-    Reader(
-        "read_articles gzip",
-        lambda: wikipedia(gzip.compress),
-        lambda f: list(read_articles(f / "dump.xml")),
-        article_rows,
-        text=False,
+    Reader("read_articles", wikipedia, read_dump, article_rows),
+    *(
+        Reader(
+            f"read_articles {name}", partial(wikipedia, compress), read_dump, article_rows, False
+        )
+        for name, pack in (("bz2", bz2.compress), ("gzip", gzip.compress))
     ),
 ]
 
