@@ -21,6 +21,12 @@ def quoted(value: object, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 2]}…{text[-1]}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, cut where it is long, or else its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
     """Raise ValueError for a value that is none of the known ones."""
     known = tuple(known)
@@ -84,15 +90,7 @@ def check_array(name: str, x: Any, ndim: int, *, whole: bool = False) -> AnyArra
     Raises:
         ValueError: it has other axes or rows of different lengths, or holds something else.
     """
-    if not isinstance(x, jax.Array):
-        try:
-            x = np.asarray(x)
-        except ValueError:
-            raise ValueError(f"{name} must be an array; its rows differ in length") from None
-        x = x.astype(x.dtype.newbyteorder("="), copy=False)
-    kinds = (jnp.integer,) if whole else (jnp.floating, jnp.integer)
-    if not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
-        raise ValueError(f"{name} must be {'whole' if whole else 'real'} numbers, not {x.dtype}")
+    x = _numbers(name, x, "an array", whole=whole)
     if x.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(x.shape)}")
     return x
@@ -109,17 +107,7 @@ def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
     Raises:
         ValueError: it is no matrix, holds something else than real numbers, or has too few rows.
     """
-    if not isinstance(x, np.ndarray | jax.Array):
-        try:
-            x = np.asarray(x)
-        except ValueError:
-            raise ValueError(
-                f"{name} must be a matrix [n, D]; its rows are of different lengths"
-            ) from None
-    if isinstance(x, np.ndarray):
-        x = x.astype(x.dtype.newbyteorder("="), copy=False)  # JAX knows no other order
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise ValueError(f"{name} must be real numbers, not {x.dtype}")
+    x = _numbers(name, x, "a matrix [n, D]")
     if x.ndim != 2:
         raise ValueError(f"{name} must be a matrix [n, D], got shape {x.shape}")
     if len(x) < rows:
@@ -146,6 +134,20 @@ def check_finite_rows(name: str, x: Real[np.ndarray, "n D"], first: int = 0) -> 
             f"{name} must be finite; {f'row {rows} is' if bad.size == 1 else f'rows {rows} are'} "
             "not"
         )
+
+
+def _numbers(name: str, x: Any, shape: str, *, whole: bool = False) -> AnyArray:
+    """Return an argument as an array of real or whole numbers; a JAX array stays one."""
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} must be {shape}; its rows are of different lengths") from None
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)  # JAX knows no other order
+    kinds = (jnp.integer,) if whole else (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+        raise ValueError(f"{name} must be {'whole' if whole else 'real'} numbers, not {x.dtype}")
+    return x
 
 
 def _number(name: str, value: object) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from simcse_jax import hosts, io
+from simcse_jax.checks import check_between, check_choice, check_count
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
@@ -44,10 +45,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         layers_and_reduction(self.pooling)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {self.dtype!r}; it must be float32 or bfloat16")
-        if self.dropout is not None and not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout is {self.dropout}; it must lie between 0 and 1")
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        if self.dropout is not None:
+            check_between("dropout", self.dropout, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +92,10 @@ class RunConfig:
     """The number of this process among them, from 0."""
 
     def __post_init__(self) -> None:
-        for field in ("eval_every", "grad_cache_chunks"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
+        check_count("eval_every", self.eval_every)
+        check_count("grad_cache_chunks", self.grad_cache_chunks)
+        if self.max_steps is not None:
+            check_count("max_steps", self.max_steps)
         if not 0 < self.epochs < float("inf"):
             raise ValueError(f"epochs is {self.epochs}; it must be positive and finite")
         for seed in (self.seed, *self.seeds):
@@ -105,12 +104,8 @@ class RunConfig:
         if len(set(self.seeds)) < len(self.seeds):
             twice = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise ValueError(f"seeds has {twice} more than once; each trains a run of its own")
-        if self.parallel not in get_args(Parallel):
-            raise ValueError(
-                f"parallel is {self.parallel!r}; it must be one of {', '.join(get_args(Parallel))}"
-            )
-
-        hosts.check(self.coordinator, self.num_processes, self.process_id)
+        check_choice("parallel", self.parallel, get_args(Parallel))
+        hosts.check_processes(self.coordinator, self.num_processes, self.process_id)
         if self.coordinator is not None and not self.distributed:
             raise ValueError("coordinator is given without distributed; give --distributed too")
 

@@ -227,16 +227,31 @@ class SentenceEncoder:
         Raises:
             ValueError: the transform takes other dimensions than the encoder gives.
         """
-        return SentenceEncoder(
-            self.config,
-            self.params,
-            self.tokenizer,
-            dataclasses.replace(self.settings, truncate_dim=None),
-            transform=transform,
-            dtype=self.dtype,
-            tokenizer_folder=self.tokenizer_folder,
-            devices=list(self._rows_sharding.mesh.devices.flat),
+        return self._but(
+            settings=dataclasses.replace(self.settings, truncate_dim=None), transform=transform
         )
+
+    def with_params(self, params: hub.Params) -> SentenceEncoder:
+        """Return the same encoder with these parameters, as `simcse_jax.hub.load_params` has them.
+
+        Raises:
+            ValueError: they lack what the pooling needs.
+        """
+        return self._but(params=params)
+
+    def _but(self, **changes: Any) -> SentenceEncoder:
+        """Return the same encoder with other parts."""
+        parts: dict[str, Any] = {
+            "config": self.config,
+            "params": self.params,
+            "tokenizer": self.tokenizer,
+            "settings": self.settings,
+            "transform": self.transform,
+            "dtype": self.dtype,
+            "tokenizer_folder": self.tokenizer_folder,
+            "devices": list(self._rows_sharding.mesh.devices.flat),
+        }
+        return SentenceEncoder(**parts | changes)
 
     @property
     def max_length(self) -> int:

@@ -20,6 +20,8 @@ from typing import Any
 
 import jax
 
+from simcse_jax.checks import first_line
+
 # A host that vanishes without a word is missed after so many seconds; one that closes its
 # connections is missed at once.
 HEARTBEAT_SECONDS = 30
@@ -47,7 +49,7 @@ def join(
     """
     if jax.distributed.is_initialized():
         return
-    check(coordinator, num_processes, process_id)
+    check_processes(coordinator, num_processes, process_id)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -69,7 +71,9 @@ def join(
         ) from error
 
 
-def check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def check_processes(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
     """Raise ValueError where the arguments of `join` cannot be so."""
     if coordinator is None and num_processes is None and process_id is None:
         return
@@ -94,12 +98,6 @@ def lost_sentence(reason: str) -> str:
         f"a process of the run was lost, so that this one ended too ({reason}); start all of them "
         "again with --resume"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, shortened."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------

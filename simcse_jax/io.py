@@ -130,7 +130,9 @@ def written_folder(
         try:
             _move_files(temporary, target, marker)
         except OSError as error:
-            raise error if error.errno is None else _cannot_write(target, error) from error
+            if error.errno is None:  # it says what is wrong already
+                raise
+            raise _cannot_write(target, error) from error
     finally:
         finish_write(target, marker)  # where an interrupt came between two files
         if _unfinished(target, marker) != temporary:  # else it holds what the folder lacks

@@ -52,12 +52,11 @@ from simcse_jax.training import (
 from simcse_jax.training.checkpoint import latest_step
 from simcse_jax.training.run_folder import (
     CHECKPOINTS,
-    MODEL_SETTINGS,
     RESULTS,
     RUN,
     SUMMARY,
     check_folder,
-    check_settings,
+    check_same_settings,
     claimed,
     on_first_process,
     read_results,
@@ -113,7 +112,7 @@ def train(
     config = replace(config, **changes)
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
-    if not io.is_written(folder / "best", MODEL_SETTINGS):
+    if not hub.is_whole(folder / "best"):
         raise FileNotFoundError(
             f"{folder} is a finished run whose model {folder / 'best'} is gone; train again in "
             "another folder"
@@ -294,8 +293,10 @@ def train_seed(
     compiled = compile_step(step, mesh, run.parallel)
 
     # Evaluation and the folder
+    untrained = trained_encoder(config, model, state.params)
+
     def encoder(params: Any) -> SentenceEncoder:
-        return trained_encoder(config, model, params)
+        return untrained.with_params(exported(config, params))
 
     def save(name: str, params: Any) -> None:
         with hub.model_folder(run.output_dir / name) as folder:
@@ -307,7 +308,6 @@ def train_seed(
         checkpoints = stack.enter_context(RunCheckpoints(run.output_dir / CHECKPOINTS, fixed))
         checkpoints.check(run.resume)
         start_folder(config)
-        untrained = encoder(state.params)
         scores_before = score_before(untrained, scores, before) if run.test_before else None
         started = time.perf_counter()
         dev_before = scores.dev(untrained)
@@ -318,7 +318,7 @@ def train_seed(
                 lambda params: scores.dev(encoder(params)),
                 best_metric,
                 lambda params, *_: save("best", params),
-                lambda: io.is_written(run.output_dir / "best", MODEL_SETTINGS),
+                lambda: hub.is_whole(run.output_dir / "best"),
             )
 
         # Loop
@@ -415,18 +415,24 @@ def load_model(config: Config) -> Model:
 
 
 def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncoder:
-    """Make the encoder of parameters that are being trained."""
+    """Make the encoder of parameters that are being trained, used as its start folder says."""
     objective = config.objective
     assert not isinstance(objective, FlowConfig)
     folder = hub.find_model(config.model.model)
     return SentenceEncoder(
         model.config,
-        jax.tree.map(np.asarray, objective.export(params)),
+        exported(config, params),
         model.tokenizer,
         hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
         tokenizer_folder=folder,
     )
+
+
+def exported(config: Config, params: Any) -> hub.Params:
+    """Return parameters that are being trained as model folders hold them, on the host."""
+    assert not isinstance(config.objective, FlowConfig)
+    return jax.tree.map(np.asarray, config.objective.export(params))
 
 
 def check_flow(config: Config) -> None:
@@ -516,11 +522,8 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
         return None
     results = read_results(file)
     # A setting that this version does not know is another one too.
-    check_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
-    if (
-        not io.is_written(folder / "best", MODEL_SETTINGS)
-        and latest_step(folder / CHECKPOINTS) is not None
-    ):
+    check_same_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
+    if not hub.is_whole(folder / "best") and latest_step(folder / CHECKPOINTS) is not None:
         say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")
         return None
     say(f"{folder} is finished already; reusing it")

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from simcse_jax.arrays import AnyArray, Lists
 from simcse_jax.checks import check_choice, check_count, check_finite_rows, check_matrix
-from simcse_jax.losses.geometry import scale_extreme_rows, unit_rows
+from simcse_jax.losses.geometry import divide_by_norms, scale_extreme_rows
 
 # Columns whose largest score is looked at before any of them is sorted.
 _GROUP = 64
 
-_unit_rows = jax.jit(unit_rows)
+_divide_by_norms = jax.jit(divide_by_norms)
 
 
 class SearchResult(NamedTuple):
@@ -120,7 +120,7 @@ def similarity_search(
 
 def _cosine_rows(x: Float[np.ndarray, "n D"]) -> Float[Array, "n D"]:
     # Scaled on the host, where subnormal numbers are not yet zeros.
-    return _unit_rows(jnp.asarray(scale_extreme_rows(x)))
+    return _divide_by_norms(jnp.asarray(scale_extreme_rows(x)))
 
 
 def _padded(x: np.ndarray, rows: int, name: str, start: int) -> Float[np.ndarray, "rows D"]:

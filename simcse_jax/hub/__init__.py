@@ -5,8 +5,9 @@ used, with `sentence_transformers` for folders of that library, and `save` write
 """
 
 from simcse_jax.hub.find import find_model, weight_files
-from simcse_jax.hub.save import model_folder, save_model
+from simcse_jax.hub.save import is_whole, model_folder, save_model
 from simcse_jax.hub.settings import (
+    SETTINGS_FILE,
     EncoderSettings,
     check_settings,
     read_settings,
@@ -22,11 +23,13 @@ from simcse_jax.hub.weights import (
 )
 
 __all__ = [
+    "SETTINGS_FILE",
     "EncoderSettings",
     "Params",
     "check_settings",
     "expected_shapes",
     "find_model",
+    "is_whole",
     "load_params",
     "model_folder",
     "read_config",

@@ -27,7 +27,7 @@ from simcse_jax.hub.settings import (
     check_settings,
 )
 from simcse_jax.hub.weights import Params, to_torch_names
-from simcse_jax.io import read_object, write_json, write_tensors, written_folder
+from simcse_jax.io import is_written, read_object, write_json, write_tensors, written_folder
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.transforms import Affine, Transform
@@ -52,6 +52,11 @@ def model_folder(folder: str | os.PathLike[str]) -> AbstractContextManager[Path]
         OSError: the folder cannot be written, or it is neither new nor empty nor a model's.
     """
     return written_folder(folder, SETTINGS_FILE, _is_model)
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds a model that we have saved, and all of it."""
+    return is_written(folder, SETTINGS_FILE)
 
 
 def _is_model(folder: Path) -> bool:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from simcse_jax.hub.find import weight_files
-from simcse_jax.io import read_object
+from simcse_jax.io import is_there, read_object
 from simcse_jax.models import BertConfig, BertEncoder, MaskedLMHead, Projection, one_a_row
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def read_config(folder: Path) -> BertConfig:
             cannot be.
     """
     path = Path(folder) / "config.json"
-    if not os.path.lexists(path):
+    if not is_there(path):
         raise FileNotFoundError(f"{path} is missing; is this a model folder?")
     raw = read_object(path)
     model_type = raw.get("model_type")

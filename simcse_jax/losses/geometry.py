@@ -53,8 +53,12 @@ def unit_rows(
         if isinstance(x, np.ndarray):
             raise TypeError("differentiable unit rows need a JAX array, not a NumPy array.")
         return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), _MIN_SQUARE))
+    return divide_by_norms(scale_extreme_rows(x))
+
+
+def divide_by_norms(x: Float[AnyArrayT, "*B D"]) -> Float[AnyArrayT, "*B D"]:
+    """Divide every row by its L2 norm, whose square must neither under- nor overflow."""
     numpy = np if isinstance(x, np.ndarray) else jnp
-    x = scale_extreme_rows(x)
     norm = numpy.linalg.norm(x, axis=-1, keepdims=True)
     return x / numpy.where(norm == 0, 1, norm)
 

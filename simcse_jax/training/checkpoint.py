@@ -21,6 +21,7 @@ from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
+from simcse_jax.checks import first_line
 
 FORMAT = "simcse_jax run 1"
 METADATA = "_CHECKPOINT_METADATA"
@@ -62,6 +63,15 @@ def latest_step(folder: Path) -> int | None:
     """Return the step of the newest checkpoint in a folder, which is not touched; None without."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say which settings differ, in words; nothing where none does."""
+    return "; ".join(
+        f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    )
 
 
 class RunCheckpoints:
@@ -165,7 +175,7 @@ class RunCheckpoints:
             kept = "there is no older one" if older is None else f"that of step {older} is kept"
             raise OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder} "
-                f"({kept}): {_first_line(error)}"
+                f"({kept}): {_named(error)}"
             ) from error
 
     def check(self, resume: bool) -> None:
@@ -241,7 +251,7 @@ class RunCheckpoints:
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"run": template})["run"]
         except Exception as error:  # whatever orbax and tensorstore make of broken bytes
-            raise self._damaged(step, path, _first_line(error)) from error
+            raise self._damaged(step, path, _named(error)) from error
         if _checksum(loaded) != info["checksum"]:
             raise self._damaged(step, path, "its checksum differs")
         restored_key = jax.random.wrap_key_data(loaded["key"], impl=jax.random.key_impl(key))
@@ -257,13 +267,13 @@ class RunCheckpoints:
         try:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above
-            raise self._damaged(step, path, _first_line(error)) from error
+            raise self._damaged(step, path, _named(error)) from error
         if isinstance(info, dict) and info.get("format") == FORMAT:
             return info
         try:
             io.read_json(path / METADATA)
         except (OSError, ValueError) as error:
-            raise self._damaged(step, path, _first_line(error)) from error
+            raise self._damaged(step, path, _named(error)) from error
         # It is whole, and so not ours to pass over.
         raise ValueError(
             f"{path} is not a checkpoint of such a run (its format is not {FORMAT!r}); give the "
@@ -271,13 +281,9 @@ class RunCheckpoints:
         )
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
-        names = sorted(saved.keys() | self.settings.keys())
-        changed = [n for n in names if saved.get(n) != self.settings.get(n)]
-        if changed:
-            parts = [f"{n} was {saved.get(n)!r} and is {self.settings.get(n)!r}" for n in changed]
+        if changes := changed_settings(saved, self.settings):
             raise ValueError(
-                f"the run in {self.folder} cannot be resumed with other settings: "
-                f"{'; '.join(parts)}"
+                f"the run in {self.folder} cannot be resumed with other settings: {changes}"
             )
 
     def _damaged(self, step: int, path: Path, reason: str) -> UnusableCheckpoint:
@@ -305,7 +311,5 @@ def _checksum(tree: Any) -> int:
     return value
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    return f"{type(error).__name__}: {text[:200]}"
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
+from simcse_jax.checks import check_count
 from simcse_jax.io import write_text
 from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableCheckpoint
 from simcse_jax.training.devices import CompiledStep
@@ -177,8 +178,7 @@ def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluati
     if evaluation is not None:
         intervals["evaluation.every"] = evaluation.every
     for name, value in intervals.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+        check_count(name, value)
 
 
 def _start(
@@ -344,14 +344,15 @@ class _MetricsLog:
                 self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._lines.append(json.dumps(record) + "\n")
+        if self._file is not None:
+            self._lines.append(json.dumps(record) + "\n")
         if self._on_record is not None:
             self._on_record(record)
 
     def flush(self) -> None:
-        lines, self._lines = self._lines, []
         if self._file is None:
             return
+        lines, self._lines = self._lines, []
         try:
             self._file.writelines(lines)
             self._file.flush()

@@ -19,14 +19,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from simcse_jax import io
+from simcse_jax import hub, io
 from simcse_jax.process import is_alive, start_time
-from simcse_jax.training.checkpoint import latest_step
+from simcse_jax.training.checkpoint import changed_settings, latest_step
 
 LOCK = "run.lock"
 RUN, RESULTS, SUMMARY, CHECKPOINTS = "run.json", "results.json", "summary.json", "checkpoints"
 MODELS = ("best", "last")
-MODEL_SETTINGS = "simcse_jax.json"  # in the folder of every model that this library saved
 OWN = (RUN, RESULTS, SUMMARY, CHECKPOINTS, *MODELS, "metrics.jsonl", "tensorboard")
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def _tidy(folder: Path) -> None:
     """Finish or remove what killed runs had begun to write."""
     for name in MODELS:
-        io.finish_write(folder / name, MODEL_SETTINGS, of_anyone=True)
+        io.finish_write(folder / name, hub.SETTINGS_FILE, of_anyone=True)
         io.remove_leftovers(folder / name, of_anyone=True)
     io.remove_leftovers(folder)
     for name in OWN:  # another machine's too: the folder is ours now
@@ -189,20 +188,20 @@ def check_folder(folder: Path, fixed: Mapping[str, Any], resume: bool) -> None:
         name = (foreign or there)[0]
         raise FileExistsError(
             f"{folder / name} was not written by a run (there is no {RUN} of one, or no "
-            f"{MODEL_SETTINGS} in it), and is not overwritten; choose another folder"
+            f"{hub.SETTINGS_FILE} in it), and is not overwritten; choose another folder"
         )
     if not resume:
         _refuse_run(folder, there)
     elif RESULTS in there:
-        check_settings(folder / RESULTS, read_results(folder / RESULTS)["settings"], fixed)
+        check_same_settings(folder / RESULTS, read_results(folder / RESULTS)["settings"], fixed)
     elif SUMMARY in there:
-        check_settings(folder / SUMMARY, read_results(folder / SUMMARY)["settings"], fixed)
+        check_same_settings(folder / SUMMARY, read_results(folder / SUMMARY)["settings"], fixed)
     elif any(name in there for name in MODELS) and latest_step(folder / CHECKPOINTS) is None:
         sections = io.read_object(folder / RUN)
         if not all(isinstance(fields, dict) for fields in sections.values()):
             raise ValueError(f"{folder / RUN} is no configuration of a run; choose another folder")
         recorded = {name: x for fields in sections.values() for name, x in fields.items()}
-        check_settings(folder / RUN, recorded, fixed)
+        check_same_settings(folder / RUN, recorded, fixed)
 
 
 def _holds(path: Path) -> bool:
@@ -211,13 +210,14 @@ def _holds(path: Path) -> bool:
 
 def _is_object(file: Path) -> bool:
     try:
-        return isinstance(io.read_json(file), dict)
+        io.read_object(file)
     except (OSError, ValueError):
         return False
+    return True
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / MODEL_SETTINGS).is_file()
+    return (folder / hub.SETTINGS_FILE).is_file()
 
 
 def _refuse_run(folder: Path, there: list[str]) -> None:
@@ -251,14 +251,12 @@ def read_results(file: Path) -> dict[str, Any]:
     return results
 
 
-def check_settings(file: Path, recorded: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+def check_same_settings(file: Path, recorded: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
     """Refuse to go on from a file of another run.
 
     Raises:
         ValueError: a setting differs; the message names it.
     """
     wanted = json.loads(json.dumps(dict(fixed)))  # so that tuples and lists compare equal
-    changed = [name for name, x in wanted.items() if recorded.get(name) != x]
-    if changed:
-        parts = [f"{n} was {recorded.get(n)!r} and is {wanted[n]!r}" for n in changed]
-        raise ValueError(f"{file} is of other settings ({'; '.join(parts)}); choose another folder")
+    if changes := changed_settings({name: recorded.get(name) for name in wanted}, wanted):
+        raise ValueError(f"{file} is of other settings ({changes}); choose another folder")
