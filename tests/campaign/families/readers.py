@@ -387,9 +387,7 @@ READERS = [
     Reader("lee_background", lee_texts, lee_background, list),
     Reader("read_articles", wikipedia, read_dump, article_rows),
     *(
-        Reader(
-            f"read_articles {name}", partial(wikipedia, compress), read_dump, article_rows, False
-        )
+        Reader(f"read_articles {name}", partial(wikipedia, pack), read_dump, article_rows, False)
         for name, pack in (("bz2", bz2.compress), ("gzip", gzip.compress))
     ),
 ]
