@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.hub.names import config_to_json
 from simcse_jax.hub.sentence_transformers import (
     IDENTITY,
     MODEL_FILE,
@@ -124,11 +125,7 @@ def save_model(
 
 def _write_config(path: Path, config: BertConfig, settings: EncoderSettings) -> None:
     layers, _ = layers_and_reduction(settings.pooling)
-    roberta = config.model_type == "roberta"
-    raw: dict[str, Any] = {
-        "architectures": ["RobertaModel" if roberta else "BertModel"],
-        **dataclasses.asdict(config),
-    }
+    raw = config_to_json(config)
     if layers != (-1,):  # sentence-transformers' WeightedLayerPooling reads every layer
         raw["output_hidden_states"] = True
     write_json(path, raw)

@@ -124,6 +124,11 @@ class SimCSE(TokenObjective):
             ValueError: a pooling that the head cannot follow, or the model is too shallow for.
         """
         self.check_pooling(model.pooling)
+        if self.head == "train_and_test" and not model.config.has_pooler:
+            raise ValueError(
+                f"head is 'train_and_test'; a model of type {model.config.model_type} has no place "
+                "for it, so that it must be 'train_only' or 'none'"
+            )
         params = super().init(model, key)
         head_key, mlm_key = jax.random.split(key)
         if self.head != "none":
