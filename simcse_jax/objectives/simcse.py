@@ -93,6 +93,11 @@ class SimCSE(TokenObjective):
             raise ValueError(
                 "pooling is 'pooler'; it must be 'cls' with a head, which is the pooler"
             )
+        if self.head != "none" and "+" in pooling:
+            raise ValueError(
+                f"pooling is {pooling!r}; the head takes one vector a sentence, such as 'cls': "
+                "choose another, or head 'none'"
+            )
         if self.head == "train_and_test" and pooling != "cls":
             raise ValueError(
                 f"pooling is {pooling!r}; it must be 'cls' where the head is kept at test time"
