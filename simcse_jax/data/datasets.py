@@ -114,7 +114,7 @@ class DataConfig:
         ):
             if not heard and getattr(self, field) != getattr(type(self), field):
                 raise ValueError(
-                    f"{field} is {getattr(self, field)}, which has no effect: it wanted {wanted}"
+                    f"{field} is {getattr(self, field)}, which has no effect: it needs {wanted}"
                 )
 
 
