@@ -115,6 +115,12 @@ def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
     return x
 
 
+def check_unmasked(name: str, x: object) -> None:
+    """Raise ValueError for a masked array that has masked entries, which are no numbers."""
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has masked entries; fill them, or leave their rows out")
+
+
 def check_finite_rows(name: str, x: Real[np.ndarray, "n D"], first: int = 0) -> None:
     """Raise ValueError where a number of a matrix is not finite.
 
@@ -138,6 +144,7 @@ def check_finite_rows(name: str, x: Real[np.ndarray, "n D"], first: int = 0) -> 
 
 def _numbers(name: str, x: Any, shape: str, *, whole: bool = False) -> AnyArray:
     """Return an argument as an array of real or whole numbers; a JAX array stays one."""
+    check_unmasked(name, x)
     if not isinstance(x, jax.Array):
         try:
             x = np.asarray(x)

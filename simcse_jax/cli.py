@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import hosts
+from simcse_jax.checks import check_count
 from simcse_jax.extras import MissingExtra
 from simcse_jax.io import is_special, read_lines, write_json, written_file
 from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
@@ -43,6 +44,12 @@ class Model:
     batch_size: int | None = None
     """About how many sentences the device gets at a time; default: 64 on a CPU, 2048 on a GPU or
     TPU."""
+
+    def check(self) -> None:
+        """Raise ValueError for a size that no model has, before any file is read."""
+        for name, least in (("num_layers", 1), ("max_length", 2), ("batch_size", 1)):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value, least)
 
     def load(self):
         """Return the encoder, used as its folder says unless asked otherwise."""
@@ -71,6 +78,7 @@ class Encode:
 
     def run(self) -> None:
         """Run the command."""
+        self.model.check()
         sentences = read_lines(self.input)
         with written_file(self.output) as temporary:
             encoder = self.model.load()
@@ -101,6 +109,7 @@ class Evaluate:
         from simcse_jax.data.senteval import TASKS, read_sts
         from simcse_jax.evaluation.sts import evaluate_sts, format_table, results_to_json
 
+        self.model.check()
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
         tasks = read_sts(self.data, self.tasks or TASKS)

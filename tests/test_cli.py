@@ -173,3 +173,15 @@ def test_minilm_on_stsb(shared_data, tmp_path):
         args = ["evaluate", "--data", str(shared_data / "senteval"), "--tasks", "STS-B"]
         main([*args, "--pooling", pooling, "--output", str(output)])
         assert json.loads(output.read_text())["average"]["all"] == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("option", "least"), [("--max-length", 2), ("--batch-size", 1), ("--num-layers", 1)]
+)
+def test_a_size_that_cannot_be_is_refused_before_any_file_is_read(option, least, capsys):
+    for command in (["encode", "absent.txt", "--output", "x.npy"], ["evaluate", "--data", "no"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, option, "0"])
+        name = option.strip("-").replace("-", "_")
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"error: {name} is 0; it must be at least {least}\n"

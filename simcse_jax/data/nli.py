@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from simcse_jax.checks import quoted
 from simcse_jax.data.tables import Table, read_table
 from simcse_jax.io import read_lines
 
@@ -127,7 +128,7 @@ def _label(path: Path, line: int, value: object) -> Label | None:
         return _LABELS[str(value).strip()]
     except KeyError:
         raise ValueError(
-            f"{path}, line {line}: the label {value!r} is none of entailment, neutral, "
+            f"{path}, line {line}: the label {quoted(value)} is none of entailment, neutral, "
             "contradiction (0, 1, 2) and - (-1); correct it or delete the line"
         ) from None
 

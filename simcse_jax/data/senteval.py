@@ -211,7 +211,8 @@ def _read_columns(
         if not lines or lines[0].split("\t")[0].strip() != header:
             found = lines[0].split("\t")[0] if lines else ""
             raise ValueError(
-                f"{file}, line 1: the header's first column should be {header!r}, found {found!r}; "
+                f"{file}, line 1: the header's first column should be {header!r}, found "
+                f"{quoted(found)}; "
                 "put the header line back"
             )
         lines, first = lines[1:], 2

@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+from simcse_jax.checks import quoted
 from simcse_jax.data.nli import (
     Label,
     NliExample,
@@ -213,8 +214,8 @@ def _table_columns(table: Table) -> _Columns:
     wrong = next((name for name in names if name.lower() in _NO_TEXT), None)
     if wrong is not None:
         raise ValueError(
-            f"{table.path}, line 1: the column {wrong!r} holds no sentences; leave it out, or name "
-            "the columns of NLI data premise, hypothesis and label"
+            f"{table.path}, line 1: the column {quoted(wrong)} holds no sentences; leave it out, "
+            "or name the columns of NLI data premise, hypothesis and label"
         )
     columns = tuple(
         tuple(table.text(row, column) for row in range(len(table.rows)))

@@ -73,7 +73,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     `lr · (T − k) / (T − W)` after W warm-up steps of `lr · k / W`.
 
     Raises:
-        ValueError: the warm-up is no shorter than the run.
+        ValueError: the warm-up is no shorter than the run, or that is of no whole number of steps.
     """
 
     def decayed(params: Params) -> Params:
@@ -91,6 +91,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Return the learning rate as a function of the number of updates done."""
+    check_count("total_steps", total_steps)
     # Here 0 is "not given", as the fields say.
     warmup = config.warmup_steps or min(
         math.ceil(config.warmup_ratio * total_steps), total_steps - 1
