@@ -7,9 +7,9 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
-from simcse_jax.checks import check_between, check_choice, check_count
+from simcse_jax.checks import check_between, check_count, check_types
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -93,7 +93,7 @@ class DataConfig:
     Wikipedia's triplets; default: the run's seed, the same for all its seeds."""
 
     def __post_init__(self) -> None:
-        check_choice("positives", self.positives, get_args(Positives))
+        check_types(self)
         check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "columns", "per_article"):
             if (value := getattr(self, field)) is not None:
