@@ -110,7 +110,7 @@ def test_a_row_longer_than_all_sentences_takes_no_memory():
 def test_fields_that_no_number_may_have():
     with pytest.raises(ValueError, match="temperature is inf; it must be finite"):
         SimCSE(temperature=INF)
-    with pytest.raises(ValueError, match="head is 'two'; it must be one of train_only"):
+    with pytest.raises(ValueError, match="head is 'two'; it must be one of .*train_only"):
         SimCSE(head="two")
     with pytest.raises(ValueError, match="ddof is -inf; it must be a whole number"):
         Whitening.fit(np.eye(4), ddof=-INF)
