@@ -25,6 +25,7 @@ from simcse_jax.checks import (
     check_count,
     check_finite_rows,
     check_matrix,
+    check_seed,
     check_unmasked,
 )
 from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
@@ -332,6 +333,8 @@ class SentenceEncoder:
         _check_length(limit, self.config)
         if batch_size is not None:
             check_count("batch_size", batch_size)
+        if dropout_seed is not None:
+            check_seed("dropout_seed", dropout_seed)
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)

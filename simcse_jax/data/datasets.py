@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-from simcse_jax.checks import check_between, check_choice, check_count
+from simcse_jax.checks import check_between, check_count, check_types
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -88,7 +88,7 @@ class DataConfig:
     Wikipedia's triplets; default: the run's seed, the same for all its seeds."""
 
     def __post_init__(self) -> None:
-        check_choice("positives", self.positives, get_args(Positives))
+        check_types(self)
         check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "columns", "per_article"):
             if (value := getattr(self, field)) is not None:

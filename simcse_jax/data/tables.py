@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simcse_jax.checks import quoted
+from simcse_jax.checks import listed, quoted
 from simcse_jax.io import read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -135,7 +135,7 @@ def _cell_rows(path: Path, lines: list[str], suffix: str) -> Iterator[tuple[int,
             what = "too few" if len(row) < len(names) else "too many"
             raise ValueError(
                 f"{path}, line {line}: {what} columns, {len(row)} for the header's {len(names)} "
-                f"({', '.join(names)}); complete the row, quote its cells or delete it"
+                f"({listed(names)}); complete the row, quote its cells or delete it"
             )
         yield line, row
 
@@ -179,6 +179,6 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, tuple[Any, .
             what = f"{quoted(missing[0])} is missing" if missing else f"{quoted(extra[0])} is new"
             raise ValueError(
                 f"{path}, line {line}: {what}, for the first object has the fields "
-                f"{', '.join(names)}; give every line the same, null where empty"
+                f"{listed(names)}; give every line the same, null where empty"
             )
         yield line, tuple(row[name] for name in names)

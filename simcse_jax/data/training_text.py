@@ -27,7 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from simcse_jax.checks import quoted
+from simcse_jax.checks import listed, quoted
 from simcse_jax.data.nli import (
     Label,
     NliExample,
@@ -207,7 +207,8 @@ def _table_columns(table: Table) -> _Columns:
     names = table.names
     if len(names) not in _KINDS:
         raise ValueError(
-            f"{table.path}, line 1: {len(names)} columns ({', '.join(names)}), which is neither "
+            f"{table.path}, line 1: {len(names)} columns ({listed(names)}), "
+            "which is neither "
             "sentences (1), pairs (2), triplets (3) nor NLI (premise, hypothesis, label); keep the "
             "columns to train on"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ import optax
 from simcse_jax.checks import (
     check_at_least,
     check_between,
-    check_choice,
     check_count,
     check_finite,
     check_positive,
+    check_types,
 )
 from simcse_jax.objectives.objective import Params
 
@@ -53,7 +53,7 @@ class OptimizerConfig:
     so that its first steps are up to (1 - beta1) / sqrt(1 - beta2) = 3.2 times as long."""
 
     def __post_init__(self) -> None:
-        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_types(self)
         check_positive("learning_rate", self.learning_rate)
         check_finite("learning_rate", self.learning_rate)
         check_positive("clip_norm", self.clip_norm)

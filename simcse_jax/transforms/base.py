@@ -112,7 +112,10 @@ class Affine(Transform):
     def __post_init__(self) -> None:
         for name, axes in (("mean", 1), ("matrix", 2), ("bias", 1)):
             if (value := getattr(self, name)) is not None or name != "bias":
-                object.__setattr__(self, name, np.asarray(check_array(name, value, axes)))
+                found = np.asarray(check_array(name, value, axes))
+                if not np.isfinite(found).all():
+                    raise ValueError(f"{name} must be finite")
+                object.__setattr__(self, name, found)
         shape = self.matrix.shape
         own = self.mean.shape, None if self.bias is None else self.bias.shape
         if own[0] != shape[:1] or own[1] not in (None, shape[1:]):

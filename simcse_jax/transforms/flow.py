@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Real
 
 from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_seed
 from simcse_jax.transforms.base import Transform, check_embeddings
 from simcse_jax.transforms.flow_config import (
     AUTHORS_OPTIMIZER,
@@ -139,6 +140,7 @@ class Flow(Transform):
                 raise ValueError(f"config must be one of {', '.join(CONFIGS)}, got {config!r}")
             optimizer = optimizer or flow_fit.OptimizerConfig(**OPTIMIZERS[config])
             config = CONFIGS[config]
+        check_seed("seed", seed)
         if batch_size < 1 or epochs < 0:
             raise ValueError(f"batch_size={batch_size} and epochs={epochs}: at least 1 and 0")
         run = flow_fit.FlowRun(
@@ -203,6 +205,7 @@ class Flow(Transform):
 
     def sample(self, n: int, seed: int = 0) -> Float[np.ndarray, "n D"]:
         """Draw ``n`` embeddings from the fitted density."""
+        check_seed("seed", seed)
         z = jax.random.normal(jax.random.key(seed), (n, self.dim), jnp.float32)
         return self.inverse(np.asarray(z))[0]
 

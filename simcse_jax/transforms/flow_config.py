@@ -12,12 +12,12 @@ import numpy as np
 from simcse_jax.checks import (
     check_at_least,
     check_between,
-    check_choice,
     check_count,
     check_finite,
     check_positive,
+    check_types,
 )
-from simcse_jax.models.glow import COUPLINGS, PERMUTATIONS, Coupling, Glow, Permutation
+from simcse_jax.models.glow import Coupling, Glow, Permutation
 
 Embeddings = np.ndarray | jax.Array | Callable[[int], np.ndarray]
 """Embeddings ``[n, D]``, or a function of the epoch that gives them."""
@@ -54,8 +54,7 @@ class FlowConfig:
     use the first sentences of 32 pairs."""
 
     def __post_init__(self) -> None:
-        check_choice("coupling", self.coupling, COUPLINGS)
-        check_choice("permutation", self.permutation, PERMUTATIONS)
+        check_types(self)
         for field in ("levels", "depth", "width"):
             check_count(field, getattr(self, field))
             check_between(field, getattr(self, field), 1, _MOST)
