@@ -7,8 +7,10 @@ import functools
 import inspect
 import logging
 import os
+import shlex
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +20,7 @@ import tyro
 
 from simcse_jax import hosts
 from simcse_jax.io import is_special, read_lines, write_json, written_file
-from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
+from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config
@@ -138,7 +140,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["train"]:
-        command = functools.partial(run_or_explain, lambda: train_command(args[1:]))
+        again = shlex.join(["simcse-jax", *args, *([] if "--resume" in args else ["--resume"])])
+        command = functools.partial(run_or_explain, lambda: train_command(args[1:]), again)
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
     command = tyro.extras.subcommand_cli_from_dict(
@@ -193,21 +196,27 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     return Config(**{section: getattr(parsed, section) for section, _ in sections})
 
 
-def run_or_explain(run) -> None:
-    """Call ``run``; an error of the user's, numbers that are none, or a signal become one line."""
+def run_or_explain(run: Callable[[], None], again: str = "") -> None:
+    """Call ``run``; an error of the user's, numbers that are none, or a signal become one line.
+
+    Args:
+        run: the command.
+        again: the command that goes on where a signal has ended this one; "" where none does.
+    """
     explain_logs()
+    goes_on = f"; it goes on by: {again}" if again else ""
     try:
         with unwinding_on_sigterm():
             run()
     except KeyboardInterrupt:
-        print("error: stopped by Ctrl-C", file=sys.stderr)
+        print(f"error: stopped by Ctrl-C{goes_on}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except Terminated:
-        print("error: stopped by SIGTERM", file=sys.stderr)
+        print(f"error: stopped by SIGTERM{goes_on}", file=sys.stderr)
         raise
     except Interrupted as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(SIGTERM_EXIT_CODE) from None
+        print(f"error: {error}{goes_on}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
         if os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise

@@ -69,6 +69,9 @@ class RunConfig:
     """Score the test before training too."""
     eval_every: int = 125
     """The number of steps between two evaluations."""
+    checkpoint_steps: int = 125
+    """The number of steps between two checkpoints, from which resume continues; Ctrl-C and SIGTERM
+    write one too."""
     seed: int = 42
     """The seed of the run: of the order of the data, the fresh parameters and the dropout."""
     seeds: tuple[int, ...] = ()
@@ -93,6 +96,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_count("eval_every", self.eval_every)
+        check_count("checkpoint_steps", self.checkpoint_steps)
         check_count("grad_cache_chunks", self.grad_cache_chunks)
         if self.max_steps is not None:
             check_count("max_steps", self.max_steps)
@@ -153,7 +157,7 @@ _SECTIONS = {
 # when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
-    *("resume", "seeds", "all_tasks", "parallel"),
+    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 }
 

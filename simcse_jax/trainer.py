@@ -105,7 +105,7 @@ def train(
             trains there, or what lies there is not a run's.
         ValueError: a field that does not exist or cannot be so, data that does not fit.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
-        Interrupted: SIGTERM ended the run early; ``resume`` continues it.
+        Interrupted: SIGTERM or Ctrl-C ended the run early; ``resume`` continues it.
     """
     if not isinstance(config, Config):
         config = load_config(config)
@@ -330,21 +330,43 @@ def train_seed(
             replicate(key, mesh),
             total,
             checkpoints=checkpoints,
+            checkpoint_every=run.checkpoint_steps,
             resume=run.resume,
             evaluation=evaluation,
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
+            on_start=lambda start: say_start(config, start, total),
             log_every=5,
             description=f"seed {run.seed}",
         )
-    if result.interrupted:
-        raise Interrupted(f"stopped at step {result.step} of {total}; --resume continues")
+    if result.stopped_by is not None:
+        raise Interrupted(
+            f"stopped at step {result.step} of {total}, with a checkpoint in {run.output_dir}",
+            result.stopped_by,
+        )
     if jax.process_index() == 0:
         for name in ("last",) if result.best else ("last", "best"):
             save(name, result.state.params)
     seconds = time.perf_counter() - started
     return write_results(
         config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+    )
+
+
+def say_start(config: Config, start: int, total: int) -> None:
+    """Say where a seed's run begins, and how it is kept from being lost."""
+    run = config.run
+    if start:
+        begins = f"{run.output_dir}: continues at step {start} of {total}"
+    elif run.resume:
+        begins = (
+            f"{run.output_dir}: no checkpoint to continue from, so it starts anew: {total} steps"
+        )
+    else:
+        begins = f"{run.output_dir}: {total} steps"
+    say(
+        f"{begins}; a checkpoint is written every {run.checkpoint_steps} steps and on Ctrl-C, from "
+        "which --resume continues"
     )
 
 
@@ -490,6 +512,7 @@ def train_flow_seed(
         mesh=make_mesh(),
         progress=True,
         state_folder=run.output_dir / CHECKPOINTS,
+        save_every=run.checkpoint_steps,
         resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
@@ -498,7 +521,7 @@ def train_flow_seed(
             fitted.save_pretrained(run.output_dir / name)
     metrics = dict(scores.dev(fitted))
     best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
-    result = FitResult(None, flow.steps, False, best)
+    result = FitResult(None, flow.steps, None, best)
     seconds = time.perf_counter() - started
     return write_results(
         config, scores, fixed, result, seconds, dev_before, scores_before, best_metric

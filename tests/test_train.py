@@ -104,7 +104,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
             os.kill(os.getpid(), signal.SIGTERM)
         return scores.dev(encoder)
 
-    with pytest.raises(Interrupted, match="stopped at step 3 of 4; --resume continues"):
+    with pytest.raises(Interrupted, match="stopped at step 3 of 4, with a checkpoint in .*run$"):
         train_seeds(config, evaluate=interrupting)
 
     def again(config):
@@ -278,30 +278,40 @@ def test_a_loss_that_is_no_number_is_one_line_with_causes(make, tiny_data, tmp_p
     assert "bfloat16" in line
 
 
-def test_sigterm_ends_the_command_with_its_exit_code(
+def test_a_signal_ends_the_command_with_its_exit_code(
     make, tiny_data, tmp_path, monkeypatch, capsys
 ):
     """Between its steps it saves; elsewhere it leaves at once, and the folder is let go."""
-    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",))
-    moments = {"before": 1, "within": 2, "after": 4}
+    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",), checkpoint_steps=2)
+    again = "simcse-jax train unsup_simcse --resume"
+    moments = {
+        "before": (1, signal.SIGTERM),
+        "within": (2, signal.SIGTERM),
+        "ctrl-c": (2, signal.SIGINT),
+        "after": (4, signal.SIGTERM),
+    }
     dev = SentenceEncoder.encode
-    for moment, call in moments.items():
+    for moment, (call, number) in moments.items():
         calls = []
 
-        def ending(self, *args, calls=calls, call=call, **options):
+        def ending(self, *args, calls=calls, call=call, number=number, **options):
             calls.append(None)
             if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return dev(self, *args, **options)
 
         monkeypatch.setattr(SentenceEncoder, "encode", ending)
         own = replace(config, output_dir=tmp_path / moment)
         with pytest.raises(SystemExit) as stop:
-            cli.run_or_explain(lambda own=own: train(own))
-        assert stop.value.code == 143
-        said = capsys.readouterr().err
-        within = moment == "within"
-        assert ("stopped at step 3 of 4; --resume" if within else "stopped by SIGTERM") in said
+            cli.run_or_explain(lambda own=own: train(own), again)
+        assert stop.value.code == 128 + number
+        printed = capsys.readouterr()
+        assert "4 steps; a checkpoint is written every 2 steps" in printed.out or moment == "before"
+        within = call == 2
+        assert ("error: stopped at step 3 of 4, with" if within else "by SIGTERM;") in printed.err
+        assert printed.err.endswith(f"; it goes on by: {again}\n")
+        steps = sorted(p.name for p in (tmp_path / moment / "checkpoints").iterdir())
+        assert steps == {"before": [], "after": ["2", "4"]}.get(moment, ["2", "3"])
         assert not (tmp_path / moment / "run.lock").exists()
         assert not [p for p in (tmp_path / moment).rglob(".*")]
     monkeypatch.setattr(SentenceEncoder, "encode", dev)
@@ -309,7 +319,10 @@ def test_sigterm_ends_the_command_with_its_exit_code(
         train_seeds(replace(config, output_dir=tmp_path / moment, resume=True))[0]["last"]
         for moment in moments
     ]
-    assert found[0] == found[1] == found[2]
+    assert found[1:] == found[:-1]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'before'}: no checkpoint to continue from, so it starts anew" in printed
+    assert f"{tmp_path / 'ctrl-c'}: continues at step 3 of 4" in printed
 
 
 def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):

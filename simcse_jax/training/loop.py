@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -64,13 +65,14 @@ class FitResult(NamedTuple):
     Attributes:
         state: after the last update.
         step: the number of updates done.
-        interrupted: whether SIGTERM came: the run is to end, be it after its last step.
+        stopped_by: the signal that came, SIGTERM or SIGINT, or None: where one came the run is to
+            end, be it after its last step.
         best: ``{"step", "value", "metrics"}`` of the best evaluation, or None.
     """
 
     state: Any
     step: int
-    interrupted: bool
+    stopped_by: int | None
     best: dict[str, Any] | None
 
 
@@ -88,6 +90,7 @@ def fit(
     metrics_file: str | os.PathLike[str] | None = None,
     log_every: int = 25,
     on_record: Callable[[Mapping[str, Any]], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
     progress: bool | None = None,
     description: str = "train",
 ) -> FitResult:
@@ -114,13 +117,17 @@ def fit(
             checkpoint are dropped. Steps are counted from 1: the number of updates done.
         log_every: in steps.
         on_record: also given every such record (TensorBoard and the like).
-        progress: a progress bar; default where standard error is a terminal.
+        on_start: given the number of updates that are done already, before any other.
+        progress: a progress bar, or lines now and then where standard error is no terminal; default
+            a bar where it is one.
         description: the bar's.
 
     Returns:
-        See `FitResult`. On SIGTERM the step under way is finished and a checkpoint written.
+        See `FitResult`. On SIGTERM and Ctrl-C the step under way is finished and a checkpoint
+        written.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C came a second time.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
         FileExistsError: the folder holds a run and ``resume`` is False.
         ValueError: a checkpoint that does not fit, too few batches, a best metric that is missing,
@@ -132,12 +139,14 @@ def fit(
     first_process = jax.process_index() == 0
     if progress is None and not first_process:
         progress = False
+    if on_start is not None:
+        on_start(start)
     records = _MetricsLog(metrics_file if first_process else None, start, on_record)
     metrics = _Metrics(records, checkpoints)
     done = start
     with (
         records,
-        _Sigterm() as sigterm,
+        _Signals() as signals,
         tqdm(
             total=total_steps,
             initial=start,
@@ -157,7 +166,7 @@ def fit(
             regular = last or done % checkpoint_every == 0
             logged = done % log_every == 0 or due or regular
             # Several processes must leave at the same step; asking them all costs a little.
-            stop = sigterm.everywhere() if logged else sigterm.here()
+            stop = signals.everywhere() if logged else signals.here()
             if logged or stop:
                 bar.set_postfix(metrics.flush(), refresh=False)
             if due:
@@ -169,8 +178,8 @@ def fit(
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
             if stop:
                 break
-        interrupted = sigterm.everywhere()
-    return FitResult(state, done, interrupted, best)
+        stopped_by = signals.everywhere()
+    return FitResult(state, done, stopped_by, best)
 
 
 def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluation | None) -> None:
@@ -369,33 +378,44 @@ def _before(line: str, start: int) -> bool:
         return False  # the kill came in the middle of the line
 
 
-class _Sigterm:
-    """Notes SIGTERM while it is entered; the loop asks at the end of each step."""
+class _Signals:
+    """Notes SIGTERM and Ctrl-C while it is entered; the loop asks at the end of each step."""
 
     def __init__(self) -> None:
-        self._came = False
-        self._before: Any = None
+        self._came: int | None = None
+        self._before: dict[int, Any] = {}
         # Python lets the main thread alone set handlers.
         self._can = threading.current_thread() is threading.main_thread()
 
-    def __enter__(self) -> _Sigterm:
-        if self._can:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT) if self._can else ():
+            # A command in the background of a script is not to hear Ctrl-C.
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._can:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
+        if number == signal.SIGINT and self._came == number:
+            raise KeyboardInterrupt
+        self._came = number
+        if number == signal.SIGINT:
+            with contextlib.suppress(RuntimeError):  # in the middle of another line
+                print(
+                    "\nCtrl-C: ending after this step, with a checkpoint; a second time ends at once",
+                    file=sys.stderr,
+                )
 
-    def here(self) -> bool:
-        """Tell whether it came; one process of several cannot leave alone and says False."""
-        return self._came and jax.process_count() == 1
+    def here(self) -> int | None:
+        """Return which came; one process of several cannot leave alone and says None."""
+        return self._came if jax.process_count() == 1 else None
 
-    def everywhere(self) -> bool:
-        """Tell whether it came to any process."""
+    def everywhere(self) -> int | None:
+        """Return which came to any process."""
         if jax.process_count() == 1:
             return self._came
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))
+        came = multihost_utils.process_allgather(np.asarray(self._came or 0))
+        return int(np.max(came)) or None

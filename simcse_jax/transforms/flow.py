@@ -130,7 +130,7 @@ class Flow(Transform):
                 split, of fewer than two rows; a ``state_folder`` of another run.
             FloatingPointError: the loss or its gradient is not finite; nothing is saved.
             FileExistsError: another process fits in ``state_folder``.
-            Interrupted: SIGTERM ended the fit early; the state is saved.
+            Interrupted: SIGTERM or Ctrl-C ended the fit early; the state is saved.
         """
         from simcse_jax.transforms import flow_fit
 

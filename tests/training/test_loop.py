@@ -104,7 +104,7 @@ def records(path):
 def test_resuming_gives_the_same_bits(run_simcse, tmp_path):
     whole = run_simcse(metrics_file=tmp_path / "whole.jsonl")
     assert whole.step == 6
-    assert not whole.interrupted
+    assert whole.stopped_by is None
 
     file = tmp_path / "parts.jsonl"
     for total in (2, 5, 6):
@@ -214,23 +214,24 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(run_line, tmp_path
     assert np.isfinite(resumed.state.params["w"])
 
 
-def test_sigterm_saves_and_leaves(run_line, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(run_line, tmp_path, number):
     def ended(start):
         for step, batch in zip(range(start, 1000), line(start), strict=False):
             if step == 4 and start == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             yield batch
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     whole = run_line()
     with RunCheckpoints(tmp_path) as checkpoints:
         part = run_line(ended, checkpoints=checkpoints)
-        assert part.interrupted
+        assert part.stopped_by == number
         assert part.step == checkpoints.latest == 5
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     with RunCheckpoints(tmp_path) as checkpoints:
         rest = run_line(ended, checkpoints=checkpoints, resume=True)
-    assert not rest.interrupted
+    assert rest.stopped_by is None
     assert bits(rest.state) == bits(whole.state)
 
 
@@ -323,6 +324,21 @@ def test_a_best_model_that_is_gone_is_found_again(run_line, tmp_path, caplog):
     assert not there
 
 
+def test_ctrl_c_a_second_time_leaves_at_once(run_line, tmp_path, capsys):
+    def evaluate(params):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "a second time ends at once" in capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+
+    before = signal.getsignal(signal.SIGINT)
+    with RunCheckpoints(tmp_path) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            run_line(checkpoints=checkpoints, evaluation=Evaluation(5, evaluate))
+        assert checkpoints.latest is None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize("moment", ["evaluation", "save"])
 def test_ctrl_c_leaves_at_once_and_the_run_can_go_on(run_line, tmp_path, monkeypatch, moment):
     def stop(*_, **__):
@@ -350,7 +366,7 @@ def test_sigterm_after_the_last_step_is_not_lost(run_line, tmp_path):
 
     with RunCheckpoints(tmp_path) as checkpoints:
         ended = run_line(checkpoints=checkpoints, evaluation=Evaluation(10, evaluate))
-        assert ended.interrupted
+        assert ended.stopped_by == signal.SIGTERM
         assert ended.step == checkpoints.latest == 10
 
 
