@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import os
-import runpy
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -308,11 +308,29 @@ def load_config(name: str | Path) -> Config:
             "file, or a .py file that defines CONFIG"
         )
     if path.suffix == ".py":
-        config = runpy.run_path(str(path)).get("CONFIG")
+        config = getattr(_run_file(path), "CONFIG", None)
         if not isinstance(config, Config):
             raise ValueError(f"{path} does not define CONFIG, a simcse_jax.config.Config")
         return config
     return from_json(io.read_json(path), path)
+
+
+def _run_file(path: Path) -> types.ModuleType:
+    """Run a Python file as a module, whose classes have the source that help is read from.
+
+    Nothing compiled is left beside the file.
+
+    Raises:
+        ValueError: it is no Python.
+    """
+    module = types.ModuleType(f"simcse_jax_configuration.{path.stem}")
+    module.__file__ = str(path.absolute())
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+    return module
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simcse_jax import config as configs
-from simcse_jax.cli import override
+from simcse_jax.cli import main, override
 from simcse_jax.config import CONFIGS, Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.objectives import SimCSE
 
@@ -50,6 +50,32 @@ def test_a_python_file(tmp_path):
     assert load_config(file).data.batch_size == 8
     file.write_text("CONFIG = 3\n")
     with pytest.raises(ValueError, match=r"mine\.py does not define CONFIG"):
+        load_config(file)
+
+
+def test_help_of_an_objective_in_a_python_file(tmp_path, capsys):
+    file = tmp_path / "json.py"  # named as a module that there is already
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses, json\n"
+        "from simcse_jax.config import CONFIGS\n"
+        "from simcse_jax.objectives import TokenObjective\n\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Pull(TokenObjective):\n"
+        '    """Pull the views together."""\n\n'
+        "    strength: float = float(json.loads('0.5'))\n"
+        '    """How strongly the views are pulled."""\n\n'
+        "CONFIG = dataclasses.replace(CONFIGS['unsup_simcse'], objective=Pull())\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(file), "--help"])
+    assert stop.value.code == 0
+    assert "How strongly the views are pulled." in " ".join(capsys.readouterr().out.split())
+    config = replace(load_config(file), strength=2)
+    assert config.objective.strength == 2.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["json.py"]
+    file.write_text("CONFIG =\n")
+    with pytest.raises(ValueError, match=r"json\.py, line 1: not Python \(invalid syntax\)"):
         load_config(file)
 
 

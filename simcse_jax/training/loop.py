@@ -404,10 +404,8 @@ class _Signals:
         self._came = number
         if number == signal.SIGINT:
             with contextlib.suppress(RuntimeError):  # in the middle of another line
-                print(
-                    "\nCtrl-C: ending after this step, with a checkpoint; a second time ends at once",
-                    file=sys.stderr,
-                )
+                said = "ending after this step, with a checkpoint; a second time ends at once"
+                print(f"\nCtrl-C: {said}", file=sys.stderr)
 
     def here(self) -> int | None:
         """Return which came; one process of several cannot leave alone and says None."""
