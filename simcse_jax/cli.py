@@ -220,8 +220,10 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
         if os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, FloatingPointError) else 2) from None
+        loss = hosts.loss_in(error)
+        print(f"error: {error if loss is None else hosts.lost_sentence(loss)}", file=sys.stderr)
+        own = loss is None and not isinstance(error, FloatingPointError)
+        raise SystemExit(2 if own else 1) from None
 
 
 def explain_logs() -> None:

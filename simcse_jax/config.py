@@ -93,11 +93,14 @@ class RunConfig:
     """How many processes train together."""
     process_id: int | None = None
     """The number of this process among them, from 0."""
+    join_timeout: int = 120
+    """Wait so many seconds for the other processes to start."""
 
     def __post_init__(self) -> None:
         check_count("eval_every", self.eval_every)
         check_count("checkpoint_steps", self.checkpoint_steps)
         check_count("grad_cache_chunks", self.grad_cache_chunks)
+        check_count("join_timeout", self.join_timeout)
         if self.max_steps is not None:
             check_count("max_steps", self.max_steps)
         if not 0 < self.epochs < float("inf"):
@@ -158,7 +161,7 @@ _SECTIONS = {
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
     *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps"),
-    *("distributed", "coordinator", "num_processes", "process_id"),
+    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
 
 

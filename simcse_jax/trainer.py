@@ -200,7 +200,7 @@ def join_others(config: Config) -> Config:
     """
     run = config.run
     if run.distributed:
-        hosts.join(run.coordinator, run.num_processes, run.process_id)
+        hosts.join(run.coordinator, run.num_processes, run.process_id, run.join_timeout)
     alone = {"coordinator": None, "num_processes": None, "process_id": None}
     return replace(config, distributed=False, **alone)
 

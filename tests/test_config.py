@@ -65,6 +65,8 @@ def test_help_of_an_objective_in_a_python_file(tmp_path, capsys):
         '    """Pull the views together."""\n\n'
         "    strength: float = float(json.loads('0.5'))\n"
         '    """How strongly the views are pulled."""\n\n'
+        "    views = 2\n\n"
+        "    def build(self, model): ...\n\n"
         "CONFIG = dataclasses.replace(CONFIGS['unsup_simcse'], objective=Pull())\n"
     )
     with pytest.raises(SystemExit) as stop:
