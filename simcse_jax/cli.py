@@ -158,7 +158,8 @@ def train_command(args: list[str]) -> None:
         ValueError: no configuration is named, or it cannot be so.
     """
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
-    from simcse_jax.trainer import say, train
+    from simcse_jax.results import say
+    from simcse_jax.trainer import train
 
     names = "\n".join(f"  {name:<20}{DESCRIPTIONS.get(name, '')}" for name in CONFIGS)
     usage = (
