@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import logging
 import os
+import select
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from simcse_jax import hosts
+from simcse_jax import __version__, hosts
 from simcse_jax.io import is_special, read_lines, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
@@ -138,14 +141,39 @@ def tell(output: Path | None, text: str) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
-    args = sys.argv[1:] if args is None else args
+    try:
+        run_command(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        # Python itself tries to write the rest at its end, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def nobody_reads() -> bool:
+    """Tell whether standard output is a pipe that was closed, such as that of ``| head``."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def run_command(args: list[str]) -> None:
+    """Run the command that the arguments name."""
+    if args == ["--version"]:
+        print(f"simcse-jax {__version__}")
+        return
     if args[:1] == ["train"]:
         again = shlex.join(["simcse-jax", *args, *([] if "--resume" in args else ["--resume"])])
         command = functools.partial(run_or_explain, lambda: train_command(args[1:]), again)
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
     command = tyro.extras.subcommand_cli_from_dict(
-        {"encode": Encode, "train": Train, "evaluate": Evaluate}, prog="simcse-jax", args=args
+        {"encode": Encode, "train": Train, "evaluate": Evaluate},
+        prog="simcse-jax",
+        description="Encode sentences, train and evaluate their encoders; --version tells which.",
+        args=args,
     )
     run_or_explain(command.run)
 
@@ -183,6 +211,7 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     """Change the fields of a configuration that the command line names."""
     from simcse_jax.config import DESCRIPTIONS, Config
 
+    refuse_empty(args)
     # The objective's own fields become options, so its type must be the one at hand.
     sections = [(f.name, type(getattr(config, f.name))) for f in dataclasses.fields(config)]
     shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
@@ -195,6 +224,17 @@ def override(config: Config, name: str, args: list[str]) -> Config:
         args=args,
     )
     return Config(**{section: getattr(parsed, section) for section, _ in sections})
+
+
+def refuse_empty(args: list[str]) -> None:
+    """Refuse an option of several values that is given none: it would be as if it were not there.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    for option, after in itertools.pairwise([*args, "--"]):
+        if option in ("--train-files", "--test-files", "--seeds") and after.startswith("--"):
+            raise ValueError(f"{option} is given without a value; name some, or leave it out")
 
 
 def run_or_explain(run: Callable[[], None], again: str = "") -> None:
@@ -219,7 +259,8 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
         print(f"error: {error}{goes_on}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
-        if os.environ.get("SIMCSE_JAX_TRACEBACK"):
+        gone = isinstance(error, BrokenPipeError) and nobody_reads()
+        if gone or os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         loss = hosts.loss_in(error)
         print(f"error: {error if loss is None else hosts.lost_sentence(loss)}", file=sys.stderr)
@@ -239,6 +280,7 @@ def explain_logs() -> None:
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
         sys.excepthook = print_what_ends_the_program
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def print_what_ends_the_program(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from simcse_jax import hosts, io
-from simcse_jax.checks import check_between, check_choice, check_count
+from simcse_jax.checks import check_between, check_choice, check_count, quoted
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
@@ -302,6 +302,11 @@ def load_config(name: str | Path) -> Config:
         FileNotFoundError: there is no such name or file.
         ValueError: the file does not hold a configuration; the message names file and field.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(
+            f"the configuration is {quoted(name)}; it must be a simcse_jax.config.Config, a file, "
+            f"or a name: {', '.join(CONFIGS)}"
+        )
     if str(name) in CONFIGS:
         return CONFIGS[str(name)]
     path = Path(name)
@@ -404,8 +409,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if value in args:
             return value
         raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, args))}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(args[0], x, where) for x in value)
+    if origin is tuple:
+        # A single one is obviously meant where several are possible.
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_typed(args[0], x, where) for x in several)
     # NumPy's numbers and strings for paths will do; a bool is no number.
     accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint, hint)
     if hint is bool or not isinstance(value, bool):

@@ -103,6 +103,8 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
         cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
         add_row("mean ± sd", cells, "")
     console.print(table)
+    if scores.note:
+        say(scores.note)
 
 
 def columns_of(scores: Scores, found: Mapping[str, Any]) -> list[Column]:

@@ -21,10 +21,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simcse_jax import hosts, hub, io
+from simcse_jax.checks import check_finite, quoted
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
 from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
-from simcse_jax.data.datasets import GIVEN, TrainingData, load_training_data, with_positives
+from simcse_jax.data.datasets import (
+    GIVEN,
+    TrainingData,
+    check_supervised,
+    load_training_data,
+    with_positives,
+)
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
@@ -45,7 +52,7 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
-from simcse_jax.training.checkpoint import latest_step
+from simcse_jax.training.checkpoint import ChangedSettings, latest_step
 from simcse_jax.training.run_folder import (
     CHECKPOINTS,
     RESULTS,
@@ -103,6 +110,7 @@ def train(
     """
     if not isinstance(config, Config):
         config = load_config(config)
+    check_text_arguments(sentences is not None, changes)
     config = replace(config, **changes)
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
@@ -125,12 +133,20 @@ def train_seeds(
     Returns:
         For each seed what its ``results.json`` holds, and its ``folder``.
     """
+    if evaluate is not None and not callable(evaluate):
+        raise ValueError(
+            f"evaluate is {quoted(evaluate)}; it must be a function from the encoder to scores by "
+            "name"
+        )
     config = join_others(config)
     keep_freed_memory()
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
+    text = None
     if sentences is not None:
+        text = text_of(sentences)
+        check_supervised(config.data, len(text.columns))
         config = replace(config, **GIVEN_DATA)
     if config.data.data_seed is None:
         config = replace(config, data_seed=run.seed)
@@ -143,10 +159,9 @@ def train_seeds(
         for folder in dict.fromkeys((run.output_dir, *(c.run.output_dir for c in own))):
             stack.enter_context(claimed(folder))
         on_first_process(lambda: check_folders(config, own))
-        if sentences is None:
+        if text is None:
             data = load_training_data(config.data, run.seed, run.eval_data)
         else:
-            text = text_of(sentences)
             data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
         scores = choose_scores(config, data, evaluate)
         if "nli" in data.held_out:
@@ -199,6 +214,21 @@ def join_others(config: Config) -> Config:
     return replace(config, distributed=False, **alone)
 
 
+def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
+    """Refuse what `train` is given to train on twice, or not at all.
+
+    Raises:
+        ValueError: ``train_files`` and the like beside ``sentences``, or none in ``train_files``.
+    """
+    if sentences and (twice := next((name for name in GIVEN_DATA if changes.get(name)), None)):
+        raise ValueError(
+            f"sentences and {twice} are both given, and both say what to train on; leave one out"
+        )
+    files = changes.get("train_files", True)
+    if isinstance(files, str | list | tuple) and not files:
+        raise ValueError("train_files is empty; name a file, or leave train_files out")
+
+
 def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
     """Make a training text of sentences, or of tuples of two or three.
 
@@ -207,7 +237,11 @@ def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
     """
     if isinstance(sentences, str):
         raise ValueError("sentences is one string; give a list of them, or a file as train_files")
-    rows = [(row,) if isinstance(row, str) else tuple(row) for row in sentences]
+    rows = []
+    if isinstance(sentences, Iterable):
+        for row in sentences:
+            several = isinstance(row, Iterable) and not isinstance(row, str)
+            rows.append(tuple(row) if several else (row,))
     widths = {len(row) for row in rows}
     strings = all(isinstance(sentence, str) for row in rows for sentence in row)
     if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
@@ -234,13 +268,35 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = with_nli(scores, data.held_out["nli"])
     if evaluate is not None:
         # Its first number chooses; what that is called is known once it was asked.
-        return scores._replace(dev=evaluate, best_metric=None, dev_name="")
+        return scores._replace(dev=checked(evaluate), best_metric=None, dev_name="", note="")
     if scores.best_metric is None:
         say(
             "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
             "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
         )
     return scores
+
+
+def checked(evaluate: Evaluate) -> Evaluate:
+    """Return the measure of the user's, which raises ValueError where it gives no scores."""
+
+    def measure(encoder: SentenceEncoder) -> Mapping[str, float]:
+        scores = evaluate(encoder)
+        names = list(scores) if isinstance(scores, Mapping) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"evaluate returned {quoted(scores)}; it must return scores by name, such as "
+                "{'accuracy': 0.5}, the first of which chooses the best model"
+            )
+        found = {}
+        for name, score in scores.items():
+            found[name] = (
+                score.item() if isinstance(score, jax.Array) and score.size == 1 else score
+            )
+            check_finite(f"what evaluate returned as {name!r}", found[name])
+        return found
+
+    return measure
 
 
 # ---------------------------------------------------------------------------------------------
@@ -269,25 +325,28 @@ def train_seed(
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
-    if (finished := finished_results(config, fixed)) is not None:
+    with naming_text(config):
+        finished = finished_results(config, fixed)
+    if finished is not None:
         return finished
 
     # Model and data
     mesh = make_mesh()
     model = load_model(config)
+    key = jax.random.key(run.seed)
+    params = objective.init(model, jax.random.fold_in(key, 0))
+    untrained = trained_encoder(config, model, params)  # refuses a pooling before text is read
     batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
     total = run.total_steps(batches.steps_per_epoch)
 
-    # Objective, optimizer and step
+    # Optimizer and step
     optimizer = make_optimizer(config.optimizer, total)
-    key = jax.random.key(run.seed)
-    state = start_state(objective.init(model, jax.random.fold_in(key, 0)), optimizer)
+    state = start_state(params, optimizer)
     step = make_step(objective.build(model), optimizer, run.grad_cache_chunks)
     compiled = compile_step(step, mesh, run.parallel)
 
     # Evaluation and the folder
-    untrained = trained_encoder(config, model, state.params)
 
     def encoder(params: Any) -> SentenceEncoder:
         return untrained.with_params(exported(config, params))
@@ -299,6 +358,7 @@ def train_seed(
 
     with ExitStack() as stack:
         stack.enter_context(explained(config))
+        stack.enter_context(naming_text(config))
         checkpoints = stack.enter_context(RunCheckpoints(run.output_dir / CHECKPOINTS, fixed))
         checkpoints.check(run.resume)
         start_folder(config)
@@ -387,6 +447,20 @@ def explained(config: Config) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def naming_text(config: Config) -> Iterator[None]:
+    """Add to the news of another training text where this one is from."""
+    try:
+        yield
+    except ChangedSettings as error:
+        if "text" not in error.names:
+            raise
+        data = config.data
+        files = ", ".join(map(str, data.train_files))
+        source = files or f"the data set {data.dataset!r}"
+        raise ChangedSettings(f"{error}; the text at hand is {source}", error.names) from None
+
+
 def make_batches(config: Config, text: Any, model: Model, mesh: Mesh) -> TrainingBatches:
     """Make this process' share of the batches of a text."""
     assert not isinstance(config.objective, FlowConfig)
@@ -468,8 +542,14 @@ def check_flow(config: Config) -> None:
             raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")
     if jax.process_count() > 1:
         raise ValueError("a flow is fitted by one process")
-    if run.max_steps is not None or run.epochs != int(run.epochs):
-        raise ValueError("a flow is fitted for whole epochs; leave max_steps out")
+    if run.max_steps is not None:
+        raise ValueError(
+            f"max_steps is {run.max_steps}; a flow is fitted for whole epochs: leave it out"
+        )
+    if run.epochs != int(run.epochs):
+        raise ValueError(
+            f"epochs is {run.epochs}; a flow is fitted for whole epochs: give a whole number"
+        )
 
 
 def train_flow_seed(
@@ -504,7 +584,7 @@ def train_flow_seed(
         optimizer=config.optimizer,
         batch_size=config.data.batch_size,
         mesh=make_mesh(),
-        progress=True,
+        progress=None,
         state_folder=run.output_dir / CHECKPOINTS,
         save_every=run.checkpoint_steps,
         resume=run.resume,

@@ -123,7 +123,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
     other = TrainingData(read_labelled_nli(tiny_data / "nli.jsonl"))
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "load_training_data", lambda *_: other)
-        with pytest.raises(ValueError, match="settings: text was"):
+        changed = "text has changed; the text at hand is the data set 'stsb'"
+        with pytest.raises(ValueError, match=changed):
             again(config)
     found = again(config)
     for name in ("dev_before", "dev_best", "best_step", "best", "last"):
@@ -444,8 +445,12 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
         train_seeds(replace(config, resume=True, pooling="cls"))
     with pytest.raises(ValueError, match="parallel is 'pmap'; a flow is fitted with"):
         train_seeds(replace(config, parallel="pmap", output_dir=tmp_path / "other"))
-    with pytest.raises(ValueError, match="a flow is fitted for whole epochs"):
+    with pytest.raises(
+        ValueError, match="max_steps is 3; a flow is fitted for whole epochs: leave"
+    ):
         train(make("flow", **files, max_steps=3))
+    with pytest.raises(ValueError, match=r"epochs is 0\.5; .* whole epochs: give a whole number"):
+        train(make("flow", **files, max_steps=None, epochs=0.5))
 
 
 def test_continued_pretraining_from_the_command_line(golden, tiny_data, tmp_path, capsys):
@@ -474,6 +479,8 @@ def test_the_command_line_explains_itself(capsys):
         (["train", "simce"], "there is no configuration 'simce'"),
         (["train", "--seed", "1"], "the configuration comes first"),
         (["train", "sbert_stsb"], "eval_data is missing"),
+        (["train", "mlm", "--train-files"], "--train-files is given without a value; name some"),
+        (["train", "mlm", "--seeds", "--resume"], "--seeds is given without a value"),
     ):
         with pytest.raises(SystemExit, match="2"):
             cli.main(args)
@@ -532,6 +539,67 @@ def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
     assert "STS-B dev" not in printed
     assert "dev is mine; test is Spearman × 100" in printed
     assert "mine before" in printed
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_that_cannot_be_so(make, tiny_data, tmp_path):
+    """One sentence for each, and before anything is trained."""
+    config, text = make("unsup_simcse"), str(tiny_data / "text.txt")
+    pairs = [("a dog", "a cat")] * 8
+
+    def fails(message, config=config, **arguments):
+        with pytest.raises(ValueError, match=message):
+            train(config, **arguments)
+
+    for measure in (1.5, {}, "spearman"):
+        fails("evaluate is .*; it must be a function from the", sentences=pairs, evaluate=measure)
+    for returned, message in (
+        (0.5, r"evaluate returned 0\.5; it must return scores by name"),
+        ({}, "evaluate returned {}; it must"),
+        ("high", "evaluate returned 'high'; it must"),
+        ({"mine": float("nan")}, "what evaluate returned as 'mine' is nan; it must be finite"),
+        ({"mine": "high"}, "what evaluate returned as 'mine' is 'high'; it must be a number"),
+    ):
+        fails(message, sentences=pairs, evaluate=lambda encoder, r=returned: r)
+    fails("sentences and train_files are both given", sentences=pairs, train_files=text)
+    fails("train_files is empty; name a file", train_files=[])
+    for sentences in ([1], 3, [("a", 1)], [], [None]):
+        fails("sentences must be a list of strings", sentences=sentences)
+    for name in (None, 3):
+        fails("the configuration is .*; it must be a simcse_jax.config.Config", config=name)
+    supervised = make("sup_simcse")
+    fails("plain sentences, but .* give two or three", config=supervised, sentences=["a"] * 8)
+    fails("plain sentences, but .* or train unsup_simcse", config=supervised, train_files=text)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_single_file_and_a_single_seed_will_do(make, tiny_data, tmp_path):
+    text = tiny_data / "text.txt"
+    train(make("unsup_simcse"), train_files=str(text), seeds=3, max_steps=1)
+    own = load_config(tmp_path / "run" / "seed-3" / "run.json")
+    assert own.data.train_files == (text,)
+
+
+def test_one_corpus_for_dev_and_test_is_told_of(make, tmp_path, monkeypatch, capsys):
+    score = {"lee_spearman": 50.0}
+    monkeypatch.setattr("simcse_jax.evaluation.scores.lee_score", lambda _: score)
+    monkeypatch.setattr("simcse_jax.evaluation.scores.read_lee", lambda: None)
+    config = make("unsup_simcse", eval_data=None, max_steps=1)
+    train(config, sentences=SENTENCES)
+    assert "dev and test are one corpus, Lee's 50 documents" in capsys.readouterr().out
+
+
+def test_a_pooling_that_cannot_be_is_refused_before_text_is_read(make, monkeypatch):
+    monkeypatch.setattr(trainer, "make_batches", lambda *_: pytest.fail("text was tokenised"))
+    model = SentenceEncoder.from_pretrained(make("mlm").model.model, pooling="mean")
+    monkeypatch.setattr(
+        trainer.hub,
+        "load_params",
+        lambda *_: (model.config, {k: v for k, v in model.params.items() if k != "pooler"}),
+    )
+    for name in ("mlm", "unsup_simcse", "sbert_stsb"):
+        with pytest.raises(ValueError, match="pooling '?(is )?'?pooler"):
+            train(make(name, pooling="pooler"), sentences=None if "sts" in name else SENTENCES)
 
 
 def test_bad_input(make, tiny_data, tmp_path):

@@ -28,6 +28,8 @@ from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableChe
 from simcse_jax.training.devices import CompiledStep
 
 log = logging.getLogger(__name__)
+# Where there is no bar, a line is written at least so often.
+LINE_SECONDS = 60
 
 
 @runtime_checkable
@@ -118,8 +120,8 @@ def fit(
         log_every: in steps.
         on_record: also given every such record (TensorBoard and the like).
         on_start: given the number of updates that are done already, before any other.
-        progress: a progress bar, or lines now and then where standard error is no terminal; default
-            a bar where it is one.
+        progress: a progress bar; default where standard error is a terminal, and elsewhere a line
+            there at each evaluation and every minute.
         description: the bar's.
 
     Returns:
@@ -147,20 +149,14 @@ def fit(
     with (
         records,
         _Signals() as signals,
-        tqdm(
-            total=total_steps,
-            initial=start,
-            desc=description,
-            unit="step",
-            disable=None if progress is None else not progress,
-        ) as bar,
+        _Progress(total_steps, start, description, progress) as shown,
         contextlib.closing(_source(batches, start, total_steps)) as source,
     ):
         for batch in source:
             state, measured = step(state, batch, key)
             done += 1
             metrics.add(done, measured, _sentences(batch) * jax.process_count())
-            bar.update()
+            shown.update()
             last = done == total_steps
             due = evaluation is not None and (last or done % evaluation.every == 0)
             regular = last or done % checkpoint_every == 0
@@ -168,11 +164,12 @@ def fit(
             # Several processes must leave at the same step; asking them all costs a little.
             stop = signals.everywhere() if logged else signals.here()
             if logged or stop:
-                bar.set_postfix(metrics.flush(), refresh=False)
+                shown.tell(done, metrics.flush())
             if due:
                 assert evaluation is not None
                 with metrics.paused():
-                    best = _evaluate(evaluation, state.params, done, best, records)
+                    best, values = _evaluate(evaluation, state.params, done, best, records)
+                shown.tell_scores(done, values)
             if (regular or stop) and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
@@ -241,22 +238,22 @@ def _evaluate(
     done: int,
     best: dict[str, Any] | None,
     records: _MetricsLog,
-) -> dict[str, Any] | None:
-    """Measure the model, log what was found, and return the best evaluation so far."""
+) -> tuple[dict[str, Any] | None, dict[str, float]]:
+    """Measure the model, log it, and return the best evaluation so far and this one's values."""
     values = {name: float(value) for name, value in evaluation.function(params).items()}
     records.write({"step": done, "eval": values})
     records.flush()
     name = evaluation.best_metric
     if name is None:
-        return best
+        return best, values
     if name not in values:
         raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
     # Not a number is no score, and no reason to let go of a model.
     if math.isnan(values[name]) or (best is not None and values[name] <= best["value"]):
-        return best
+        return best, values
     if evaluation.save_best is not None and jax.process_index() == 0:
         evaluation.save_best(params, done, values)
-    return {"step": done, "value": values[name], "metrics": values}
+    return {"step": done, "value": values[name], "metrics": values}, values
 
 
 def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, None, None]:
@@ -271,6 +268,51 @@ def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, No
     finally:
         if close := getattr(iterator, "close", None):
             close()
+
+
+class _Progress:
+    """How far the run is: a bar at a terminal; else a line at an evaluation and every minute."""
+
+    def __init__(self, total: int, start: int, description: str, progress: bool | None):
+        self._lines = progress is None and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            desc=description,
+            unit="step",
+            disable=self._lines or progress is False,
+        )
+        self._of = f"of {total}"
+        self._description = description
+        self._last: dict[str, str] = {}
+        self._clock = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self) -> None:
+        self._bar.update()
+
+    def tell(self, step: int, values: dict[str, str]) -> None:
+        """Show the newest metrics."""
+        self._last = values
+        self._bar.set_postfix(values, refresh=False)
+        if time.monotonic() - self._clock >= LINE_SECONDS:
+            self._line(step, values)
+
+    def tell_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Show the scores of an evaluation, beside the newest metrics."""
+        self._line(step, self._last | {name: f"{value:.2f}" for name, value in scores.items()})
+
+    def _line(self, step: int, values: Mapping[str, str]) -> None:
+        self._clock = time.monotonic()
+        if self._lines:
+            said = ", ".join(f"{name} {value}" for name, value in values.items())
+            line = f"{self._description}: step {step} {self._of}, {said}"
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Metrics:

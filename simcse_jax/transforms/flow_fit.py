@@ -84,7 +84,7 @@ def fit_flow(
     embeddings: Embeddings,
     *,
     mesh: Mesh | None,
-    progress: bool,
+    progress: bool | None,
     state_folder: str | os.PathLike[str] | None,
     save_every: int | None,
     resume: bool,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -21,6 +22,7 @@ from simcse_jax.training import (
     TrainState,
     compile_step,
     fit,
+    loop,
     make_mesh,
     make_optimizer,
     make_step,
@@ -74,7 +76,8 @@ def line_runner(mesh, parallel="shard_map"):
         params = {"w": np.float32(0)}
         state = replicate(TrainState(np.int32(0), params, OPTIMIZER.init(params)), mesh)
         key = replicate(jax.random.key(0), mesh)
-        return fit(compiled, state, batches or line, key, total, progress=False, **options)
+        options = {"progress": False} | options
+        return fit(compiled, state, batches or line, key, total, **options)
 
     return run
 
@@ -368,6 +371,20 @@ def test_sigterm_after_the_last_step_is_not_lost(run_line, tmp_path):
         ended = run_line(checkpoints=checkpoints, evaluation=Evaluation(10, evaluate))
         assert ended.stopped_by == signal.SIGTERM
         assert ended.step == checkpoints.latest == 10
+
+
+def test_without_a_terminal_an_evaluation_is_a_line(run_line, capsys, monkeypatch):
+    scores = Evaluation(5, lambda params: {"score": 0.25})
+    run_line(evaluation=scores, progress=None, description="seed 1")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert re.match(r"seed 1: step 5 of 10, loss \d+\.\d+, speed \d+/s, score 0\.25$", said[0])
+    monkeypatch.setattr(loop, "LINE_SECONDS", 0)
+    run_line(progress=None, log_every=4)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in said] == [f"train: step {i} of 10" for i in (4, 8, 10)]
+    run_line(progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_failed_save_is_reported(run_line, tmp_path, monkeypatch):
