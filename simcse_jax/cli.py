@@ -13,10 +13,10 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import tyro
@@ -209,21 +209,48 @@ def train_command(args: list[str]) -> None:
 
 def override(config: Config, name: str, args: list[str]) -> Config:
     """Change the fields of a configuration that the command line names."""
-    from simcse_jax.config import DESCRIPTIONS, Config
+    from simcse_jax.config import DESCRIPTIONS, NOT_OF_A_FLOW, Config
+    from simcse_jax.transforms.flow_config import FlowConfig
 
     refuse_empty(args)
+    hidden = NOT_OF_A_FLOW if isinstance(config.objective, FlowConfig) else ()
+    for option in args:
+        if option.startswith("--") and option[2:].removeprefix("no-").replace("-", "_") in hidden:
+            raise ValueError(f"{option} has no effect on a flow; leave it out")
     # The objective's own fields become options, so its type must be the one at hand.
-    sections = [(f.name, type(getattr(config, f.name))) for f in dataclasses.fields(config)]
+    kinds = {f.name: type(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    values = {name: getattr(config, name) for name in kinds}
+    for section in ("model", "data", "run"):
+        shown = _hiding(kinds[section], hidden)
+        values[section] = shown(**vars(values[section]))
+    sections = [(name, type(value)) for name, value in values.items()]
     shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
     without_sections: Any = tyro.conf.OmitArgPrefixes
     parsed = tyro.cli(
         without_sections[shape],
         prog=f"simcse-jax train {name}",
         description=DESCRIPTIONS.get(name, f"Train by {name}."),
-        default=shape(*(getattr(config, section) for section, _ in sections)),
+        default=shape(**values),
         args=args,
     )
-    return Config(**{section: getattr(parsed, section) for section, _ in sections})
+    return Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
+
+
+def _hiding(section: type, names: Iterable[str]) -> type:
+    """Return a section of a configuration with some of its fields left out of the help."""
+    hints = get_type_hints(section)
+    fields: list[Any] = [
+        (f.name, Annotated[hints[f.name], tyro.conf.Suppress], dataclasses.field(default=f.default))
+        for f in dataclasses.fields(section)
+        if f.name in names
+    ]
+    return dataclasses.make_dataclass(
+        section.__name__,
+        fields,
+        bases=(section,),
+        namespace={"__doc__": section.__doc__},
+        frozen=True,
+    )
 
 
 def refuse_empty(args: list[str]) -> None:

@@ -164,6 +164,13 @@ _FREE = {
     *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
 
+NOT_OF_A_FLOW = (
+    *("dropout", "positives", "share", "window", "max_steps", "eval_every"),
+    *("grad_cache_chunks", "parallel"),
+    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
+)
+"""The fields that change nothing of a flow: its encoder is frozen, and one process fits it."""
+
 
 def field_names(config: Config) -> dict[str, str]:
     """Return the section of every field of a configuration, by the field's name."""

@@ -102,6 +102,20 @@ def test_the_command_line_changes_any_field():
     assert isinstance(config, Config)
 
 
+def test_a_flow_is_not_offered_what_it_does_not_hear(capsys):
+    with pytest.raises(SystemExit):
+        override(CONFIGS["flow"], "flow", ["--help"])
+    said = capsys.readouterr().out
+    for name in configs.NOT_OF_A_FLOW:
+        assert name in configs.field_names(CONFIGS["flow"])
+        assert f"--{name.replace('_', '-')} " not in said
+    assert "The number of steps between two checkpoints" in " ".join(said.split())
+    config = override(CONFIGS["flow"], "flow", ["--batch-size", "32"])
+    assert config == replace(CONFIGS["flow"], batch_size=32)
+    with pytest.raises(ValueError, match="--max-steps has no effect on a flow; leave it out"):
+        override(CONFIGS["flow"], "flow", ["--max-steps", "3"])
+
+
 def test_places_and_what_is_asked_for_may_differ_when_resumed():
     config = CONFIGS["unsup_simcse"]
     moved = replace(config, output_dir=Path("x"), eval_data=Path("y"), resume=True, seeds=(1,))
