@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
+from simcse_jax.extras import MissingExtra
 from simcse_jax.io import is_special, read_lines, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
@@ -285,7 +286,7 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
     except Interrupted as error:
         print(f"error: {error}{goes_on}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+    except (OSError, ValueError, TypeError, FloatingPointError, MissingExtra) as error:
         gone = isinstance(error, BrokenPipeError) and nobody_reads()
         if gone or os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise

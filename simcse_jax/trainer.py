@@ -36,6 +36,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Scores, sts_scores, triplet_scores, with_nli
+from simcse_jax.extras import needs
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import Model, Sbert
 from simcse_jax.results import close, say, write_results
@@ -485,13 +486,14 @@ def load_model(config: Config) -> Model:
         ValueError: the data's maximal length is beyond the model's positions.
     """
     folder = hub.find_model(config.model.model)
-    architecture = hub.read_config(folder)
+    core = hub.encoder_folder(folder)
+    architecture = hub.read_config(core)
     if config.data.max_length > architecture.max_length:
         raise ValueError(
             f"max_length is {config.data.max_length}; {folder} takes {architecture.max_length} "
             "tokens at most"
         )
-    architecture, params = hub.load_params(folder, architecture, config.model.num_layers)
+    architecture, params = hub.load_params(core, architecture, config.model.num_layers)
     if (rate := config.model.dropout) is not None:
         architecture = dataclasses.replace(
             architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
@@ -499,7 +501,7 @@ def load_model(config: Config) -> Model:
     settings = hub.read_settings(folder, config.model.pooling)
     if (transform := hub.read_transform(folder)) is not None:
         say(f"{folder} ends with a {transform.kind}; training is of the encoder, and leaves it out")
-    tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)
+    tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
 
@@ -515,7 +517,7 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.tokenizer,
         hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
-        tokenizer_folder=folder,
+        tokenizer_folder=hub.encoder_folder(folder),
     )
 
 
@@ -639,7 +641,8 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     if jax.process_index() != 0:
         yield lambda values: None
         return
-    from tensorboardX import SummaryWriter
+    with needs("train"):
+        from tensorboardX import SummaryWriter
 
     with SummaryWriter(str(folder / "tensorboard")) as writer:
 
