@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import os
-import runpy
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -76,6 +76,9 @@ class RunConfig:
     """Score the test before training too."""
     eval_every: int = 125
     """The number of steps between two evaluations."""
+    checkpoint_steps: int = 125
+    """The number of steps between two checkpoints, from which resume continues; Ctrl-C and SIGTERM
+    write one too."""
     seed: int = 42
     """The seed of the run: of the order of the data, the fresh parameters and the dropout."""
     seeds: tuple[int, ...] = ()
@@ -97,11 +100,15 @@ class RunConfig:
     """How many processes train together."""
     process_id: int | None = None
     """The number of this process among them, from 0."""
+    join_timeout: int = 120
+    """Wait so many seconds for the other processes to start."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_count("eval_every", self.eval_every)
+        check_count("checkpoint_steps", self.checkpoint_steps)
         check_count("grad_cache_chunks", self.grad_cache_chunks)
+        check_count("join_timeout", self.join_timeout)
         if self.max_steps is not None:
             check_count("max_steps", self.max_steps)
         if not 0 < self.epochs < float("inf"):
@@ -160,9 +167,16 @@ _SECTIONS = {
 # when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
-    *("resume", "seeds", "all_tasks", "parallel"),
-    *("distributed", "coordinator", "num_processes", "process_id"),
+    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps"),
+    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
+
+NOT_OF_A_FLOW = (
+    *("dropout", "positives", "share", "window", "max_steps", "eval_every"),
+    *("grad_cache_chunks", "parallel"),
+    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
+)
+"""The fields that change nothing of a flow: its encoder is frozen, and one process fits it."""
 
 
 def field_names(config: Config) -> dict[str, str]:
@@ -302,6 +316,11 @@ def load_config(name: str | Path) -> Config:
         FileNotFoundError: there is no such name or file.
         ValueError: the file does not hold a configuration; the message names file and field.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(
+            f"the configuration is {quoted(name)}; it must be a simcse_jax.config.Config, a file, "
+            f"or a name: {', '.join(CONFIGS)}"
+        )
     if str(name) in CONFIGS:
         return CONFIGS[str(name)]
     path = Path(name)
@@ -311,11 +330,29 @@ def load_config(name: str | Path) -> Config:
             "file, or a .py file that defines CONFIG"
         )
     if path.suffix == ".py":
-        config = runpy.run_path(str(path)).get("CONFIG")
+        config = getattr(_run_file(path), "CONFIG", None)
         if not isinstance(config, Config):
             raise ValueError(f"{path} does not define CONFIG, a simcse_jax.config.Config")
         return config
     return from_json(io.read_json(path), path)
+
+
+def _run_file(path: Path) -> types.ModuleType:
+    """Run a Python file as a module, whose classes have the source that help is read from.
+
+    Nothing compiled is left beside the file.
+
+    Raises:
+        ValueError: it is no Python.
+    """
+    module = types.ModuleType(f"simcse_jax_configuration.{path.stem}")
+    module.__file__ = str(path.absolute())
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+    return module
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -392,8 +429,10 @@ def _converted(hint: Any, value: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         only = next(arg for arg in args if arg is not type(None))
         return None if value is None else _converted(only, value)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_converted(args[0], item) for item in value)
+    if origin is tuple:
+        # A single one is obviously meant where several are possible.
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_converted(args[0], item) for item in several)
     accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint)
     if accepted is not None and isinstance(value, accepted) and not isinstance(value, bool):
         return hint(value)

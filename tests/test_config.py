@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simcse_jax import config as configs
-from simcse_jax.cli import override
+from simcse_jax.cli import main, override
 from simcse_jax.config import (
     CONFIGS,
     Config,
@@ -64,6 +64,34 @@ def test_a_python_file(tmp_path):
         load_config(file)
 
 
+def test_help_of_an_objective_in_a_python_file(tmp_path, capsys):
+    file = tmp_path / "json.py"  # named as a module that there is already
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses, json\n"
+        "from simcse_jax.config import CONFIGS\n"
+        "from simcse_jax.objectives import TokenObjective\n\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Pull(TokenObjective):\n"
+        '    """Pull the views together."""\n\n'
+        "    strength: float = float(json.loads('0.5'))\n"
+        '    """How strongly the views are pulled."""\n\n'
+        "    views = 2\n\n"
+        "    def build(self, model): ...\n\n"
+        "CONFIG = dataclasses.replace(CONFIGS['unsup_simcse'], objective=Pull())\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(file), "--help"])
+    assert stop.value.code == 0
+    assert "How strongly the views are pulled." in " ".join(capsys.readouterr().out.split())
+    config = replace(load_config(file), strength=2)
+    assert config.objective.strength == 2.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["json.py"]
+    file.write_text("CONFIG =\n")
+    with pytest.raises(ValueError, match=r"json\.py, line 1: not Python \(invalid syntax\)"):
+        load_config(file)
+
+
 def test_fields_are_changed_by_name_alone():
     config = replace(CONFIGS["unsup_simcse"], temperature=0.1, batch_size=8, dropout=0.2)
     assert config.objective.temperature == 0.1
@@ -83,6 +111,20 @@ def test_the_command_line_changes_any_field():
         bias_correction=False,
     )
     assert isinstance(config, Config)
+
+
+def test_a_flow_is_not_offered_what_it_does_not_hear(capsys):
+    with pytest.raises(SystemExit):
+        override(CONFIGS["flow"], "flow", ["--help"])
+    said = capsys.readouterr().out
+    for name in configs.NOT_OF_A_FLOW:
+        assert name in configs.field_names(CONFIGS["flow"])
+        assert f"--{name.replace('_', '-')} " not in said
+    assert "The number of steps between two checkpoints" in " ".join(said.split())
+    config = override(CONFIGS["flow"], "flow", ["--batch-size", "32"])
+    assert config == replace(CONFIGS["flow"], batch_size=32)
+    with pytest.raises(ValueError, match="--max-steps has no effect on a flow; leave it out"):
+        override(CONFIGS["flow"], "flow", ["--max-steps", "3"])
 
 
 def test_places_and_what_is_asked_for_may_differ_when_resumed():

@@ -93,7 +93,7 @@ class Flow(Transform):
         batch_size: int = 64,
         shuffle: bool = True,
         mesh: Mesh | None = None,
-        progress: bool = False,
+        progress: bool | None = False,
         state_folder: str | os.PathLike[str] | None = None,
         save_every: int | None = None,
         resume: bool = True,
@@ -118,7 +118,7 @@ class Flow(Transform):
             shuffle: draw a new order in every epoch.
             mesh: a mesh with one axis, ``data``: every batch is spread over its devices. The
                 result does not depend on it, up to the rounding of sums. None: one device.
-            progress: show a progress bar.
+            progress: show a progress bar; None where standard error is a terminal, else lines.
             state_folder: keep the training state there, every ``save_every`` steps and at the end.
                 If it holds one of the same run, go on from it; the result has the same bits.
             save_every: steps between two saves; default an epoch.
@@ -131,7 +131,7 @@ class Flow(Transform):
                 split, of fewer than two rows; a ``state_folder`` of another run.
             FloatingPointError: the loss or its gradient is not finite; nothing is saved.
             FileExistsError: another process fits in ``state_folder``.
-            Interrupted: SIGTERM ended the fit early; the state is saved.
+            Interrupted: SIGTERM or Ctrl-C ended the fit early; the state is saved.
         """
         from simcse_jax.transforms import flow_fit
 
