@@ -27,7 +27,20 @@ SPEED = {
     "start": ("bench_cold_start.json", "from the process' start to the first vector"),
 }
 LIBRARIES = ("torch", "torch.compile", "sentence-transformers", "onnxruntime")
-POSTPROCESS = "python -m experiments.tables.postprocess --method {} --fit target --eval-data DATA"
+_TRAIN = "simcse-jax train experiments/configs"
+_FIT = (
+    "python -m experiments.tables.postprocess --method {} --num-layers 4 --pooling cls "
+    "--fit target --eval-data DATA"
+)
+COMMANDS = {
+    "BERT-avg": "simcse-jax evaluate --num-layers 4 --pooling mean --data DATA",
+    "BERT-whitening": f"{_FIT} --k 256".format("whitening"),
+    "BERT-flow": _FIT.format("flow"),
+    "Sentence-BERT": f"{_TRAIN}/sbert_stsb_minilm.py --eval-data DATA",
+    "SimCSE, supervised": f"{_TRAIN}/sup_simcse_minilm.py --train-files nli.jsonl",
+    "SimCSE, unsupervised": f"{_TRAIN}/unsup_simcse_minilm.py --train-files wiki1m_head.txt",
+}
+"""The command of each method; its settings are in the configuration that it names."""
 
 
 def cells(table: str) -> dict[str, dict[str, str]]:
@@ -48,26 +61,21 @@ def methods() -> str:
     )
     sbert = read("sbert")[1]["runs"]
     stsb = mean_and_deviation([run["best"]["tasks"]["STS-B"]["all"] for run in sbert])
-    four, cls = "4 layers", fitted["raw"]["6 layers"]
-    start, mean = fitted["raw"][four], raw["mean"]["STS-B"]
-    train = "simcse-jax train {}".format
-    doc = lambda text, page: f"[{text}](docs/methods/{page}.md)"  # noqa: E731
-    command = "simcse-jax evaluate --data DATA"
+    start, mean = fitted["raw"]["4 layers"], raw["mean"]["STS-B"]
+    whitening, flow = (fitted[row]["4 layers"] for row in ("whitening, k=256", "flow, code"))
     rows = [
-        [doc("BERT-avg", "bert_avg"), f"`mean`, {four}", "", mean, command],
-        [doc("BERT-whitening", "whitening"), f"`cls`, {four}", start]
-        + [fitted["whitening, k=256"][four], POSTPROCESS.format("whitening")],
-        [doc("BERT-flow", "bert_flow"), f"`cls`, {four}", start]
-        + [fitted["flow, code"][four], POSTPROCESS.format("flow")],
-        [doc("Sentence-BERT", "sentence_bert"), f"`mean`, {four}", mean, stsb]
-        + [train("sbert_stsb --eval-data DATA")],
-        [doc("SimCSE, unsupervised", "simcse"), "`cls`", cls, unsup]
-        + [train("unsup_simcse --train-files sentences.txt")],
-        [doc("SimCSE, supervised", "simcse"), f"`mean`, {four}", mean, sup]
-        + [train("sup_simcse --train-files nli.jsonl")],
+        ("BERT-avg", "bert_avg", "mean", "", mean),
+        ("BERT-whitening", "whitening", "cls", start, whitening),
+        ("BERT-flow", "bert_flow", "cls", start, flow),
+        ("Sentence-BERT", "sentence_bert", "mean", mean, stsb),
+        ("SimCSE, supervised", "simcse", "mean", mean, sup),
+        ("SimCSE, unsupervised", "simcse", "cls, all layers", fitted["raw"]["6 layers"], unsup),
     ]
-    rows = [[*row[:-1], f"`{row[-1]}`"] for row in rows]
-    return markdown(["method", "MiniLM's", "before", "after", "command"], rows)
+    linked = [
+        [f"[{name}](docs/methods/{page}.md)", of, before, after, f"`{COMMANDS[name]}`"]
+        for name, page, of, before, after in rows
+    ]
+    return markdown(["method", "vectors", "before", "after", "command"], linked)
 
 
 def speed() -> str:
