@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).resolve().parent
@@ -59,6 +60,17 @@ html_copy_source = False
 html_show_sourcelink = False
 
 
+# Napoleon takes what stands before a colon in a variable's docstring for its type; ours are prose.
+GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
+
+
+def shorter_types(app, what, name, value, options, signature, returned):
+    """Name JAX's array as its users do."""
+    return tuple(
+        part and part.replace("jaxlib._jax.Array", "Array") for part in (signature, returned)
+    )
+
+
 class ResultTable(SphinxDirective):
     """A table of measured numbers, made from experiments/results while the site is built."""
 
@@ -80,4 +92,5 @@ def write_sources(app):
 def setup(app):
     """Add the directive, and write the pages before Sphinx looks for them."""
     app.add_directive("result-table", ResultTable)
+    app.connect("autodoc-process-signature", shorter_types)
     app.connect("config-inited", lambda app, config: write_sources(app))
