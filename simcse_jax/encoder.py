@@ -24,6 +24,7 @@ from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
+from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
 from simcse_jax.transforms.base import check_embeddings
 
@@ -134,10 +135,11 @@ class SentenceEncoder:
             raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
         self.tokenizer_folder = tokenizer_folder
         hub.check_settings(self.settings, config, params)
-        if transform is not None and transform.input_dim != config.hidden_size:
+        self._pooled_size = pooled_size(self.settings.pooling, config.hidden_size)
+        if transform is not None and transform.input_dim != self._pooled_size:
             raise ValueError(
                 f"the transform takes {transform.input_dim} dimensions, the encoder gives "
-                f"{config.hidden_size}"
+                f"{self._pooled_size}"
             )
         self.transform = transform
         self._knows_every_id = tokenizer.largest_id() < config.vocab_size
@@ -182,7 +184,8 @@ class SentenceEncoder:
                 a maximal length beyond the model's positions.
         """
         folder = hub.find_model(name)
-        whole = hub.read_config(folder)
+        core = hub.encoder_folder(folder)
+        whole = hub.read_config(core)
         if max_length == "longest":
             max_length = whole.max_length
         elif max_length is not None:
@@ -190,12 +193,13 @@ class SentenceEncoder:
         settings = hub.read_settings(folder, pooling)
         transform = hub.read_transform(folder)
         if transform is not None:
-            if transform.input_dim != whole.hidden_size:
+            fitted = hub.read_settings(folder)
+            given = pooled_size(fitted.pooling, whole.hidden_size)
+            if transform.input_dim != given:
                 raise ValueError(
                     f"{folder} ends with a {transform.kind} of {transform.input_dim} dimensions; "
-                    f"its encoder gives {whole.hidden_size}"
+                    f"its encoder gives {given}"
                 )
-            fitted = hub.read_settings(folder)
             own = {"pooling": fitted.pooling, "num_layers": whole.num_hidden_layers}
             for what, asked in (("pooling", pooling), ("num_layers", num_layers)):
                 if asked not in (None, own[what]):
@@ -203,10 +207,10 @@ class SentenceEncoder:
                         f"{folder} ends with a {transform.kind} that was fitted with {what} "
                         f"{own[what]}; {what} {asked} needs a fit of its own"
                     )
-        config, params = hub.load_params(folder, whole, num_layers)
+        config, params = hub.load_params(core, whole, num_layers)
         changes: dict[str, Any] = {"normalize": normalize, "max_length": max_length}
         settings = hub.replace_settings(settings, changes)
-        tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)
+        tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
         return cls(
             config,
             params,
@@ -214,7 +218,7 @@ class SentenceEncoder:
             settings,
             transform=transform,
             dtype=dtype,
-            tokenizer_folder=folder,
+            tokenizer_folder=core,
             devices=devices,
         )
 
@@ -261,7 +265,7 @@ class SentenceEncoder:
     @property
     def dimension(self) -> int:
         """Return the length of an embedding."""
-        whole = self.transform.output_dim if self.transform else self.config.hidden_size
+        whole = self.transform.output_dim if self.transform else self._pooled_size
         return min(whole, self.settings.truncate_dim or whole)
 
     def encode(
@@ -333,7 +337,7 @@ class SentenceEncoder:
                 if cut and on_truncation == "error":
                     raise ValueError(f"{cut} sentences are longer than {limit} tokens")
                 truncated += cut
-                pooled = np.empty((len(ids), self.config.hidden_size), np.float32)
+                pooled = np.empty((len(ids), self._pooled_size), np.float32)
                 own_key = None if key is None else jax.random.fold_in(key, start)
                 for order, vectors in self._embed_chunk(ids, limit, batch_size, own_key):
                     pooled[order] = vectors

@@ -395,13 +395,14 @@ def load_model(config: Config) -> Model:
         ValueError: the data's maximal length is beyond the model's positions.
     """
     folder = hub.find_model(config.model.model)
-    architecture = hub.read_config(folder)
+    core = hub.encoder_folder(folder)
+    architecture = hub.read_config(core)
     if config.data.max_length > architecture.max_length:
         raise ValueError(
             f"max_length is {config.data.max_length}; {folder} takes {architecture.max_length} "
             "tokens at most"
         )
-    architecture, params = hub.load_params(folder, architecture, config.model.num_layers)
+    architecture, params = hub.load_params(core, architecture, config.model.num_layers)
     if (rate := config.model.dropout) is not None:
         architecture = dataclasses.replace(
             architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
@@ -409,7 +410,7 @@ def load_model(config: Config) -> Model:
     settings = hub.read_settings(folder, config.model.pooling)
     if (transform := hub.read_transform(folder)) is not None:
         say(f"{folder} ends with a {transform.kind}; training is of the encoder, and leaves it out")
-    tokenizer = Tokenizer.from_folder(folder, settings.do_lower_case)
+    tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
 
@@ -425,7 +426,7 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.tokenizer,
         hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
-        tokenizer_folder=folder,
+        tokenizer_folder=hub.encoder_folder(folder),
     )
 
 

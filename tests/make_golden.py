@@ -24,9 +24,19 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     BertConfig,
     BertForPreTraining,
+    CamembertConfig,
+    CamembertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraModel,
+    MPNetConfig,
+    MPNetForMaskedLM,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
 )
 
 from simcse_jax.data.embedded import minilm_folder
@@ -70,6 +80,8 @@ def main() -> None:
     state["lm_head.decoder.weight"] = head.lm_head.decoder.weight
     write("tiny-roberta", config, state, roberta_tokenizer(), roberta, head.lm_head)
 
+    write_relatives(shape)
+
     golden = {}
     for pooling in ("cls", "mean", "max"):
         transformer = Transformer(str(minilm_folder()))
@@ -79,30 +91,92 @@ def main() -> None:
     (GOLDEN / "minilm_sentences.json").write_text(json.dumps(SENTENCES, indent=1) + "\n")
 
 
-def write(name, config, state, tokenizer, encoder, mlm) -> None:
-    """One model folder and, in it, what torch computes with it."""
+def write_relatives(shape) -> None:
+    """The models that differ from BERT by names or by a part."""
+    torch.manual_seed(2)
+    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    robertas = {
+        "tiny-xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
+        "tiny-camembert": (CamembertConfig, CamembertForMaskedLM),
+    }
+    for name, (config, kind) in robertas.items():
+        model = kind(
+            config(
+                **shape,
+                **special,
+                max_position_embeddings=26,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+            )
+        ).eval()
+        write(name, model.config, None, roberta_tokenizer(), model.roberta, model.lm_head, model)
+
+    model = DistilBertForMaskedLM(
+        DistilBertConfig(
+            vocab_size=64, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=24
+        )
+    ).eval()
+
+    def head(hidden):
+        return model.vocab_projector(
+            model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+        )
+
+    write("tiny-distilbert", model.config, None, bert_tokenizer(), model.distilbert, head, model)
+
+    # More positions than the others: the buckets of distances widen from 8 on.
+    model = MPNetForMaskedLM(MPNetConfig(**shape, max_position_embeddings=160)).eval()
+    write(
+        "tiny-mpnet",
+        model.config,
+        None,
+        roberta_tokenizer(),
+        model.mpnet,
+        model.lm_head,
+        model,
+        lengths=(9, 4, 2, 100),
+    )
+
+    model = ElectraModel(
+        ElectraConfig(**shape, embedding_size=16, max_position_embeddings=24)
+    ).eval()
+    write("tiny-electra", model.config, None, bert_tokenizer(), model, None, model)
+
+
+def write(name, config, state, tokenizer, encoder, mlm, model=None, lengths=(9, 4, 2, 12)) -> None:
+    """One model folder and, in it, what torch computes with it.
+
+    ``state`` holds the tensors, or is None for those of ``model``.
+    """
     folder = GOLDEN / name
     folder.mkdir(parents=True)
-    randomise(encoder)
-    randomise(mlm)
+    if model is None:
+        randomise(encoder)
+        randomise(mlm)
+    else:
+        randomise(model)
+        tied = {"lm_head.decoder.weight", "lm_head.decoder.bias", "vocab_projector.weight"}
+        state = {k: v for k, v in model.state_dict().items() if k not in tied}
     weights = {k: v.detach().contiguous().numpy().copy() for k, v in state.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(config.to_json_string())
     tokenizer.save(str(folder / "tokenizer.json"))
 
     rng = np.random.default_rng(0)
-    lengths = [9, 4, 2, 12]
-    mask = np.arange(12)[None] < np.array(lengths)[:, None]
-    ids = np.where(mask, rng.integers(5, 64, (4, 12)), config.pad_token_id)
+    width = max(lengths)
+    mask = np.arange(width)[None] < np.array(lengths)[:, None]
+    ids = np.where(mask, rng.integers(5, 64, (4, width)), config.pad_token_id)
     out = encoder(
         input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), output_hidden_states=True
     )
     golden = {"input_ids": ids.astype(np.int32), "attention_mask": mask}
     for i, state_ in enumerate(out.hidden_states):
         golden[f"hidden_{i}"] = np.where(mask[..., None], state_.detach().numpy(), 0)
-    golden["pooler"] = out.pooler_output.detach().numpy()
-    logits = mlm(out.last_hidden_state)
-    golden["mlm"] = np.where(mask[..., None], logits.detach().numpy(), 0)
+    if getattr(out, "pooler_output", None) is not None:
+        golden["pooler"] = out.pooler_output.detach().numpy()
+    if mlm is not None:
+        logits = mlm(out.last_hidden_state)
+        golden["mlm"] = np.where(mask[..., None], logits.detach().numpy(), 0)
 
     # A scalar that every parameter of the encoder moves: its gradients are compared one by one.
     weight = torch.tensor(mask)[..., None] * torch.linspace(-1, 1, config.hidden_size)

@@ -6,6 +6,7 @@ used, with `sentence_transformers` for folders of that library, and `save` write
 
 from simcse_jax.hub.find import find_model, weight_files
 from simcse_jax.hub.save import is_whole, model_folder, save_model
+from simcse_jax.hub.sentence_transformers import encoder_folder
 from simcse_jax.hub.settings import (
     SETTINGS_FILE,
     EncoderSettings,
@@ -27,6 +28,7 @@ __all__ = [
     "EncoderSettings",
     "Params",
     "check_settings",
+    "encoder_folder",
     "expected_shapes",
     "find_model",
     "is_whole",

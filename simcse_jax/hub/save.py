@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.hub.names import config_to_json
 from simcse_jax.hub.sentence_transformers import (
     IDENTITY,
     MODEL_FILE,
+    MODES,
     MODULES_FILE,
     TANH,
     TRANSFORMER_FILE,
@@ -30,7 +32,7 @@ from simcse_jax.hub.weights import Params, to_torch_names
 from simcse_jax.io import is_written, read_object, write_json, write_tensors, written_folder
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import layers_and_reduction
-from simcse_jax.transforms import Affine, Transform
+from simcse_jax.transforms import Affine, Chain, LayerNorm, Tanh, Transform, UnitRows
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ def save_model(
         if transform is not None:
             transform.save(out / TRANSFORM_FOLDER)
         _write_modules(out, config, settings, _modules(config, params, settings, transform))
-    if transform is not None and not isinstance(transform, Affine):
+    if transform is not None and _of_transform(transform) is None:
         log.warning(
             "%s ends with a %s, for which sentence-transformers has no module: it will refuse the "
             "folder; load it with simcse_jax",
@@ -124,11 +126,7 @@ def save_model(
 
 def _write_config(path: Path, config: BertConfig, settings: EncoderSettings) -> None:
     layers, _ = layers_and_reduction(settings.pooling)
-    roberta = config.model_type == "roberta"
-    raw: dict[str, Any] = {
-        "architectures": ["RobertaModel" if roberta else "BertModel"],
-        **dataclasses.asdict(config),
-    }
+    raw = config_to_json(config)
     if layers != (-1,):  # sentence-transformers' WeightedLayerPooling reads every layer
         raw["output_hidden_states"] = True
     write_json(path, raw)
@@ -160,13 +158,38 @@ def _modules(
     if settings.pooling == "pooler":
         dense = params["pooler"]["dense"]
         modules.append(_dense(np.asarray(dense["kernel"]), np.asarray(dense["bias"]), TANH))
-    if isinstance(transform, Affine):
-        modules.append(_dense(*transform.dense(), IDENTITY))
-    elif transform is not None:
-        modules.append(_Module("Flow"))
-    if settings.normalize or (isinstance(transform, Affine) and transform.normalize):
+    after = _of_transform(transform)
+    modules += [_Module("Flow")] if after is None else after
+    if settings.normalize and modules[-1].kind != "Normalize":
         modules.append(_Module("Normalize"))
     return modules
+
+
+def _of_transform(transform: Transform | None) -> list[_Module] | None:
+    """Return a transform as modules, or None where sentence-transformers has none for it."""
+    modules: list[_Module] = []
+    before: Transform | None = None
+    for part in transform.parts if isinstance(transform, Chain) else filter(None, [transform]):
+        if isinstance(part, Affine):
+            modules.append(_dense(*part.dense(), IDENTITY))
+            modules += [_Module("Normalize")] if part.normalize else []
+        elif isinstance(part, UnitRows):
+            modules.append(_Module("Normalize"))
+        elif isinstance(part, LayerNorm) and part.epsilon == LayerNorm.epsilon:  # torch's
+            modules.append(_layer_norm(part))
+        elif isinstance(part, Tanh) and isinstance(before, Affine) and not before.normalize:
+            modules[-1] = _dense(*before.dense(), TANH)
+        else:
+            return None
+        before = part
+    return modules
+
+
+def _layer_norm(part: LayerNorm) -> _Module:
+    scale, bias = (np.asarray(value, np.float32) for value in (part.scale, part.bias))
+    return _Module(
+        "LayerNorm", {"dimension": part.input_dim}, {"norm.weight": scale, "norm.bias": bias}
+    )
 
 
 def _mean_of_layers(config: BertConfig, layers: tuple[int, ...]) -> _Module:
@@ -187,16 +210,14 @@ def _mean_of_layers(config: BertConfig, layers: tuple[int, ...]) -> _Module:
 
 
 def _pooling(config: BertConfig, reduction: str) -> _Module:
-    return _Module(
-        "Pooling",
-        {
-            "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": reduction == "cls",
-            "pooling_mode_mean_tokens": reduction == "mean",
-            "pooling_mode_max_tokens": reduction == "max",
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
+    """Return the module by flags, which every version reads, where they say the order too."""
+    names = reduction.split("+")
+    flags: dict[str, Any] = {flag: name in names for name, flag in MODES.values()}
+    said = [name for name, _ in MODES.values() if name in names]
+    if names != said:
+        modes = {name: mode for mode, (name, _) in MODES.items()}
+        flags = {"pooling_mode": [modes[name] for name in names]}
+    return _Module("Pooling", {"word_embedding_dimension": config.hidden_size, **flags})
 
 
 def _dense(kernel: np.ndarray, bias: np.ndarray, activation: str) -> _Module:

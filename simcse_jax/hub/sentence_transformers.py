@@ -14,13 +14,18 @@ import numpy as np
 
 from simcse_jax.hub.weights import read_tensors
 from simcse_jax.io import is_there, read_json, read_object
-from simcse_jax.transforms import Affine
+from simcse_jax.transforms import Affine, LayerNorm, Tanh, Transform, UnitRows
+from simcse_jax.transforms.chain import chained
 
 MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"
 IDENTITY = "torch.nn.modules.linear.Identity"
 TANH = "torch.nn.modules.activation.Tanh"
+WEIGHTED_LAYERS = "WeightedLayerPooling"
+_IDENTITIES = (IDENTITY, "torch.nn.Identity")
+_TANHS = (TANH, "torch.nn.Tanh")
+_AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 
 # The first of them that there is; old folders name it after the architecture.
 _TRANSFORMER_FILES = (
@@ -30,8 +35,16 @@ _TRANSFORMER_FILES = (
         for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
     ),
 )
-_POOLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
-_OTHER_POOLINGS = ("mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+# Our name of a pooling by today's mode, and its flag in older folders, in the order in which the
+# vectors of several flags are joined.
+MODES = {
+    "cls": ("cls", "pooling_mode_cls_token"),
+    "max": ("max", "pooling_mode_max_tokens"),
+    "mean": ("mean", "pooling_mode_mean_tokens"),
+    "mean_sqrt_len_tokens": ("mean-sqrt-len", "pooling_mode_mean_sqrt_len_tokens"),
+    "weightedmean": ("weighted-mean", "pooling_mode_weightedmean_tokens"),
+    "lasttoken": ("last-token", "pooling_mode_lasttoken"),
+}
 # transformers writes 1e30 for a tokenizer that has no maximal length.
 _NO_MAXIMUM = 10**9
 
@@ -130,35 +143,40 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: a module, a key or a value that has no counterpart here.
     """
-    settings: dict[str, Any] = {}
-    for kind, place in listed_modules(folder):
-        if kind == "Transformer" and not settings:
-            settings |= _read_transformer(folder, place)
-        elif kind == "Pooling" and settings and "pooling" not in settings:
-            settings["pooling"] = _read_pooling(place / "config.json")
-        elif kind == "Normalize" and "pooling" in settings:
+    modules = listed_modules(folder)
+    kinds = [kind for kind, _ in modules]
+    layers = kinds[1:2] == [WEIGHTED_LAYERS]
+    start = ["Transformer", *([WEIGHTED_LAYERS] if layers else []), "Pooling"]
+    after = kinds[len(start) :]
+    if kinds[: len(start)] != start or not set(after) <= {*_AFTER_POOLING}:
+        raise ValueError(
+            f"{folder / MODULES_FILE}: the modules are {', '.join(kinds)}; what is read is "
+            f"Transformer, perhaps {WEIGHTED_LAYERS}, Pooling, and then any of "
+            f"{', '.join(_AFTER_POOLING)}"
+        )
+    settings = _read_transformer(modules[0][1])
+    settings["pooling"] = _read_pooling(modules[len(start) - 1][1] / "config.json")
+    if layers:
+        settings["pooling"] = _pooling_of_layers(folder, modules[1][1], settings["pooling"])
+    for kind, place in modules:
+        if kind == "Normalize":
             _check_normalize(place / "config.json")
-            settings["normalize"] = True
-        elif kind == "Dense" and "pooling" in settings and "normalize" not in settings:
-            pass  # a transform
-        else:
-            raise ValueError(
-                f"{folder / MODULES_FILE}: module {kind} has no counterpart here; "
-                "Transformer, Pooling, Dense and Normalize are read, in this order"
-            )
-    if "pooling" not in settings:
-        raise ValueError(f"{folder / MODULES_FILE}: there is no module Pooling")
+    if after[-1:] == ["Normalize"]:
+        settings["normalize"] = True
     return settings | _read_model(folder / MODEL_FILE)
 
 
-def _read_transformer(folder: Path, place: Path) -> dict[str, Any]:
-    if place != folder:
-        raise ValueError(
-            f"{folder / MODULES_FILE}: the Transformer lies in {place.name}; only models whose "
-            "config.json and weights lie in the folder itself are read"
-        )
-    tokenizer = read_max_length(folder)
-    path = next((folder / n for n in _TRANSFORMER_FILES if is_there(folder / n)), None)
+def encoder_folder(folder: Path) -> Path:
+    """Return where the encoder and its tokenizer lie: the folder itself, or one in it."""
+    if not is_there(folder / MODULES_FILE):
+        return folder
+    places = [place for kind, place in listed_modules(folder) if kind == "Transformer"]
+    return places[0] if places else folder
+
+
+def _read_transformer(place: Path) -> dict[str, Any]:
+    tokenizer = read_max_length(place)
+    path = next((place / n for n in _TRANSFORMER_FILES if is_there(place / n)), None)
     if path is None:
         return {"max_length": tokenizer}
     raw = read_object(path)
@@ -192,17 +210,51 @@ def read_max_length(folder: Path) -> int | None:
 
 def _read_pooling(path: Path) -> str:
     raw = read_object(path)
-    flags = [f"pooling_mode_{name}" for name in (*_POOLINGS, *_OTHER_POOLINGS)]
+    flags = [flag for _, flag in MODES.values()]
     sizes = ("word_embedding_dimension", "embedding_dimension")
     _check_keys(path, raw, ("pooling_mode", *flags, *sizes), _POOLING)
-    names = [key.removeprefix("pooling_mode_") for key in flags if _of_type(path, raw, key, bool)]
-    chosen = [_POOLINGS.get(name, name) for name in names]
+    chosen: Any = [mode for mode, (_, flag) in MODES.items() if _of_type(path, raw, flag, bool)]
     if "pooling_mode" in raw:  # sentence-transformers 5.2 and later
         mode = raw["pooling_mode"]
         chosen = mode if isinstance(mode, list) else [mode]
-    if len(chosen) != 1 or chosen[0] not in _POOLINGS.values():
-        raise ValueError(f"{path}: pooling {chosen} is not one of cls, mean, max")
-    return chosen[0]
+    if not chosen or not all(isinstance(mode, str) and mode in MODES for mode in chosen):
+        raise ValueError(f"{path}: pooling {chosen} is none of {', '.join(MODES)}")
+    return "+".join(MODES[mode][0] for mode in chosen)
+
+
+def _pooling_of_layers(folder: Path, place: Path, reduction: str) -> str:
+    """Return our name of a mean of layers, of which the tokens' mean is taken.
+
+    Raises:
+        ValueError: the weights are not those of one of our poolings.
+    """
+    path = place / "config.json"
+    raw, model = read_object(path), read_object(encoder_folder(folder) / "config.json")
+    sizes = ("word_embedding_dimension", "embedding_dimension")
+    _check_keys(path, raw, (*sizes, "num_hidden_layers", "layer_start"), {})
+    depth = _size(path, raw, "num_hidden_layers") or 12
+    first = _of_type(path, raw, "layer_start", int, 4)
+    weights = read_tensors(place, lambda name: name == "layer_weights")
+    if not weights:
+        raise ValueError(f"{place} has no tensor layer_weights")
+    values = weights["layer_weights"].floats()
+    if not 0 <= first <= depth or values.shape != (depth + 1 - first,):
+        raise ValueError(f"{path}: {depth} layers from {first} do not fit weights {values.shape}")
+    shares = {first + i: float(w / values.sum()) for i, w in enumerate(values) if w}
+    known = {f"layer-{layer}": {layer: 1.0} for layer in range(depth)} | {
+        "mean": {depth: 1.0},
+        "last-2": {depth - 1: 0.5, depth: 0.5},
+        "first-last": {1: 0.5, depth: 0.5},
+        "embedding-last": {0: 0.5, depth: 0.5},
+    }
+    found = next((name for name, own in known.items() if own == shares), None)
+    if found is None or reduction != "mean" or model.get("output_hidden_states") is not True:
+        raise ValueError(
+            f"{path}: only the mean of one layer, of the last two, or of the last with the first "
+            "or the embeddings is read, with mean pooling and output_hidden_states true in the "
+            f"encoder's config.json; here layers weigh {shares}, and the pooling is {reduction}"
+        )
+    return found
 
 
 def _check_normalize(path: Path) -> None:
@@ -229,35 +281,72 @@ def _read_model(path: Path) -> dict[str, Any]:
     }
 
 
-def read_transform(folder: Path) -> Affine | None:
-    """Read the Dense modules of a folder as one affine map; None where there is none.
+def read_transform(folder: Path) -> Transform | None:
+    """Read what comes after the pooling as one map; None where nothing does.
+
+    Linear Dense modules in a row become one affine map. Lengths that are made one at the very end
+    are a setting and no part of it.
 
     Raises:
-        ValueError: a Dense module that is not linear, or whose tensors are not as its
+        ValueError: a module of another kind than it can be read, or whose tensors are not as its
             configuration says.
     """
-    transform: Affine | None = None
-    for kind, place in listed_modules(folder):
-        if kind == "Dense":
-            dense = _read_dense(place)
-            if transform is not None and transform.output_dim != dense.input_dim:
-                raise ValueError(
-                    f"{place / 'config.json'}: in_features is {dense.input_dim}; the module before "
-                    f"gives {transform.output_dim}"
-                )
-            transform = dense if transform is None else transform.then(dense)
-    return transform
+    modules = listed_modules(folder)
+    while modules and modules[-1][0] == "Normalize":
+        modules = modules[:-1]
+    parts: list[Transform] = []
+    dim: int | None = None  # not known before the first module with weights
+    waiting = False  # lengths are to be made one before it
+    for kind, place in modules:
+        if kind == "Normalize":
+            waiting = dim is None
+            if dim is not None:
+                parts.append(UnitRows(dim))
+            continue
+        if kind not in ("Dense", "LayerNorm"):
+            continue
+        added = _read_dense(place) if kind == "Dense" else [_read_layer_norm(place)]
+        if dim is not None and dim != added[0].input_dim:
+            raise ValueError(
+                f"{place / 'config.json'}: it takes {added[0].input_dim} dimensions; the module "
+                f"before gives {dim}"
+            )
+        if waiting:
+            parts.append(UnitRows(added[0].input_dim))
+            waiting = False
+        if parts and isinstance(parts[-1], Affine) and isinstance(added[0], Affine):
+            parts[-1], added = parts[-1].then(added[0]), added[1:]
+        parts += added
+        dim = parts[-1].output_dim
+    return chained(parts)
 
 
-def _read_dense(folder: Path) -> Affine:
+def _read_layer_norm(place: Path) -> LayerNorm:
+    path = place / "config.json"
+    raw = read_object(path)
+    _check_keys(path, raw, ("dimension",), {})
+    tensors = read_tensors(place)
+    if tensors.keys() != {"norm.weight", "norm.bias"}:
+        raise ValueError(
+            f"{place} has the tensors {sorted(tensors)}, not norm.weight and norm.bias"
+        )
+    scale, bias = (tensors[f"norm.{name}"].floats() for name in ("weight", "bias"))
+    shape = (_size(path, raw, "dimension"),)
+    if scale.shape != shape or bias.shape != shape:
+        raise ValueError(f"{path}: dimension is {shape[0]}; the tensors have shape {scale.shape}")
+    return LayerNorm(scale.astype(np.float64), bias.astype(np.float64))
+
+
+def _read_dense(folder: Path) -> list[Transform]:
+    """Read a linear map, and its activation where it has one."""
     path = folder / "config.json"
     raw = read_object(path)
     activation = _of_type(path, raw, "activation_function", str, TANH)
-    if activation not in (IDENTITY, "torch.nn.Identity") or raw.get("use_residual"):
+    if activation not in (*_IDENTITIES, *_TANHS) or raw.get("use_residual"):
         shown = activation.removeprefix("torch.nn.modules.activation.")
         raise ValueError(
-            f"{path}: only Dense modules with the activation Identity and no residual are read, "
-            f"this one has {shown}"
+            f"{path}: only Dense modules with the activation Identity or Tanh and no residual are "
+            f"read, this one has {shown}"
         )
     sizes = ("in_features", "out_features")
     _check_keys(path, raw, (*sizes, "bias", "activation_function"), _DENSE)
@@ -275,10 +364,10 @@ def _read_dense(folder: Path) -> Affine:
             f"{path}: in_features and out_features are {shape[1]} and {shape[0]}; linear.weight "
             f"has shape {weight.shape}"
         )
-    matrix = weight.T.astype(np.float64)
-    if len(names) == 1:
-        return Affine(np.zeros(len(matrix)), matrix)
-    bias = tensors["linear.bias"].floats().astype(np.float64)
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(f"{path}: linear.bias has shape {bias.shape}, not {weight.shape[:1]}")
-    return Affine(np.zeros(len(matrix)), matrix, bias=bias)
+    matrix, bias = weight.T.astype(np.float64), None
+    if len(names) == 2:
+        bias = tensors["linear.bias"].floats().astype(np.float64)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"{path}: linear.bias has shape {bias.shape}, not {weight.shape[:1]}")
+    linear = Affine(np.zeros(len(matrix)), matrix, bias=bias)
+    return [linear, Tanh(linear.output_dim)] if activation in _TANHS else [linear]

@@ -184,10 +184,10 @@ def _warn_of_mean(folder: Path) -> None:
 
 
 def read_transform(folder: Path) -> Transform | None:
-    """Read the transform of a folder's embeddings: ours, or linear Dense modules, else None.
+    """Read the transform of a folder's embeddings: ours, or the modules after the pooling, or None.
 
     Raises:
-        ValueError: a damaged transform, or a Dense module that is not linear.
+        ValueError: a damaged transform, or a module that has no counterpart here.
     """
     if is_there(folder / SETTINGS_FILE):
         files = read_object(folder / SETTINGS_FILE).get("files")

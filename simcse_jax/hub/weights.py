@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from simcse_jax.hub.find import weight_files
+from simcse_jax.hub.names import Entry, config_from_json, is_ignored, layer_of, our_name, tables
 from simcse_jax.io import is_there, read_object
 from simcse_jax.models import BertConfig, BertEncoder, MaskedLMHead, Projection, one_a_row
 
@@ -49,18 +49,13 @@ def read_config(folder: Path) -> BertConfig:
 
     Raises:
         FileNotFoundError: no ``config.json``.
-        ValueError: neither BERT nor RoBERTa, a variant that is not implemented, or a size that
-            cannot be.
+        ValueError: a model of none of :data:`simcse_jax.models.MODEL_TYPES`, a variant that is not
+            implemented, or a size that cannot be.
     """
     path = Path(folder) / "config.json"
     if not is_there(path):
         raise FileNotFoundError(f"{path} is missing; is this a model folder?")
     raw = read_object(path)
-    model_type = raw.get("model_type")
-    if model_type not in ("bert", "roberta"):
-        raise ValueError(
-            f"{path}: model_type is {model_type!r}; only 'bert' and 'roberta' are read"
-        )
     positions = raw.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise ValueError(
@@ -69,100 +64,10 @@ def read_config(folder: Path) -> BertConfig:
     for key, computed in _OTHER_MODELS.items():
         if raw.get(key):
             raise ValueError(f"{path}: {key} is {raw[key]!r}; {computed}, which is not read")
-    fields = {f.name for f in dataclasses.fields(BertConfig)}
-    known = {k: v for k, v in raw.items() if k in fields and v is not None}
-    defaults = {"pad_token_id": 1, "type_vocab_size": 1} if model_type == "roberta" else {}
     try:
-        return BertConfig(**{**defaults, **known})
+        return config_from_json(raw)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-# ---------------------------------------------------------------------------------------------
-# The table of names
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One parameter of ours and the tensors it is made of.
-
-    A kernel is the transpose of torch's weight; several sources are concatenated along the
-    output axis (the fused query, key and value).
-    """
-
-    path: tuple[str, ...]
-    sources: tuple[str, ...]
-    transpose: bool = False
-
-
-def _dense(path: tuple[str, ...], *sources: str) -> list[Entry]:
-    return [
-        Entry((*path, "kernel"), tuple(f"{s}.weight" for s in sources), transpose=True),
-        Entry((*path, "bias"), tuple(f"{s}.bias" for s in sources)),
-    ]
-
-
-def _norm(path: tuple[str, ...], source: str) -> list[Entry]:
-    return [
-        Entry((*path, "scale"), (f"{source}.weight",)),
-        Entry((*path, "bias"), (f"{source}.bias",)),
-    ]
-
-
-def encoder_table(config: BertConfig) -> list[Entry]:
-    """Return the encoder's names, without any prefix."""
-    table = [
-        Entry(("embeddings", name, "embedding"), (f"embeddings.{name}_embeddings.weight",))
-        for name in ("word", "position", "token_type")
-    ]
-    table += _norm(("embeddings", "norm"), "embeddings.LayerNorm")
-    for i in range(config.num_hidden_layers):
-        ours, theirs = f"layer_{i}", f"encoder.layer.{i}"
-        attention = [f"{theirs}.attention.self.{n}" for n in ("query", "key", "value")]
-        table += _dense((ours, "attention", "qkv"), *attention)
-        table += _dense((ours, "attention", "output"), f"{theirs}.attention.output.dense")
-        table += _norm((ours, "attention_norm"), f"{theirs}.attention.output.LayerNorm")
-        table += _dense((ours, "intermediate"), f"{theirs}.intermediate.dense")
-        table += _dense((ours, "output"), f"{theirs}.output.dense")
-        table += _norm((ours, "output_norm"), f"{theirs}.output.LayerNorm")
-    return table
-
-
-POOLER_TABLE = _dense(("dense",), "pooler.dense")
-
-
-def mlm_table(config: BertConfig) -> list[Entry]:
-    """Return the masked-LM head's names, which carry no prefix of the encoder's."""
-    if config.model_type == "roberta":
-        return [
-            *_dense(("dense",), "lm_head.dense"),
-            *_norm(("norm",), "lm_head.layer_norm"),
-            Entry(("bias",), ("lm_head.bias",)),
-        ]
-    head = "cls.predictions"
-    return [
-        *_dense(("dense",), f"{head}.transform.dense"),
-        *_norm(("norm",), f"{head}.transform.LayerNorm"),
-        Entry(("bias",), (f"{head}.bias",)),
-    ]
-
-
-def tables(config: BertConfig) -> dict[str, list[Entry]]:
-    """Return the names of every part of the parameters."""
-    return {
-        "encoder": encoder_table(config),
-        "pooler": POOLER_TABLE,
-        "mlm": mlm_table(config),
-    }
-
-
-# Buffers, tied copies, and heads that sentence embeddings have no use for.
-_IGNORED = re.compile(
-    r"embeddings\.(position_ids|token_type_ids)$"
-    r"|^cls\.predictions\.decoder\.(weight|bias)$|^cls\.seq_relationship\.|^lm_head\.decoder\."
-)
-_LAYER = re.compile(r"^encoder\.layer\.(\d+)\.")
 
 
 def _set(tree: dict, path: tuple[str, ...], value: np.ndarray) -> None:
@@ -317,15 +222,10 @@ def _model_tensors(folder: Path, config: BertConfig, num_layers: int) -> dict[st
     """Read what is used of a folder's weights, by the names of the table."""
     tensors: dict[str, Tensor] = {}
     for original, tensor in read_tensors(folder).items():
-        name = original.removeprefix(f"{config.model_type}.")
-        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-        name = re.sub(r"^mlp\.dense\.", "pooler.dense.", name)  # SimCSE's own code
-        if config.model_type == "bert":
-            name = re.sub(r"^lm_head\.", "cls.predictions.", name)  # the same
-        layer = _LAYER.match(name)
-        dropped = layer is not None and num_layers <= int(layer[1]) < config.num_hidden_layers
-        if _IGNORED.search(name) or dropped:
+        name = our_name(config, original)
+        layer = layer_of(config, name)
+        dropped = layer is not None and num_layers <= layer < config.num_hidden_layers
+        if is_ignored(config, name) or dropped:
             continue
         if name in tensors:
             raise ValueError(

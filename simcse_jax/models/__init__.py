@@ -2,13 +2,14 @@
 
 from simcse_jax.models.batch import Batch, one_a_row
 from simcse_jax.models.bert import BertEncoder
-from simcse_jax.models.config import BertConfig
+from simcse_jax.models.config import MODEL_TYPES, BertConfig
 from simcse_jax.models.first_tokens import FirstTokenEncoder
 from simcse_jax.models.heads import MaskedLMHead, Projection, SoftmaxClassifier
 from simcse_jax.models.pooling import POOLINGS, pool
 from simcse_jax.models.sentence import SentenceModel
 
 __all__ = [
+    "MODEL_TYPES",
     "POOLINGS",
     "Batch",
     "BertConfig",

@@ -4,6 +4,10 @@ Post-norm transformer layers, learned absolute positions, dropout at the three u
 on the embeddings, on the attention probabilities, and on the output of every sub-layer.
 SimCSE's augmentation is nothing but these masks, so they are part of the contract.
 
+Its relatives are the same but for a part: DistilBERT (Sanh et al. 2019) and MPNet (Song et al.
+2020) have no token types, MPNet adds a bias to the attention by the distance of two tokens
+(`models.relative_positions`), and ELECTRA (Clark et al. 2020) projects narrow embeddings.
+
 Letters in shapes and einsums: R rows, L length (Q queries, K keys), N heads, H head size,
 D hidden, S sentences.
 """
@@ -22,17 +26,19 @@ from simcse_jax.models.batch import Batch
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import ACTIVATIONS, Dense, layer_norm
 from simcse_jax.models.dropout import attention_dropout, dropout, token_seeds
+from simcse_jax.models.relative_positions import RelativePositions, between
 
 
 class Places(NamedTuple):
     """Where the tokens of a batch are.
 
     Attributes:
-        bias: the additive mask of the attention, see `attention_bias`.
+        bias: what is added to the attention's scores: the mask, see `attention_bias`, and MPNet's
+            relative positions, which differ by head.
         positions: of each token in its sentence.
     """
 
-    bias: Float[Array, "R 1 Q K"]
+    bias: Float[Array, "R #N Q K"]
     positions: Int[AnyArray, "R L"]
 
 
@@ -62,6 +68,9 @@ class BertEncoder(nn.Module):
             The embedding layer's state, then one per transformer layer, in ``dtype``.
         """
         places = places_of(batch)
+        if self.config.relative_attention_num_buckets:
+            relative = RelativePositions(self.config, name="relative_positions")
+            places = places._replace(bias=places.bias + relative(between(batch.position_ids)))
         seeds = None if keys is None else token_seeds(keys, batch)
         states = [Embeddings(self.config, self.dtype, name="embeddings")(batch, seeds)]
         # Unrolled: lax.scan over layers is slower by about a third in comparable trainers.
@@ -72,7 +81,7 @@ class BertEncoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type embeddings, layer norm, dropout."""
+    """Word + position + token type embeddings, layer norm, dropout; ELECTRA's projection."""
 
     config: BertConfig
     dtype: jnp.dtype = jnp.float32
@@ -83,22 +92,21 @@ class Embeddings(nn.Module):
         init = nn.initializers.normal(cfg.initializer_range)
 
         def table(rows: int, name: str) -> nn.Embed:
-            return nn.Embed(rows, cfg.hidden_size, embedding_init=init, name=name)
+            return nn.Embed(rows, cfg.embedding_width, embedding_init=init, name=name)
 
         word = table(cfg.vocab_size, "word")
         position = table(cfg.max_position_embeddings, "position")
-        token_type = table(cfg.type_vocab_size, "token_type")
-
-        token_type_ids = batch.token_type_ids
-        if token_type_ids is None:
-            token_type_ids = jnp.zeros((1, 1), jnp.int32)
-        x = (
-            word(batch.input_ids)
-            + position(batch.position_ids + cfg.position_offset)
-            + token_type(token_type_ids)
-        )  # [R L D]
+        x = word(batch.input_ids) + position(batch.position_ids + cfg.position_offset)  # [R L D]
+        if cfg.type_vocab_size:
+            token_type_ids = batch.token_type_ids
+            if token_type_ids is None:
+                token_type_ids = jnp.zeros((1, 1), jnp.int32)
+            x = x + table(cfg.type_vocab_size, "token_type")(token_type_ids)
         x = layer_norm(cfg.layer_norm_eps, "norm")(x)
-        return dropout(x, seeds, cfg.hidden_dropout_prob, dropout_id=0).astype(self.dtype)
+        x = dropout(x, seeds, cfg.hidden_dropout_prob, dropout_id=0).astype(self.dtype)
+        if cfg.embedding_width != cfg.hidden_size:
+            x = Dense(cfg.hidden_size, cfg.initializer_range, self.dtype, name="projection")(x)
+        return x
 
 
 class Layer(nn.Module):

@@ -8,6 +8,15 @@ from collections.abc import Callable
 
 from simcse_jax.models.dense import ACTIVATIONS
 
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
+"""Encoders of BERT's kind, by the ``model_type`` of Hugging Face's ``config.json``."""
+
+WITHOUT_TOKEN_TYPES = ("distilbert", "mpnet")
+RELATIVE_BUCKETS = 32
+"""How many buckets MPNet's relative positions fall into."""
+
+# Whose rows of the position table before and at the padding token's number are not used.
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 # Far beyond any model: a bound before memory is asked for.
 _MOST = 2**24
 _SIZES = (
@@ -17,8 +26,10 @@ _SIZES = (
     ("num_attention_heads", 1, _MOST),
     ("intermediate_size", 1, _MOST),
     ("max_position_embeddings", 1, _MOST),
-    ("type_vocab_size", 1, _MOST),
+    ("type_vocab_size", 0, _MOST),
     ("pad_token_id", 0, _MOST),
+    ("embedding_size", 1, _MOST),
+    ("relative_attention_num_buckets", 0, _MOST),
 )
 
 
@@ -27,9 +38,13 @@ class BertConfig:
     """Describe an encoder; the fields are those of Hugging Face's ``config.json``.
 
     Attributes:
-        model_type: ``"bert"`` or ``"roberta"``. RoBERTa's positions start at
-            ``pad_token_id + 1``, and it has a single token type.
+        type_vocab_size: 0 where tokens have no types (DistilBERT, MPNet).
         layer_norm_eps: 1e-12 in BERT, 1e-5 in RoBERTa.
+        model_type: one of :data:`MODEL_TYPES`; it says where positions start, see
+            `position_offset`.
+        embedding_size: the width of the embeddings, which a projection takes to ``hidden_size``
+            where it is another (ELECTRA); None for ``hidden_size``.
+        relative_attention_num_buckets: of MPNet's relative positions; 0 for none.
     """
 
     vocab_size: int = 30522
@@ -46,14 +61,20 @@ class BertConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
     model_type: str = "bert"
+    embedding_size: int | None = None
+    relative_attention_num_buckets: int = 0
 
     def __post_init__(self):
-        if self.model_type not in ("bert", "roberta"):
-            raise ValueError(f"model_type is {self.model_type!r}; it must be 'bert' or 'roberta'")
+        if self.model_type not in MODEL_TYPES:
+            raise ValueError(
+                f"model_type is {self.model_type!r}; it must be one of {', '.join(MODEL_TYPES)}"
+            )
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act {self.hidden_act!r} is none of {sorted(ACTIVATIONS)}")
         for name, least, most in _SIZES:
             value = getattr(self, name)
+            if name == "embedding_size" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise ValueError(
                     f"{name} is {value!r}; it must be a whole number, {least} to {most}"
@@ -66,6 +87,13 @@ class BertConfig:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by "
                 f"num_attention_heads {self.num_attention_heads}"
+            )
+        if self.type_vocab_size == 0 and self.model_type not in WITHOUT_TOKEN_TYPES:
+            raise ValueError(f"type_vocab_size is 0; {self.model_type} has one at least")
+        if self.relative_attention_num_buckets not in (0, RELATIVE_BUCKETS):
+            raise ValueError(
+                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; it must "
+                f"be {RELATIVE_BUCKETS}, which MPNet's own code counts with whatever is said here"
             )
         if self.pad_token_id >= self.vocab_size:
             raise ValueError(
@@ -85,7 +113,24 @@ class BertConfig:
     @property
     def position_offset(self) -> int:
         """Return the row of the position table that belongs to the first token."""
-        return self.pad_token_id + 1 if self.model_type == "roberta" else 0
+        if self.model_type == "mpnet":
+            return 2  # whatever its padding token
+        return self.pad_token_id + 1 if self.model_type in _POSITIONS_AFTER_PADDING else 0
+
+    @property
+    def embedding_width(self) -> int:
+        """Return the width of the word, position and token type embeddings."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def has_pooler(self) -> bool:
+        """Tell whether the pretrained model has a dense layer on its first token."""
+        return self.model_type not in ("distilbert", "electra")
+
+    @property
+    def has_masked_lm_head(self) -> bool:
+        """Tell whether it has BERT's masked-LM head; ELECTRA was pretrained otherwise."""
+        return self.model_type != "electra"
 
     @property
     def max_length(self) -> int:

@@ -30,6 +30,7 @@ from simcse_jax.models.bert import (
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import Dense
 from simcse_jax.models.dropout import head_counters, keep, token_seeds
+from simcse_jax.models.relative_positions import RelativePositions, between
 
 
 class FirstTokenEncoder(nn.Module):
@@ -57,14 +58,20 @@ class FirstTokenEncoder(nn.Module):
         Returns:
             ``[S, D]`` in ``dtype``; of no meaning for a sentence that is not there.
         """
-        places = places_of(batch)
+        places, firsts = places_of(batch), first_tokens(batch, num_sentences)
+        if self.config.relative_attention_num_buckets:
+            relative = RelativePositions(self.config, name="relative_positions")
+            places = places._replace(bias=places.bias + relative(between(batch.position_ids)))
+            # The queries are at position 0.
+            bias = jnp.moveaxis(relative(jnp.asarray(batch.position_ids)), 1, 2)  # [R L N]
+            firsts = firsts._replace(bias=bias.reshape(-1, bias.shape[-1]))
         seeds = None if keys is None else token_seeds(keys, batch)
         x = Embeddings(self.config, self.dtype, name="embeddings")(batch, seeds)
         last = self.config.num_hidden_layers - 1
         for i in range(last):
             x = Layer(self.config, i, self.dtype, name=f"layer_{i}")(x, places, seeds)
         layer = FirstTokenLayer(self.config, last, self.dtype, name=f"layer_{last}")
-        return layer(x, first_tokens(batch, num_sentences), seeds)
+        return layer(x, firsts, seeds)
 
 
 class FirstTokens(NamedTuple):
@@ -74,11 +81,13 @@ class FirstTokens(NamedTuple):
         starts: where the first tokens are, as `first_token_indices` gives it.
         sentences: the sentence of each token, from 0; out of range at padding.
         positions: of each token in its sentence.
+        bias: what MPNet adds to the score of each token; None for nothing.
     """
 
     starts: Int[Array, "S"]
     sentences: Int[Array, "T"]
     positions: Int[AnyArray, "R L"]
+    bias: Float[Array, "T N"] | None = None
 
 
 def first_tokens(batch: Batch, num_sentences: int) -> FirstTokens:
@@ -152,6 +161,8 @@ class FirstTokenAttention(nn.Module):
         keys, values = (x.reshape(-1, heads, size).astype(jnp.float32) for x in (key, value))
         queries = take_or_zero(query.astype(jnp.float32), sentence_of)  # [T N H]
         scores = jnp.sum(queries * keys, -1) * size**-0.5  # [T N]
+        if firsts.bias is not None:
+            scores = scores + firsts.bias
         # Any constant leaves the softmax as it is; the highest score keeps it in range.
         highest = jax.ops.segment_max(lax.stop_gradient(scores), sentence_of, count)
         inside = (sentence_of < count)[:, None]

@@ -87,8 +87,9 @@ class MaskedLMHead(nn.Module):
         cfg = self.config
         init = nn.initializers.normal(cfg.initializer_range)
         x = nn.Dense(cfg.hidden_size, dtype=self.dtype, kernel_init=init, name="dense")(hidden)
-        # RoBERTa's head uses exact gelu whatever the config says; BERT's uses hidden_act.
-        x = ACTIVATIONS["gelu" if cfg.model_type == "roberta" else cfg.hidden_act](x)
+        # Whatever the config says, the exact gelu; but BERT's and DistilBERT's heads obey it.
+        obeys = cfg.model_type in ("bert", "distilbert")
+        x = ACTIVATIONS[cfg.hidden_act if obeys else "gelu"](x)
         x = layer_norm(cfg.layer_norm_eps, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (cfg.vocab_size,))
         logits = jnp.einsum(

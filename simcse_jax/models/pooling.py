@@ -10,12 +10,16 @@ name                      what it is
 ``pooler``                `tanh(cls W + b)` with the model's own pooler (what SimCSE calls cls)
 ``mean``                  the mean of the last layer's tokens, special tokens included (SBERT)
 ``max``                   the maximum over time of the last layer (SBERT)
+``mean-sqrt-len``         the sum of the last layer's tokens over the square root of their number
+``weighted-mean``         the mean of the last layer, a token's weight being its place from 1
+``last-token``            the last token of the last layer
 ``last-2``                the mean of the last two layers, then of the tokens
 ``first-last``            the mean of the first transformer layer and the last, then of the
                           tokens: the "first-last avg" of BERT-flow and BERT-whitening
 ``embedding-last``        the same with the static embeddings instead of the first layer: the
                           historical slip behind SimCSE's printed first-last row
 ``layer-K``               the mean of the tokens of layer K (0 is the embedding layer)
+``cls+mean``, …           several of the last layer's, one after another, in this order
 ========================  ==================================================================
 """
 
@@ -36,25 +40,39 @@ _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
     "pooler": ((-1,), "cls"),
     "mean": ((-1,), "mean"),
     "max": ((-1,), "max"),
+    "mean-sqrt-len": ((-1,), "mean-sqrt-len"),
+    "weighted-mean": ((-1,), "weighted-mean"),
+    "last-token": ((-1,), "last-token"),
     "last-2": ((-2, -1), "mean"),
     "first-last": ((1, -1), "mean"),
     "embedding-last": ((0, -1), "mean"),
 }
 POOLINGS = (*_LAYERS_AND_REDUCTION, "layer-K")
+REDUCTIONS = ("cls", "max", "mean", "mean-sqrt-len", "weighted-mean", "last-token")
+"""What can be joined by a plus."""
 
 
 def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
     """Look up which layers a pooling averages (as indices into the hidden states), and how.
+
+    Several reductions are joined by a plus.
 
     Raises:
         ValueError: the name is none of :data:`POOLINGS`.
     """
     if pooling in _LAYERS_AND_REDUCTION:
         return _LAYERS_AND_REDUCTION[pooling]
+    if set(pooling.split("+")) <= set(REDUCTIONS):
+        return (-1,), pooling
     prefix, _, number = pooling.partition("-")
     if prefix == "layer" and number.isdigit():
         return (int(number),), "mean"
     raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+
+
+def pooled_size(pooling: str, hidden_size: int) -> int:
+    """Return the number of dimensions that a pooling gives."""
+    return hidden_size * len(layers_and_reduction(pooling)[1].split("+"))
 
 
 def first_only(pooling: str) -> bool:
@@ -93,7 +111,7 @@ def _argmax_so_far(x: Float[Array, "T D"], segments: Int[Array, "T"]) -> Int[Arr
 
 def pool(
     states: Sequence[Float[AnyArray, "R L D"]], batch: Batch, pooling: str, num_sentences: int
-) -> Float[Array, "S D"]:
+) -> Float[Array, "S P"]:
     """Pool the tokens of each sentence to one float32 vector.
 
     Args:
@@ -104,7 +122,7 @@ def pool(
             ``segment_ids`` are ``s + 1``.
 
     Returns:
-        ``[S, D]``, float32; zero for a sentence that is not there.
+        ``[S, P]`` float32 with P as `pooled_size` gives it; zero for a sentence that is not there.
 
     Raises:
         ValueError: an unknown pooling.
@@ -112,17 +130,32 @@ def pool(
     layers, reduction = layers_and_reduction(pooling)
     chosen = [jnp.asarray(states[i]).astype(jnp.float32) for i in layers]
     x = sum(chosen[1:], chosen[0]) / len(chosen)  # [R L D]
+    reduced = [_reduce(x, batch, name, num_sentences) for name in reduction.split("+")]
+    return jnp.concatenate(reduced, axis=-1) if len(reduced) > 1 else reduced[0]
+
+
+def _reduce(
+    x: Float[Array, "R L D"], batch: Batch, reduction: str, num_sentences: int
+) -> Float[Array, "S D"]:
+    """Reduce the tokens of each sentence to one vector; zero for a sentence that is not there."""
     flat = x.reshape(-1, x.shape[-1])  # [R·L D]
     if reduction == "cls":
         return take_or_zero(flat, first_token_indices(batch, num_sentences))
     segments = jnp.asarray(batch.segment_ids).reshape(-1)  # [R·L], 0 at padding
     # Slot 0 is padding's, and cut off.
     count = jax.ops.segment_sum(jnp.ones_like(segments), segments, num_sentences + 1)[1:, None]
-    if reduction == "max":
+    if reduction in ("max", "last-token"):
         tokens = jnp.arange(len(segments))
         last = jax.ops.segment_max(tokens, segments, num_sentences + 1)[1:]  # [S]
         last = jnp.maximum(last, 0)  # of a sentence that is not there it is the least integer
+        if reduction == "last-token":
+            return jnp.where(count > 0, flat[last], 0.0)
         highest = _argmax_so_far(flat, segments)[last]  # [S D]
         return jnp.where(count > 0, jnp.take_along_axis(flat, highest, 0), 0.0)
+    if reduction == "weighted-mean":
+        weights = jnp.asarray(batch.position_ids).reshape(-1) + 1
+        count = jax.ops.segment_sum(weights, segments, num_sentences + 1)[1:, None]
+        flat = flat * weights[:, None]
     total = jax.ops.segment_sum(flat, segments, num_sentences + 1)[1:]
-    return total / jnp.maximum(count, 1)
+    divisor = jnp.maximum(count, 1)
+    return total / (jnp.sqrt(divisor) if reduction == "mean-sqrt-len" else divisor)

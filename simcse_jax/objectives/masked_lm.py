@@ -78,10 +78,19 @@ class MaskingTokens(NamedTuple):
 
 
 def init_head(model: Model, key: Key[Array, ""]) -> Params:
-    """Return the model's masked-LM head, or a fresh one where it has none."""
+    """Return the model's masked-LM head, or a fresh one where it has none.
+
+    Raises:
+        ValueError: a kind of model that was not pretrained by masked language modelling.
+    """
+    cfg = model.config
+    if not cfg.has_masked_lm_head:
+        raise ValueError(
+            f"a model of type {cfg.model_type} has no masked-LM head; choose another model, or "
+            "mlm_weight 0"
+        )
     if "mlm" in model.params:
         return model.params["mlm"]
-    cfg = model.config
     words = jnp.zeros((cfg.vocab_size, cfg.hidden_size))
     return MaskedLMHead(cfg).init(key, jnp.zeros((1, cfg.hidden_size)), words)["params"]
 

@@ -24,6 +24,7 @@ from simcse_jax.losses.nli_softmax import Concatenation, feature_width, nli_soft
 from simcse_jax.losses.triplet import Distance, triplet_loss
 from simcse_jax.models import SentenceModel, SoftmaxClassifier
 from simcse_jax.models.heads import init_classifier
+from simcse_jax.models.pooling import pooled_size
 from simcse_jax.objectives.objective import (
     AXIS,
     Keys,
@@ -80,7 +81,9 @@ class Sbert(TokenObjective):
             raise ValueError("pooling is 'pooler'; it must be one without a head, such as 'cls'")
         params = super().init(model, key)
         if self.kind == "softmax":
-            width = feature_width(self.concatenation) * model.config.hidden_size
+            width = feature_width(self.concatenation) * pooled_size(
+                model.pooling, model.config.hidden_size
+            )
             params["classifier"] = init_classifier(key, width, self.num_labels, self.use_bias)
         return params
 

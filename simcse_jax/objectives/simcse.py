@@ -93,6 +93,11 @@ class SimCSE(TokenObjective):
             raise ValueError(
                 "pooling is 'pooler'; it must be 'cls' with a head, which is the pooler"
             )
+        if self.head != "none" and "+" in pooling:
+            raise ValueError(
+                f"pooling is {pooling!r}; the head takes one vector a sentence, such as 'cls': "
+                "choose another, or head 'none'"
+            )
         if self.head == "train_and_test" and pooling != "cls":
             raise ValueError(
                 f"pooling is {pooling!r}; it must be 'cls' where the head is kept at test time"
@@ -124,6 +129,11 @@ class SimCSE(TokenObjective):
             ValueError: a pooling that the head cannot follow, or the model is too shallow for.
         """
         self.check_pooling(model.pooling)
+        if self.head == "train_and_test" and not model.config.has_pooler:
+            raise ValueError(
+                f"head is 'train_and_test'; a model of type {model.config.model_type} has no place "
+                "for it, so that it must be 'train_only' or 'none'"
+            )
         params = super().init(model, key)
         head_key, mlm_key = jax.random.split(key)
         if self.head != "none":

@@ -101,7 +101,7 @@ class RunCheckpoints:
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
-        self.folder = Path(folder).absolute()
+        self.folder, self.keep = Path(folder).absolute(), keep
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self._refuse_foreign()
@@ -194,6 +194,10 @@ class RunCheckpoints:
             )
         info = self.newest(lambda step: self._info(step, self.folder / str(step)))
         self._check_settings(info["settings"])
+        # A process that was killed between a save and the deletion of the oldest left one too many,
+        # which orbax would keep for ever.
+        for old in self.steps[: -self.keep]:
+            self._checkpointer.delete(old)
 
     def newest(self, use: Callable[[int], T]) -> T:
         """Return what ``use`` makes of the step of the newest checkpoint that it can use.

@@ -9,12 +9,24 @@ from typing import Any, Literal
 
 from simcse_jax.transforms.base import SETTINGS, Affine, Transform, explained_damage, load_state
 from simcse_jax.transforms.calibration import AllButTheTop, Standardization
+from simcse_jax.transforms.chain import Chain, LayerNorm, Tanh, UnitRows
 from simcse_jax.transforms.flow import Flow
 from simcse_jax.transforms.flow_config import CONFIGS, FlowConfig
 from simcse_jax.transforms.whitening import Moments, Whitening
 
 TRANSFORMS: dict[str, type[Transform]] = {
-    cls.kind: cls for cls in (Affine, Whitening, Standardization, AllButTheTop, Flow)
+    cls.kind: cls
+    for cls in (
+        Affine,
+        Whitening,
+        Standardization,
+        AllButTheTop,
+        Flow,
+        Chain,
+        LayerNorm,
+        Tanh,
+        UnitRows,
+    )
 }
 
 FittedKind = Literal["whitening", "flow", "standardization", "all_but_the_top"]
@@ -71,12 +83,16 @@ __all__ = [
     "TRANSFORMS",
     "Affine",
     "AllButTheTop",
+    "Chain",
     "FittedKind",
     "Flow",
     "FlowConfig",
+    "LayerNorm",
     "Moments",
     "Standardization",
+    "Tanh",
     "Transform",
+    "UnitRows",
     "Whitening",
     "fit",
     "load_transform",

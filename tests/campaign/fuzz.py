@@ -75,7 +75,9 @@ def run_cases(
         with tqdm(total=len(chosen), unit=" cases", disable=not progress) as bar:
             for number, outcome in solve_all(solve, chosen, jobs, limit):
                 found[number] = outcome
-                bad += outcome.verdict == ELSE
+                if outcome.verdict == ELSE:
+                    bad += 1
+                    bar.write(f"{number}: {outcome}", file=sys.stderr)
                 bar.update()
                 bar.set_postfix({ELSE: bad}, refresh=False)
         return found

@@ -407,7 +407,9 @@ def run_kills(
                 LIMIT,
             ):
                 found[number] = outcome
-                bad += outcome.verdict == ELSE
+                if outcome.verdict == ELSE:
+                    bad += 1
+                    bar.write(f"{number}: {outcome}", file=sys.stderr)
                 bar.update()
                 bar.set_postfix({ELSE: bad}, refresh=False)
     return found

@@ -12,7 +12,8 @@ from hub_support import assert_same, change_json, change_weights, load
 from safetensors.numpy import load_file, save_file
 
 from simcse_jax import hub
-from simcse_jax.hub.weights import expected_shapes, tables
+from simcse_jax.hub.names import config_to_json, tables
+from simcse_jax.hub.weights import expected_shapes
 from simcse_jax.io import read_json, write_json
 from simcse_jax.models import BertEncoder, one_a_row
 
@@ -115,7 +116,7 @@ def test_a_truncated_file_is_refused(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "t5"}, "only 'bert' and 'roberta'"),
+        ({"model_type": "t5"}, "'t5'; only bert, roberta, "),
         ({"position_embedding_type": "relative_key"}, "only 'absolute'"),
         ({"hidden_act": "cube"}, "hidden_act"),
     ],
@@ -148,7 +149,7 @@ def test_a_config_that_is_not_ours(folder, change, message):
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5"),
         ({"initializer_range": -1}, "initializer_range is -1"),
         ({"hidden_act": ["gelu"]}, "hidden_act"),
-        ({"model_type": ["bert"]}, "only 'bert' and 'roberta'"),
+        ({"model_type": ["bert"]}, "only bert, roberta, "),
         ({"is_decoder": True}, "its attention looks back only"),
         ({"pruned_heads": {"0": [1]}}, "heads are cut out"),
         ({"auto_map": {"AutoModel": "mine.Model"}}, "code of its own"),
@@ -305,3 +306,49 @@ def test_all_wrong_shapes_are_counted(folder):
     write_json(folder / "config.json", raw | {"intermediate_size": 8})
     with pytest.raises(ValueError, match=r"instead of \(8, 32\), .* and 5 more"):
         load(folder)
+
+
+MODELS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_is_written_says_what_was_read(golden, kind):
+    """Our ``config.json`` has transformers' names of the kind, and no others."""
+    raw = read_json(golden / f"tiny-{kind}" / "config.json")
+    written = config_to_json(hub.read_config(golden / f"tiny-{kind}"))
+    (architecture,) = written.pop("architectures")
+    assert architecture.removesuffix("Model").lower() == kind.replace("-", "")
+    assert written == {name: raw[name] for name in written}
+    sizes = {name for name in raw if name.endswith(("_size", "dim", "_layers", "_heads", "_act"))}
+    assert sizes <= written.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("mpnet", {"relative_attention_num_buckets": 64}, "must be 32"),
+        ("bert", {"type_vocab_size": 0}, "has one at least"),
+        ("electra", {"embedding_size": 0}, "embedding_size is 0"),
+        ("electra", {"embedding_size": 32}, "embeddings_project"),
+        ("distilbert", {"dim": 30}, "hidden_size 30 is not divisible"),
+    ],
+)
+def test_a_relative_that_cannot_be_is_refused(golden, tmp_path, kind, change, message):
+    folder = shutil.copytree(golden / f"tiny-{kind}", tmp_path / "model")
+    change_json(folder / "config.json", **change)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_heads_that_have_no_use_here_are_passed_over(golden, tmp_path):
+    """As the published ELECTRA and DistilBERT have them."""
+    for kind, name in (
+        ("electra", "discriminator_predictions.dense.weight"),
+        ("electra", "generator_lm_head.bias"),
+        ("distilbert", "vocab_projector.weight"),
+        ("mpnet", "lm_head.decoder.bias"),
+    ):
+        folder = shutil.copytree(golden / f"tiny-{kind}", tmp_path / name)
+        expected = load(folder)
+        change_weights(folder, lambda t, n=name: t | {n: np.zeros(3, np.float32)})
+        assert_same(load(folder), expected)

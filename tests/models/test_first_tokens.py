@@ -14,23 +14,32 @@ from simcse_jax.data.packing import pack_rows, packed_batch
 from simcse_jax.models import Batch, BertEncoder, FirstTokenEncoder, one_a_row, pool
 
 
-def load(golden, layout, num_layers=1):
+def load(golden, layout, num_layers=1, model="tiny-bert"):
     """A tiny model, its golden sentences in one of two layouts, and how many there are."""
-    folder = golden / "tiny-bert"
+    folder = golden / model
     config, params = hub.load_params(folder, hub.read_config(folder), num_layers=num_layers)
     torch = load_file(folder / "golden.safetensors")
     tokens, mask = torch["input_ids"], torch["attention_mask"].astype(bool)
     if layout == "one a row":
         return config, params["encoder"], one_a_row(tokens, mask), len(tokens)
     ids = [row[m] for row, m in zip(tokens, mask, strict=True)]
-    rows = pack_rows([len(i) for i in ids], 32)
+    length = 4 * (sum(map(len, ids)) // 4 + 2)
+    rows = pack_rows([len(i) for i in ids], length)
     assert len(rows) == 1
-    return config, params["encoder"], packed_batch(ids, rows, (2, 32)), len(ids)
+    return config, params["encoder"], packed_batch(ids, rows, (2, length)), len(ids)
 
 
-@pytest.mark.parametrize("layout", ["one a row", "packed"])
-def test_value_and_gradient_are_those_of_the_whole_last_layer(golden, layout):
-    config, params, batch, sentences = load(golden, layout)
+@pytest.mark.parametrize(
+    ("layout", "model"),
+    [
+        ("one a row", "tiny-bert"),
+        ("packed", "tiny-bert"),
+        ("packed", "tiny-mpnet"),  # its scores have a bias
+        ("one a row", "tiny-electra"),  # its embeddings a projection
+    ],
+)
+def test_value_and_gradient_are_those_of_the_whole_last_layer(golden, layout, model):
+    config, params, batch, sentences = load(golden, layout, model=model)
     assert min(config.hidden_dropout_prob, config.attention_probs_dropout_prob) > 0
     keys = jax.random.split(jax.random.key(5), sentences)
     weights = jax.random.normal(jax.random.key(6), (sentences, config.hidden_size))

@@ -142,7 +142,6 @@ def test_lower_cased_before_the_tokenizer(folder):
     [
         ("tokenizer_config.json", {"do_lower_case": False}),
         ("tokenizer_config.json", {"truncation_side": "left"}),
-        ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}),
         ("config.json", {"is_decoder": True}),
     ],
 )
@@ -154,3 +153,108 @@ def test_what_changes_their_vectors_is_refused_here(folder, file, changes):
     assert before.shape != after.shape or np.abs(before - after).max() > 0.01
     with pytest.raises(ValueError, match=file.rpartition("/")[2]):
         SentenceEncoder.from_pretrained(folder)
+
+
+MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
+def built(*after, pooling="mean", start=None):
+    """A model of sentence-transformers: the embedded encoder, a pooling, and modules after it."""
+    modules, base = st.sentence_transformer.modules, st.base.modules
+    torch.manual_seed(0)
+    transformer = start or base.Transformer(str(minilm_folder()))
+    pool = modules.Pooling(384, pooling)
+    return st.SentenceTransformer(modules=[transformer, pool, *after], device="cpu")
+
+
+@pytest.mark.parametrize("pooling", [*MODES, ("cls", "mean"), ("lasttoken", "max", "cls"), MODES])
+def test_every_pooling_and_their_concatenations(pooling, tmp_path):
+    built(pooling=pooling).save_pretrained(str(tmp_path / "model"))
+    compare_saved(tmp_path / "model", tmp_path)
+
+
+def dense(inputs, outputs, activation, **options):
+    module = st.base.modules.Dense(inputs, outputs, activation_function=activation, **options)
+    with torch.no_grad():
+        module.linear.weight.mul_(3)  # out of the range where tanh is nearly the identity
+    return module
+
+
+def layer_norm(dim):
+    module = st.sentence_transformer.modules.LayerNorm(dim)
+    with torch.no_grad():
+        module.norm.weight.add_(torch.randn(dim))
+        module.norm.bias.add_(torch.randn(dim))
+    return module
+
+
+ENDS = {
+    "Dense Tanh": lambda: [dense(384, 30, torch.nn.Tanh())],
+    "Dense Tanh, Normalize": lambda: [dense(384, 30, torch.nn.Tanh()), normalize()],
+    "Normalize, Dense": lambda: [normalize(), dense(384, 30, torch.nn.Identity(), bias=False)],
+    "Dense, Normalize, Dense Tanh, Normalize": lambda: [
+        dense(384, 30, torch.nn.Identity()),
+        normalize(),
+        dense(30, 20, torch.nn.Tanh()),
+        normalize(),
+    ],
+    "LayerNorm": lambda: [layer_norm(384)],
+    "Dense, LayerNorm, Dense, Dense Tanh": lambda: [
+        dense(384, 40, torch.nn.Identity()),
+        layer_norm(40),
+        dense(40, 20, torch.nn.Identity()),
+        dense(20, 10, torch.nn.Tanh()),
+    ],
+    "Normalize, Normalize": lambda: [normalize(), normalize()],
+    "Dropout, Dense": lambda: [
+        st.sentence_transformer.modules.Dropout(0.3),
+        dense(384, 8, torch.nn.Identity()),
+    ],
+}
+
+
+def normalize():
+    return st.base.modules.Normalize()
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_modules_after_the_pooling_in_any_order(end, tmp_path):
+    built(*ENDS[end]()).save_pretrained(str(tmp_path / "model"))
+    compare_saved(tmp_path / "model", tmp_path)
+
+
+@pytest.mark.parametrize("pooling", ["first-last", "embedding-last", "last-2", "layer-3"])
+def test_weighted_layers(pooling, tmp_path):
+    """As we write them; sentence-transformers reads and writes them, and we read its folder."""
+    ours = SentenceEncoder.from_pretrained("minilm", pooling=pooling)
+    ours.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "simcse_jax.json").unlink()
+    assert compare_saved(tmp_path / "model", tmp_path).settings.pooling == pooling
+
+
+def test_other_weights_of_layers_are_refused(tmp_path):
+    ours = SentenceEncoder.from_pretrained("minilm", pooling="first-last")
+    ours.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "simcse_jax.json").unlink()
+    from safetensors.numpy import load_file, save_file
+
+    file = tmp_path / "model" / "1_WeightedLayerPooling" / "model.safetensors"
+    weights = load_file(file)["layer_weights"]
+    weights[2] = 0.5
+    save_file({"layer_weights": weights}, file)
+    with pytest.raises(ValueError, match="only the mean of one layer"):
+        SentenceEncoder.from_pretrained(tmp_path / "model")
+
+
+def test_the_encoder_in_a_folder_of_its_own(folder, tmp_path):
+    """As sentence-transformers 0 and 1 wrote it."""
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    keep = {"modules.json", "config_sentence_transformers.json"}
+    for path in list(folder.iterdir()):
+        if path.is_file() and path.name not in keep:
+            path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    compare_saved(folder, tmp_path)

@@ -156,3 +156,17 @@ def test_a_place_that_cannot_be_written(tmp_path):
         RunCheckpoints(tmp_path / "file")
     with pytest.raises(ValueError, match="keep is 0"):
         RunCheckpoints(tmp_path, keep=0)
+
+
+def test_one_too_many_is_deleted_when_the_run_goes_on(tmp_path, state):
+    """As a process leaves it that was killed between a save and the deletion of the oldest."""
+    with RunCheckpoints(tmp_path, keep=3) as run:
+        for step in (1, 2, 3):
+            run.save(step, *state)
+    with RunCheckpoints(tmp_path, keep=2) as run:
+        with pytest.raises(FileExistsError):
+            run.check(resume=False)
+        assert run.steps == [1, 2, 3]
+        run.check(resume=True)
+        assert run.steps == [2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
