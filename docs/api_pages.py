@@ -32,15 +32,20 @@ def title(text: str, mark: str) -> list[str]:
 def public_names(module: str) -> list[str]:
     """Return a list of what a package exports, each linked to where it is documented."""
     package = importlib.import_module(module)
-    lines = []
+    lines: list[str] = []
+    own: list[str] = []
     for name in getattr(package, "__all__", ()):
         value = getattr(package, name)
         home = getattr(value, "__module__", None)
         if not (inspect.isclass(value) or inspect.isfunction(value)) or home is None:
             continue
+        if home == module:
+            kind = "autoclass" if inspect.isclass(value) else "autofunction"
+            own += [f".. {kind}:: {module}.{name}", ""]
+            continue
         summary = (inspect.getdoc(value) or "").partition("\n")[0]
         lines.append(f"* :py:obj:`{name} <{home}.{value.__qualname__}>`: {summary}")
-    return [*lines, ""]
+    return [*lines, "", *own]
 
 
 def page(room: str, names: list[str]) -> str:

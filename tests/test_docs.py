@@ -19,6 +19,7 @@ from simcse_jax.training import make_mesh
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
+import api_pages  # noqa: E402
 import readme  # noqa: E402
 import result_tables  # noqa: E402
 
@@ -235,6 +236,17 @@ def test_every_table_is_shown_and_has_its_command():
         assert len(re.findall(r"^\|", table, re.MULTILINE)) >= 4, name
         assert made.command in table
         assert re.search(r"jax \d|A CPU, which was not recorded", table), name
+
+
+def test_the_api_pages_have_every_module_and_public_name():
+    pages = {room: api_pages.page(room, names) for room, names in api_pages.modules().items()}
+    text = "\n".join(pages.values())
+    for path in (ROOT / "simcse_jax").rglob("[a-z]*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        assert f".. automodule:: {module}\n" in text, module
+    for name in simcse_jax.__all__:
+        if callable(getattr(simcse_jax, name)):
+            assert f":py:obj:`{name} <" in pages["simcse_jax"], name
 
 
 def test_links_lead_somewhere():
