@@ -7,7 +7,8 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args
 
 from simcse_jax.checks import check_between, check_choice, check_count
 from simcse_jax.data.augmentation import (
@@ -28,13 +29,7 @@ from simcse_jax.data.training_text import (
     read_sentences,
     read_training_file,
 )
-from simcse_jax.data.wikipedia import (
-    SectionTriplet,
-    embedded_wikipedia,
-    read_articles,
-    section_triplets,
-    split_articles,
-)
+from simcse_jax.extras import needs
 
 Positives = Literal[
     "same", "crop", "delete-words", "delete-one-word", "mask-words", "synonym", "next-sentence"
@@ -112,14 +107,14 @@ class DataConfig:
     def _check_effect(self) -> None:
         """Refuse options that would change nothing, which is not what their giver believes."""
         sections = self.dataset == "wikipedia_sections" and not self.train_files
-        for field, heard, needs in (
+        for field, heard, wanted in (
             ("per_article", sections, "dataset 'wikipedia_sections' and no train_files"),
             ("window", self.positives == "next-sentence", "positives 'next-sentence'"),
             ("share", self.positives in _BY_SHARE, f"positives {', '.join(_BY_SHARE)}"),
         ):
             if not heard and getattr(self, field) != getattr(type(self), field):
                 raise ValueError(
-                    f"{field} is {getattr(self, field)}, which has no effect: it needs {needs}"
+                    f"{field} is {getattr(self, field)}, which has no effect: it needs {wanted}"
                 )
 
 
@@ -223,7 +218,7 @@ def _augmentation(config: DataConfig) -> Augmentation:
 
 def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """Every sentence of the Wikipedia excerpt in gensim's wheel; each section is a document."""
-    articles = embedded_wikipedia(progress=True)
+    articles = _wikipedia().embedded_wikipedia(progress=True)
     documents = [list(section.sentences) for article in articles for section in article.sections]
     sentences = tuple(sentence for document in documents for sentence in document)
     return TrainingData(TrainingText((sentences,)), documents=documents)
@@ -231,8 +226,10 @@ def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -
 
 def _embedded_triplets(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """Section triplets of the embedded articles that the demo does not test on."""
-    train, _ = split_articles(embedded_wikipedia(progress=True), TEST_FRACTION, TEST_SEED)
-    return TrainingData(_triplet_text(section_triplets(train, seed=0)))
+    wikipedia = _wikipedia()
+    articles = wikipedia.embedded_wikipedia(progress=True)
+    train, _ = wikipedia.split_articles(articles, TEST_FRACTION, TEST_SEED)
+    return TrainingData(_triplet_text(wikipedia.section_triplets(train, seed=0)))
 
 
 def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
@@ -244,13 +241,15 @@ def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -
     Raises:
         ValueError: too few articles for every part to have a triplet.
     """
+    wikipedia = _wikipedia()
+    section_triplets = wikipedia.section_triplets
     if config.dataset_source is None:
-        articles, source = embedded_wikipedia(progress=True), "embedded Wikipedia"
+        articles, source = wikipedia.embedded_wikipedia(progress=True), "embedded Wikipedia"
     else:
-        articles = list(read_articles(config.dataset_source, progress=True))
+        articles = list(wikipedia.read_articles(config.dataset_source, progress=True))
         source = config.dataset_source.name
-    rest, test = split_articles(articles, TEST_FRACTION, TEST_SEED)
-    train, dev = split_articles(rest, DEV_FRACTION, DEV_SEED)
+    rest, test = wikipedia.split_articles(articles, TEST_FRACTION, TEST_SEED)
+    train, dev = wikipedia.split_articles(rest, DEV_FRACTION, DEV_SEED)
     chosen = section_triplets(train, seed=seed, per_article=config.per_article)
     parts = {
         "dev": section_triplets(dev, seed=TEST_SEED, per_article=TRIPLETS_PER_ARTICLE),
@@ -282,7 +281,8 @@ def _stsb(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData
 
 def _prepared(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """A builder of tensorflow-datasets: read from its source, downloaded, or prepared before."""
-    from simcse_jax.data import builders  # tensorflow-datasets takes its time to import
+    with needs("data"):
+        from simcse_jax.data import builders  # tensorflow-datasets takes its time to import
 
     text = builders.load(config.dataset, source=config.dataset_source)  # type: ignore[call-overload]
     return TrainingData(text)
@@ -308,7 +308,19 @@ DATASETS: dict[str, Callable[[DataConfig, int, Path | None], TrainingData]] = {
 """The data sets by name: from configuration, seed and SentEval's folder to what is trained on."""
 
 
-def _triplet_text(triplets: Sequence[SectionTriplet], description: str = "") -> TrainingText:
+def _wikipedia() -> ModuleType:
+    """Import what reads Wikipedia, whose packages not everybody has who trains.
+
+    Raises:
+        MissingExtra: one of them is not installed.
+    """
+    with needs("data"):
+        from simcse_jax.data import wikipedia
+    return wikipedia
+
+
+def _triplet_text(triplets: Sequence[Any], description: str = "") -> TrainingText:
+    """Make columns of `simcse_jax.data.wikipedia.SectionTriplet`s."""
     columns = zip(*((t.anchor, t.positive, t.negative) for t in triplets), strict=True)
     return TrainingText(tuple(tuple(column) for column in columns), description)
 

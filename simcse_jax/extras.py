@@ -1,0 +1,41 @@
+"""What parts of the library need beyond encoding, and what is said where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+Extra = Literal["train", "data", "transfer", "tokenizers"]
+_WHAT: dict[Extra, str] = {
+    "train": "training",
+    "data": "reading Wikipedia and TensorFlow Datasets",
+    "transfer": "the transfer tasks",
+    "tokenizers": "a tokenizer without tokenizer.json",
+}
+
+
+class MissingExtra(ImportError):
+    """A package is not installed that this part of the library needs."""
+
+
+@contextmanager
+def needs(extra: Extra) -> Iterator[None]:
+    """Import what an extra of ``setup.cfg`` brings.
+
+    Raises:
+        MissingExtra: a package of it is not installed; the message has the line for pip.
+
+    Example:
+        >>> with needs("train"):
+        ...     import optax
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "simcse_jax":
+            raise
+        raise MissingExtra(
+            f"{_WHAT[extra]} needs the package {error.name.partition('.')[0]}: "
+            f"pip install 'simcse_jax[{extra}]'"
+        ) from error
