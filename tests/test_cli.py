@@ -201,7 +201,7 @@ def test_evaluate_what_is_not_there(model, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_minilm_on_stsb(shared_data, tmp_path):
-    """The numbers of the README: sentence-transformers gives 82.03 and, for cls, 73.50."""
+    """The numbers of the docs: sentence-transformers gives 82.03 and, for cls, 73.50."""
     for pooling, expected in (("mean", 82.03), ("cls", 73.50)):
         output = tmp_path / "r.json"
         args = ["evaluate", "--data", str(shared_data / "senteval"), "--tasks", "STS-B"]

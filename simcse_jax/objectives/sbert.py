@@ -49,7 +49,7 @@ class Sbert(TokenObjective):
     """'softmax' classifies pairs, 'regression' fits the cosine of pairs to their similarity,
     'triplet' brings the second sentence nearer to the first than the third is."""
     concatenation: Concatenation = "uv-diff"
-    """What the softmax sees: u, v, diff = |u - v|, mul = u * v (the paper's table 6)."""
+    """What the softmax sees: u, v, diff = abs(u - v), mul = u * v (the paper's table 6)."""
     use_bias: bool = True
     """Whether the softmax classifier has a bias: the authors' code has one, the paper's formula and
     Su et al. (2021) have none."""

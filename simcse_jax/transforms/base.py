@@ -37,8 +37,8 @@ class Transform(ABC):
 
     Attributes:
         kind: the name by which ``load_transform`` knows the class.
-        input_dim: D.
-        output_dim: K.
+        input_dim: the length D of what it takes.
+        output_dim: the length K of what it gives.
     """
 
     kind: ClassVar[str]
