@@ -6,11 +6,11 @@ used, with `sentence_transformers` for folders of that library, and `save` write
 
 from simcse_jax.hub.find import find_model, weight_files
 from simcse_jax.hub.save import is_whole, model_folder, save_model
-from simcse_jax.hub.sentence_transformers import encoder_folder
 from simcse_jax.hub.settings import (
     SETTINGS_FILE,
     EncoderSettings,
     check_settings,
+    encoder_folder,
     folder_settings,
     read_settings,
     read_transform,

@@ -168,8 +168,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def encoder_folder(folder: Path) -> Path:
     """Return where the encoder and its tokenizer lie: the folder itself, or one in it."""
-    if not is_there(folder / MODULES_FILE):
-        return folder
     places = [place for kind, place in listed_modules(folder) if kind == "Transformer"]
     return places[0] if places else folder
 

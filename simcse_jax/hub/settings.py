@@ -192,6 +192,18 @@ def _warn_of_mean(folder: Path) -> None:
     )
 
 
+def encoder_folder(folder: Path) -> Path:
+    """Return where the encoder and its tokenizer lie: the folder itself, or one in it.
+
+    Raises:
+        ValueError: its list of modules is damaged.
+    """
+    ours = is_there(folder / SETTINGS_FILE)
+    if ours or not is_there(folder / sentence_transformers.MODULES_FILE):
+        return folder
+    return sentence_transformers.encoder_folder(folder)
+
+
 def read_transform(folder: Path) -> Transform | None:
     """Read the transform of a folder's embeddings: ours, or the modules after the pooling, or None.
 
