@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-from simcse_jax.checks import check_between, check_choice, check_count
+from simcse_jax.checks import check_between, check_count, check_types
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -88,7 +88,7 @@ class DataConfig:
     Wikipedia's triplets; default: the run's seed, the same for all its seeds."""
 
     def __post_init__(self) -> None:
-        check_choice("positives", self.positives, get_args(Positives))
+        check_types(self)
         check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "columns", "per_article"):
             if (value := getattr(self, field)) is not None:
@@ -157,6 +157,7 @@ def load_training_data(
         data = _labelled_nli(config)
     elif config.train_files:
         text = read_training_file(config.train_files, seed=seed)
+        check_supervised(config, len(text.columns))
         # Every file is a document.
         plain = len(text.columns) == 1
         documents = [read_sentences(file) for file in config.train_files] if plain else []
@@ -180,6 +181,19 @@ def load_training_data(
         )
     kept = dataclasses.replace(data.text, columns=columns[: config.columns])
     return data._replace(text=kept)
+
+
+def check_supervised(config: DataConfig, columns: int) -> None:
+    """Refuse plain sentences where a configuration of pairs and triplets is given other text.
+
+    Raises:
+        ValueError: they would be trained on as their own positives, which nobody asked for.
+    """
+    if config.dataset == "embedded_triplets" and columns == 1 and config.positives == "same":
+        raise ValueError(
+            "the training text is plain sentences, but the configuration is one for pairs or "
+            "triplets (sup_simcse): give two or three columns, or train unsup_simcse"
+        )
 
 
 def with_positives(data: TrainingData, config: DataConfig, seed: int) -> TrainingText:
