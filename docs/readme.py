@@ -58,7 +58,7 @@ def methods() -> str:
     fitted = cells(tables.postprocess(*read("postprocess")))
     unsup, sup = (
         mean_and_deviation([row[value["columns"].index("test_best")] for row in value["per_seed"]])
-        for value in read("simcse")
+        for value in read("simcse")[:2]
     )
     sbert = read("sbert")[1]["runs"]
     stsb = mean_and_deviation([run["best"]["tasks"]["STS-B"]["all"] for run in sbert])
