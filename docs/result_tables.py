@@ -87,7 +87,9 @@ def demo(value: Any) -> str:
         + [f"{row[name]:.2f}" for name in ("lee_pearson", "lee_spearman", "sections")]
         for row in value["rows"]
     ]
-    return markdown(["method", "Lee Pearson", "Lee Spearman", "sections"], rows)
+    seconds = sum(row["seconds"] for row in value["rows"])
+    head = ["method", "Lee Pearson", "Lee Spearman", "sections"]
+    return f"{markdown(head, rows)}\n\nAll rows together took {seconds:.0f} s."
 
 
 def sts_protocols(mean: Any, cls: Any) -> str:
@@ -165,19 +167,19 @@ def info_nce(value: Any) -> str:
     return markdown(head, rows)
 
 
-def simcse(unsup: Any, sup: Any) -> str:
+def simcse(unsup: Any, sup: Any, before: Any, four_layers: str) -> str:
     """The two runs of SimCSE: STS-B before and after."""
+    lines = [line.split(" | ") for line in every_method(four_layers).splitlines()]
+    mean = dict(zip(lines[0], next(line for line in lines if line[0] == "| mean"), strict=True))
     rows = []
-    for name, value in (
-        ("unsupervised, `cls`, 100 steps", unsup),
-        ("supervised, 4 layers, `mean`, 120 steps", sup),
+    for name, value, start in (
+        ("unsupervised, `cls`, 100 steps", unsup, f"{before['tasks']['STS-B']['all']:.2f}"),
+        ("supervised, 4 layers, `mean`, 120 steps", sup, mean["STS-B"]),
     ):
         columns = dict(zip(value["columns"], zip(*value["per_seed"], strict=True), strict=True))
-        starts = f"{columns['dev_before'][0]:.2f}"
-        rows.append(
-            [name, starts, *(mean_and_deviation(columns[c]) for c in ("dev_best", "test_best"))]
-        )
-    return markdown(["run", "start, dev", "dev", "test"], rows)
+        best = [mean_and_deviation(columns[name]) for name in ("dev_best", "test_best")]
+        rows.append([name, f"{columns['dev_before'][0]:.2f}", start, *best])
+    return markdown(["run", "start, dev", "start, test", "dev", "test"], rows)
 
 
 SBERT = {
@@ -308,7 +310,10 @@ TABLES: dict[str, Made] = {
     ),
     "simcse": Made(
         simcse,
-        ("unsup_simcse_minilm.json", "sup_simcse_minilm.json"),
+        (
+            *("unsup_simcse_minilm.json", "sup_simcse_minilm.json"),
+            *("sts_minilm_cls.json", "sts_table_minilm_4_layers_mean.md"),
+        ),
         f"simcse-jax train {CONFIGS}/unsup_simcse_minilm.py \\\n"
         "    --train-files wiki1m_head.txt --eval-data DATA --output-dir runs/unsup\n"
         f"simcse-jax train {CONFIGS}/sup_simcse_minilm.py \\\n"

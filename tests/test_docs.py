@@ -113,7 +113,7 @@ def check_simcse_jax(words, monkeypatch):
 
     monkeypatch.setattr(cli.Encode, "run", parsed)
     monkeypatch.setattr(cli.Evaluate, "run", parsed)
-    monkeypatch.setattr(cli, "run_or_explain", lambda run: run())
+    monkeypatch.setattr(cli, "run_or_explain", lambda run, *_: run())
     monkeypatch.setattr(trainer, "train", parsed)
     monkeypatch.setattr(hosts, "is_child", lambda: True)
     monkeypatch.setattr(hosts, "run_as_child", lambda run: run())
