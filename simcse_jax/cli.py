@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import hosts
+from simcse_jax.extras import MissingExtra
 from simcse_jax.io import is_special, read_lines, write_json, written_file
 from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
 
@@ -208,7 +209,7 @@ def run_or_explain(run) -> None:
     except Interrupted as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(SIGTERM_EXIT_CODE) from None
-    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+    except (OSError, ValueError, TypeError, FloatingPointError, MissingExtra) as error:
         if os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -33,6 +33,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Column, Scores, sts_scores, triplet_scores, with_nli
+from simcse_jax.extras import needing
 from simcse_jax.machine import hardware
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import Model, Sbert
@@ -543,7 +544,8 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     if jax.process_index() != 0:
         yield lambda values: None
         return
-    from tensorboardX import SummaryWriter
+    with needing("train"):
+        from tensorboardX import SummaryWriter
 
     with SummaryWriter(str(folder / "tensorboard")) as writer:
 

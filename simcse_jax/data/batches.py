@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, no_type_check, runtime_checkable
 
 import flax.struct
-import grain
 import jax
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -19,7 +18,11 @@ from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_between, check_count
 from simcse_jax.data.packing import deal, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.extras import needing
 from simcse_jax.models.batch import Batch
+
+with needing("train"):
+    import grain
 
 # Grain's indices go through C integers; nobody takes as many steps.
 _ENDLESS = 2**62

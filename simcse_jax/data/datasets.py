@@ -28,13 +28,6 @@ from simcse_jax.data.training_text import (
     read_sentences,
     read_training_file,
 )
-from simcse_jax.data.wikipedia import (
-    SectionTriplet,
-    embedded_wikipedia,
-    read_articles,
-    section_triplets,
-    split_articles,
-)
 
 Positives = Literal[
     "same", "crop", "delete-words", "delete-one-word", "mask-words", "synonym", "next-sentence"
@@ -223,7 +216,9 @@ def _augmentation(config: DataConfig) -> Augmentation:
 
 def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """Every sentence of the Wikipedia excerpt in gensim's wheel; each section is a document."""
-    articles = embedded_wikipedia(progress=True)
+    from simcse_jax.data import wikipedia  # its packages are an extra
+
+    articles = wikipedia.embedded_wikipedia(progress=True)
     documents = [list(section.sentences) for article in articles for section in article.sections]
     sentences = tuple(sentence for document in documents for sentence in document)
     return TrainingData(TrainingText((sentences,)), documents=documents)
@@ -231,8 +226,11 @@ def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -
 
 def _embedded_triplets(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """Section triplets of the embedded articles that the demo does not test on."""
-    train, _ = split_articles(embedded_wikipedia(progress=True), TEST_FRACTION, TEST_SEED)
-    return TrainingData(_triplet_text(section_triplets(train, seed=0)))
+    from simcse_jax.data import wikipedia  # its packages are an extra
+
+    articles = wikipedia.embedded_wikipedia(progress=True)
+    train, _ = wikipedia.split_articles(articles, TEST_FRACTION, TEST_SEED)
+    return TrainingData(_triplet_text(wikipedia.section_triplets(train, seed=0)))
 
 
 def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
@@ -244,13 +242,16 @@ def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -
     Raises:
         ValueError: too few articles for every part to have a triplet.
     """
+    from simcse_jax.data import wikipedia
+
+    section_triplets = wikipedia.section_triplets
     if config.dataset_source is None:
-        articles, source = embedded_wikipedia(progress=True), "embedded Wikipedia"
+        articles, source = wikipedia.embedded_wikipedia(progress=True), "embedded Wikipedia"
     else:
-        articles = list(read_articles(config.dataset_source, progress=True))
+        articles = list(wikipedia.read_articles(config.dataset_source, progress=True))
         source = config.dataset_source.name
-    rest, test = split_articles(articles, TEST_FRACTION, TEST_SEED)
-    train, dev = split_articles(rest, DEV_FRACTION, DEV_SEED)
+    rest, test = wikipedia.split_articles(articles, TEST_FRACTION, TEST_SEED)
+    train, dev = wikipedia.split_articles(rest, DEV_FRACTION, DEV_SEED)
     chosen = section_triplets(train, seed=seed, per_article=config.per_article)
     parts = {
         "dev": section_triplets(dev, seed=TEST_SEED, per_article=TRIPLETS_PER_ARTICLE),
@@ -308,8 +309,8 @@ DATASETS: dict[str, Callable[[DataConfig, int, Path | None], TrainingData]] = {
 """The data sets by name: from configuration, seed and SentEval's folder to what is trained on."""
 
 
-def _triplet_text(triplets: Sequence[SectionTriplet], description: str = "") -> TrainingText:
-    columns = zip(*((t.anchor, t.positive, t.negative) for t in triplets), strict=True)
+def _triplet_text(triplets: Sequence[tuple[str, str, str]], description: str = "") -> TrainingText:
+    columns = zip(*triplets, strict=True)
     return TrainingText(tuple(tuple(column) for column in columns), description)
 
 

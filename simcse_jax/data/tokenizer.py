@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from simcse_jax.extras import needing
 from simcse_jax.io import check_is_file, is_there, read_object
 
 
@@ -99,7 +100,8 @@ class Tokenizer:
 
 
 def _built_backend(folder: Path) -> tokenizers.Tokenizer:
-    from transformers import AutoTokenizer
+    with needing("transformers"):
+        from transformers import AutoTokenizer
 
     try:
         backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer

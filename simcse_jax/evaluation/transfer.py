@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from tqdm import tqdm
 
 from simcse_jax.checks import check_count
 from simcse_jax.data.transfer import Labelled, TransferTask
+from simcse_jax.extras import needing
+
+with needing("transfer"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 REGULARISATION: tuple[float, ...] = tuple(2.0**t for t in range(-2, 4))
 """SentEval's grid of C, the inverse strength of the L2 penalty."""

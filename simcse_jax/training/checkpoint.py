@@ -18,10 +18,13 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 from jaxtyping import Array, Key
-from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
 from simcse_jax.checks import first_line
+from simcse_jax.extras import needing
+
+with needing("train"):
+    from orbax.checkpoint import v1 as ocp
 
 FORMAT = "simcse_jax run 1"
 METADATA = "_CHECKPOINT_METADATA"

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from simcse_jax.checks import (
     check_at_least,
@@ -18,7 +17,11 @@ from simcse_jax.checks import (
     check_finite,
     check_positive,
 )
+from simcse_jax.extras import needing
 from simcse_jax.objectives.objective import Params
+
+with needing("train"):
+    import optax
 
 Schedule = Literal["linear", "constant", "cosine"]
 
