@@ -20,7 +20,7 @@ from simcse_jax.checks import check_count
 from simcse_jax.data.transfer import Labelled, TransferTask
 from simcse_jax.extras import needing
 
-with needing("transfer"):
+with needing("sklearn"):
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import accuracy_score, f1_score
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
