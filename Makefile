@@ -8,7 +8,6 @@ ORACLE := .venv-oracle
 DATA ?= ../shared/data
 SEED ?= 1
 JOBS ?= 2
-MODULES = $(shell find simcse_jax -name '[a-z]*.py' | sed 's/\.py$$//; s/\//./g' | sort)
 
 .PHONY: demo test test-oracle fuzz kill lint bench docs clean help
 
@@ -50,11 +49,11 @@ bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
 	$(ORACLE)/bin/python -m experiments.bench.info_nce --sizes 1024 2048 4096 8192 16384 32768 --repeats 3
 	$(ORACLE)/bin/python -m experiments.bench.bfloat16 --data $(DATA)/senteval --train-file $(DATA)/wikipedia/wiki1m_head.txt
 
-docs: $(VENV)/installed-docs ## the API reference, from the docstrings (writes docs/api/)
-	$(VENV)/bin/pdoc simcse_jax $(MODULES) -d google --math -o docs/api
+docs: $(VENV)/installed-docs ## the documentation site (writes docs/_build/html)
+	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean: ## remove the environments and what the demo wrote
-	rm -rf $(VENV) $(ORACLE) demo docs/api tests/.xla_cache
+	rm -rf $(VENV) $(ORACLE) demo docs/_build docs/api docs/notebooks tests/.xla_cache
 
 # A file marks a finished installation, so that one that was cut short is begun again.
 $(VENV)/installed: requirements.txt requirements-embedded.txt setup.cfg

@@ -272,7 +272,8 @@ def main(demo: Demo) -> None:
     )
     picture, numbers = demo.output_dir / "demo.png", demo.output_dir / "demo.json"
     draw(picture, rows, data.lee, best[1])
-    write_json(numbers, {"seed": demo.seed, "rows": [dataclasses.asdict(row) for row in rows]})
+    scores = {"rows": [dataclasses.asdict(row) for row in rows]}
+    write_json(numbers, report.results_record(demo) | scores)
     report.console.print(f"\npicture: {picture}\nnumbers: {numbers}")
     report.console.print(f"took {time.perf_counter() - started:.0f} s\n")
     report.console.print(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import numbers
+import os
+import types
+import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +25,12 @@ def quoted(value: object, most: int = 60) -> str:
     """Return what is to be quoted in an error, cut where it is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 2]}…{text[-1]}"
+
+
+def listed(names: Iterable[str], most: int = 200) -> str:
+    """Return names for an error, cut where they are long."""
+    text = ", ".join(names)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def first_line(error: BaseException) -> str:
@@ -78,6 +90,73 @@ def check_between(name: str, value: object, low: float, high: float, ends: str =
         raise _wrong(name, value, f"{lower} and {'at most' if ends[1] == ']' else 'below'} {high}")
 
 
+def check_seed(name: str, value: object) -> None:
+    """Raise ValueError for what is no whole number of 32 bits."""
+    check_count(name, value, 0)
+    if value >= 2**32:  # type: ignore[operator]
+        raise _wrong(name, value, "at least 0 and below 2**32")
+
+
+def check_types(config: Any) -> None:
+    """Raise ValueError for a field of a dataclass that is not of the type it is annotated with."""
+    kind: Any = type(config)
+    for name, hint in _hints(kind).items():
+        check_type(name, getattr(config, name), hint)
+
+
+def check_type(name: str, value: object, hint: Any) -> None:
+    """Raise ValueError for a value that is not of a type, as a field is annotated with it.
+
+    NumPy's numbers are numbers; a bool is none.
+    """
+    if not _is_of(hint, value):
+        raise _wrong(name, value, _in_words(hint))
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+_TYPES: dict[Any, tuple[Any, str]] = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool | np.bool_, "true or false"),
+    str: (str, "a text"),
+    Path: (os.PathLike, "a path"),
+}
+
+
+def _is_of(hint: Any, value: object) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_of(arg, value) for arg in args)
+    if origin is typing.Literal:
+        return isinstance(value, str) and value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(args[0], item) for item in value)
+    if hint is type(None):
+        return value is None
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    kind = _TYPES[hint][0] if hint in _TYPES else hint
+    return not isinstance(kind, type | types.UnionType) or isinstance(value, kind)
+
+
+def _in_words(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_in_words(arg) for arg in args)
+    if origin is typing.Literal:
+        return f"one of {', '.join(args)}"
+    if origin is tuple:
+        return f"a tuple, each of it {_in_words(args[0])}"
+    if hint is type(None):
+        return "None"
+    return _TYPES[hint][1] if hint in _TYPES else f"a {getattr(hint, '__name__', hint)}"
+
+
 def check_array(name: str, x: Any, ndim: int, *, whole: bool = False) -> AnyArray:
     """Return an argument as an array; neither copied nor converted if it is one of this machine.
 
@@ -115,6 +194,12 @@ def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
     return x
 
 
+def check_unmasked(name: str, x: object) -> None:
+    """Raise ValueError for a masked array that has masked entries, which are no numbers."""
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has masked entries; fill them, or leave their rows out")
+
+
 def check_finite_rows(name: str, x: Real[np.ndarray, "n D"], first: int = 0) -> None:
     """Raise ValueError where a number of a matrix is not finite.
 
@@ -138,6 +223,7 @@ def check_finite_rows(name: str, x: Real[np.ndarray, "n D"], first: int = 0) -> 
 
 def _numbers(name: str, x: Any, shape: str, *, whole: bool = False) -> AnyArray:
     """Return an argument as an array of real or whole numbers; a JAX array stays one."""
+    check_unmasked(name, x)
     if not isinstance(x, jax.Array):
         try:
             x = np.asarray(x)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import logging
 import os
+import select
+import shlex
 import signal
 import sys
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import tyro
 
-from simcse_jax import hosts
+from simcse_jax import __version__, hosts
+from simcse_jax.checks import check_count
 from simcse_jax.extras import MissingExtra
 from simcse_jax.io import is_special, read_lines, write_json, written_file
-from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
+from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config
@@ -43,6 +49,12 @@ class Model:
     batch_size: int | None = None
     """About how many sentences the device gets at a time; default: 64 on a CPU, 2048 on a GPU or
     TPU."""
+
+    def check(self) -> None:
+        """Raise ValueError for a size that no model has, before any file is read."""
+        for name, least in (("num_layers", 1), ("max_length", 2), ("batch_size", 1)):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value, least)
 
     def load(self):
         """Return the encoder, used as its folder says unless asked otherwise."""
@@ -71,6 +83,7 @@ class Encode:
 
     def run(self) -> None:
         """Run the command."""
+        self.model.check()
         sentences = read_lines(self.input)
         with written_file(self.output) as temporary:
             encoder = self.model.load()
@@ -101,6 +114,7 @@ class Evaluate:
         from simcse_jax.data.senteval import TASKS, read_sts
         from simcse_jax.evaluation.sts import evaluate_sts, format_table, results_to_json
 
+        self.model.check()
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
         tasks = read_sts(self.data, self.tasks or TASKS)
@@ -137,13 +151,39 @@ def tell(output: Path | None, text: str) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command; what the user can mend is one line on standard error and exit code 2."""
-    args = sys.argv[1:] if args is None else args
+    try:
+        run_command(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        # Python itself tries to write the rest at its end, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def nobody_reads() -> bool:
+    """Tell whether standard output is a pipe that was closed, such as that of ``| head``."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def run_command(args: list[str]) -> None:
+    """Run the command that the arguments name."""
+    if args == ["--version"]:
+        print(f"simcse-jax {__version__}")
+        return
     if args[:1] == ["train"]:
-        command = functools.partial(run_or_explain, lambda: train_command(args[1:]))
+        again = shlex.join(["simcse-jax", *args, *([] if "--resume" in args else ["--resume"])])
+        command = functools.partial(run_or_explain, lambda: train_command(args[1:]), again)
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
     command = tyro.extras.subcommand_cli_from_dict(
-        {"encode": Encode, "train": Train, "evaluate": Evaluate}, prog="simcse-jax", args=args
+        {"encode": Encode, "train": Train, "evaluate": Evaluate},
+        prog="simcse-jax",
+        description="Encode sentences, train and evaluate their encoders; --version tells which.",
+        args=args,
     )
     run_or_explain(command.run)
 
@@ -156,7 +196,8 @@ def train_command(args: list[str]) -> None:
         ValueError: no configuration is named, or it cannot be so.
     """
     from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
-    from simcse_jax.trainer import say, train
+    from simcse_jax.results import say
+    from simcse_jax.trainer import train
 
     names = "\n".join(f"  {name:<20}{DESCRIPTIONS.get(name, '')}" for name in CONFIGS)
     usage = (
@@ -178,42 +219,90 @@ def train_command(args: list[str]) -> None:
 
 def override(config: Config, name: str, args: list[str]) -> Config:
     """Change the fields of a configuration that the command line names."""
-    from simcse_jax.config import DESCRIPTIONS, Config
+    from simcse_jax.config import DESCRIPTIONS, NOT_OF_A_FLOW, Config
+    from simcse_jax.transforms.flow_config import FlowConfig
 
+    refuse_empty(args)
+    hidden = NOT_OF_A_FLOW if isinstance(config.objective, FlowConfig) else ()
+    for option in args:
+        if option.startswith("--") and option[2:].removeprefix("no-").replace("-", "_") in hidden:
+            raise ValueError(f"{option} has no effect on a flow; leave it out")
     # The objective's own fields become options, so its type must be the one at hand.
-    sections = [(f.name, type(getattr(config, f.name))) for f in dataclasses.fields(config)]
+    kinds = {f.name: type(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    values = {name: getattr(config, name) for name in kinds}
+    for section in ("model", "data", "run"):
+        shown = _hiding(kinds[section], hidden)
+        values[section] = shown(**vars(values[section]))
+    sections = [(name, type(value)) for name, value in values.items()]
     shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
     without_sections: Any = tyro.conf.OmitArgPrefixes
     parsed = tyro.cli(
         without_sections[shape],
         prog=f"simcse-jax train {name}",
         description=DESCRIPTIONS.get(name, f"Train by {name}."),
-        default=shape(*(getattr(config, section) for section, _ in sections)),
+        default=shape(**values),
         args=args,
     )
-    return Config(**{section: getattr(parsed, section) for section, _ in sections})
+    return Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
 
 
-def run_or_explain(run) -> None:
-    """Call ``run``; an error of the user's, numbers that are none, or a signal become one line."""
+def _hiding(section: type, names: Iterable[str]) -> type:
+    """Return a section of a configuration with some of its fields left out of the help."""
+    hints = get_type_hints(section)
+    fields: list[Any] = [
+        (f.name, Annotated[hints[f.name], tyro.conf.Suppress], dataclasses.field(default=f.default))
+        for f in dataclasses.fields(section)
+        if f.name in names
+    ]
+    return dataclasses.make_dataclass(
+        section.__name__,
+        fields,
+        bases=(section,),
+        namespace={"__doc__": section.__doc__},
+        frozen=True,
+    )
+
+
+def refuse_empty(args: list[str]) -> None:
+    """Refuse an option of several values that is given none: it would be as if it were not there.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    for option, after in itertools.pairwise([*args, "--"]):
+        if option in ("--train-files", "--test-files", "--seeds") and after.startswith("--"):
+            raise ValueError(f"{option} is given without a value; name some, or leave it out")
+
+
+def run_or_explain(run: Callable[[], None], again: str = "") -> None:
+    """Call ``run``; an error of the user's, numbers that are none, or a signal become one line.
+
+    Args:
+        run: the command.
+        again: the command that goes on where a signal has ended this one; "" where none does.
+    """
     explain_logs()
+    goes_on = f"; it goes on by: {again}" if again else ""
     try:
         with unwinding_on_sigterm():
             run()
     except KeyboardInterrupt:
-        print("error: stopped by Ctrl-C", file=sys.stderr)
+        print(f"error: stopped by Ctrl-C{goes_on}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except Terminated:
-        print("error: stopped by SIGTERM", file=sys.stderr)
+        print(f"error: stopped by SIGTERM{goes_on}", file=sys.stderr)
         raise
     except Interrupted as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(SIGTERM_EXIT_CODE) from None
+        print(f"error: {error}{goes_on}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     except (OSError, ValueError, TypeError, FloatingPointError, MissingExtra) as error:
-        if os.environ.get("SIMCSE_JAX_TRACEBACK"):
+        gone = isinstance(error, BrokenPipeError) and nobody_reads()
+        if gone or os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, FloatingPointError) else 2) from None
+        loss = hosts.loss_in(error)
+        print(f"error: {error if loss is None else hosts.lost_sentence(loss)}", file=sys.stderr)
+        own = loss is None and not isinstance(error, FloatingPointError)
+        raise SystemExit(2 if own else 1) from None
 
 
 def explain_logs() -> None:
@@ -228,6 +317,7 @@ def explain_logs() -> None:
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
         sys.excepthook = print_what_ends_the_program
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def print_what_ends_the_program(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import os
-import runpy
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from simcse_jax import hosts, io
-from simcse_jax.checks import check_between, check_choice, check_count
+from simcse_jax.checks import (
+    check_between,
+    check_count,
+    check_seed,
+    check_type,
+    check_types,
+    quoted,
+)
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
@@ -44,8 +51,8 @@ class ModelConfig:
     """The type to compute in; parameters are float32."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         layers_and_reduction(self.pooling)
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         if self.dropout is not None:
             check_between("dropout", self.dropout, 0, 1)
 
@@ -69,6 +76,9 @@ class RunConfig:
     """Score the test before training too."""
     eval_every: int = 125
     """The number of steps between two evaluations."""
+    checkpoint_steps: int = 125
+    """The number of steps between two checkpoints, from which resume continues; Ctrl-C and SIGTERM
+    write one too."""
     seed: int = 42
     """The seed of the run: of the order of the data, the fresh parameters and the dropout."""
     seeds: tuple[int, ...] = ()
@@ -90,21 +100,25 @@ class RunConfig:
     """How many processes train together."""
     process_id: int | None = None
     """The number of this process among them, from 0."""
+    join_timeout: int = 120
+    """Wait so many seconds for the other processes to start."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_count("eval_every", self.eval_every)
+        check_count("checkpoint_steps", self.checkpoint_steps)
         check_count("grad_cache_chunks", self.grad_cache_chunks)
+        check_count("join_timeout", self.join_timeout)
         if self.max_steps is not None:
             check_count("max_steps", self.max_steps)
         if not 0 < self.epochs < float("inf"):
             raise ValueError(f"epochs is {self.epochs}; it must be positive and finite")
-        for seed in (self.seed, *self.seeds):
-            if not 0 <= seed < 2**32:
-                raise ValueError(f"the seed {seed} must be at least 0 and below 2**32")
+        check_seed("seed", self.seed)
+        for seed in self.seeds:
+            check_seed("a seed of seeds", seed)
         if len(set(self.seeds)) < len(self.seeds):
             twice = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise ValueError(f"seeds has {twice} more than once; each trains a run of its own")
-        check_choice("parallel", self.parallel, get_args(Parallel))
         hosts.check_processes(self.coordinator, self.num_processes, self.process_id)
         if self.coordinator is not None and not self.distributed:
             raise ValueError("coordinator is given without distributed; give --distributed too")
@@ -153,9 +167,16 @@ _SECTIONS = {
 # when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
-    *("resume", "seeds", "all_tasks", "parallel"),
-    *("distributed", "coordinator", "num_processes", "process_id"),
+    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps"),
+    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
+
+NOT_OF_A_FLOW = (
+    *("dropout", "positives", "share", "window", "max_steps", "eval_every"),
+    *("grad_cache_chunks", "parallel"),
+    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
+)
+"""The fields that change nothing of a flow: its encoder is frozen, and one process fits it."""
 
 
 def field_names(config: Config) -> dict[str, str]:
@@ -295,6 +316,11 @@ def load_config(name: str | Path) -> Config:
         FileNotFoundError: there is no such name or file.
         ValueError: the file does not hold a configuration; the message names file and field.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(
+            f"the configuration is {quoted(name)}; it must be a simcse_jax.config.Config, a file, "
+            f"or a name: {', '.join(CONFIGS)}"
+        )
     if str(name) in CONFIGS:
         return CONFIGS[str(name)]
     path = Path(name)
@@ -304,11 +330,29 @@ def load_config(name: str | Path) -> Config:
             "file, or a .py file that defines CONFIG"
         )
     if path.suffix == ".py":
-        config = runpy.run_path(str(path)).get("CONFIG")
+        config = getattr(_run_file(path), "CONFIG", None)
         if not isinstance(config, Config):
             raise ValueError(f"{path} does not define CONFIG, a simcse_jax.config.Config")
         return config
     return from_json(io.read_json(path), path)
+
+
+def _run_file(path: Path) -> types.ModuleType:
+    """Run a Python file as a module, whose classes have the source that help is read from.
+
+    Nothing compiled is left beside the file.
+
+    Raises:
+        ValueError: it is no Python.
+    """
+    module = types.ModuleType(f"simcse_jax_configuration.{path.stem}")
+    module.__file__ = str(path.absolute())
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+    return module
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -361,7 +405,8 @@ def _section(section: type, fields: Any, where: str) -> Any:
     names = {field.name for field in dataclasses.fields(section)}
     if not isinstance(fields, Mapping) or not fields.keys() <= names:
         unknown = sorted(fields.keys() - names) if isinstance(fields, Mapping) else [fields]
-        raise ValueError(f"{where} has no field {unknown[0]!r}; it has {', '.join(sorted(names))}")
+        known = ", ".join(sorted(names))
+        raise ValueError(f"{where} has no field {quoted(unknown[0])}; it has {known}")
     try:
         return section(**{n: _typed(hints[n], x, f"{where}.{n}") for n, x in fields.items()})
     except ValueError as error:
@@ -370,26 +415,28 @@ def _section(section: type, fields: Any, where: str) -> Any:
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """Turn a value, of JSON or of a caller, into one of the type that a field is annotated with."""
+    value = _converted(hint, value)
+    check_type(where, value, hint)
+    return value
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """Make NumPy's numbers Python's, lists tuples and strings paths; leave the rest to be judged.
+
+    A bool is no number.
+    """
     origin, args = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _typed(next(a for a in args if a is not type(None)), value, where)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise ValueError(f"{where} is {value!r}; it must be one of {', '.join(map(str, args))}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(args[0], x, where) for x in value)
-    # NumPy's numbers and strings for paths will do; a bool is no number.
-    accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint, hint)
-    if hint is bool or not isinstance(value, bool):
-        if hint in (int, float, Path) and isinstance(value, accepted):
-            return hint(value)
-        if hint is Any or not isinstance(hint, type) or isinstance(value, hint):
-            return value
-    wanted = getattr(hint, "__name__", str(hint))
-    raise ValueError(f"{where} is {value!r}; it must be a {wanted}")
+        only = next(arg for arg in args if arg is not type(None))
+        return None if value is None else _converted(only, value)
+    if origin is tuple:
+        # A single one is obviously meant where several are possible.
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_converted(args[0], item) for item in several)
+    accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint)
+    if accepted is not None and isinstance(value, accepted) and not isinstance(value, bool):
+        return hint(value)
+    return value
 
 
 def fixed_fields(config: Config, fingerprint: str | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,15 +20,21 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from simcse_jax import hub
-from simcse_jax.checks import check_count
+from simcse_jax.checks import (
+    check_choice,
+    check_count,
+    check_finite_rows,
+    check_matrix,
+    check_seed,
+    check_unmasked,
+)
 from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
-from simcse_jax.transforms.base import check_embeddings
 
 # Sentences tokenised at a time: memory is bounded by this, not by the corpus.
 CHUNK = 16_384
@@ -77,10 +84,17 @@ def cosine_similarity(
     Raises:
         ValueError: they are not matrices of one width, or not finite.
     """
+    check_unmasked("a", a)
+    check_unmasked("b", b)
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"embeddings of shapes {a.shape} and {b.shape} cannot be compared")
-    return unit_rows(check_embeddings(a)) @ unit_rows(check_embeddings(b)).T
+    first, second = (np.asarray(check_matrix("embeddings", x)) for x in (a, b))
+    check_finite_rows("embeddings", first)
+    check_finite_rows("embeddings", second)
+    return (
+        divide_by_norms(float32_directions(first)) @ divide_by_norms(float32_directions(second)).T
+    )
 
 
 class SentenceEncoder:
@@ -191,17 +205,18 @@ class SentenceEncoder:
             max_length = whole.max_length
         elif max_length is not None:
             _check_length(max_length, whole)
-        settings = hub.read_settings(folder, pooling)
+        if num_layers is not None:
+            check_count("num_layers", num_layers)
+        settings = hub.folder_settings(folder, ask=pooling is None)
         transform = hub.read_transform(folder)
         if transform is not None:
-            fitted = hub.read_settings(folder)
-            given = pooled_size(fitted.pooling, whole.hidden_size)
+            given = pooled_size(settings.pooling, whole.hidden_size)
             if transform.input_dim != given:
                 raise ValueError(
                     f"{folder} ends with a {transform.kind} of {transform.input_dim} dimensions; "
                     f"its encoder gives {given}"
                 )
-            own = {"pooling": fitted.pooling, "num_layers": whole.num_hidden_layers}
+            own = {"pooling": settings.pooling, "num_layers": whole.num_hidden_layers}
             for what, asked in (("pooling", pooling), ("num_layers", num_layers)):
                 if asked not in (None, own[what]):
                     raise ValueError(
@@ -209,7 +224,7 @@ class SentenceEncoder:
                         f"{own[what]}; {what} {asked} needs a fit of its own"
                     )
         config, params = hub.load_params(core, whole, num_layers)
-        changes: dict[str, Any] = {"normalize": normalize, "max_length": max_length}
+        changes = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
         settings = hub.replace_settings(settings, changes)
         tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
         return cls(
@@ -393,12 +408,13 @@ class SentenceEncoder:
             check_count("truncate_dim", truncate_dim)
         only = isinstance(sentences, str)
         sentences = [sentences] if isinstance(sentences, str) else _as_list(sentences)
-        if on_truncation not in ("warn", "error"):
-            raise ValueError(f"on_truncation is {on_truncation!r}; it must be 'warn' or 'error'")
+        check_choice("on_truncation", on_truncation, ("warn", "error"))
         limit = self.max_length if max_length is None else max_length
         _check_length(limit, self.config)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        if dropout_seed is not None:
+            check_seed("dropout_seed", dropout_seed)
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)
@@ -646,6 +662,7 @@ def _is_text(x: Any) -> TypeGuard[str | Iterable[str]]:
 
 
 def _check_length(max_length: int, config: BertConfig) -> None:
+    check_count("max_length", max_length, -sys.maxsize)
     if not 2 <= max_length <= config.max_length:
         raise ValueError(f"max_length is {max_length}; this model takes 2 to {config.max_length}")
 

@@ -1,31 +1,41 @@
-"""Packages that only some of the library needs, and what is said where one is not installed."""
+"""What parts of the library need beyond encoding, and what is said where it is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
+
+Extra = Literal["train", "data", "transfer", "tokenizers"]
+_WHAT: dict[Extra, str] = {
+    "train": "training",
+    "data": "reading Wikipedia and TensorFlow Datasets",
+    "transfer": "the transfer tasks",
+    "tokenizers": "a tokenizer without tokenizer.json",
+}
 
 
-class MissingExtra(ModuleNotFoundError):
-    """A package of an extra is not installed; the message has the command that brings it."""
+class MissingExtra(ImportError):
+    """A package is not installed that this part of the library needs."""
 
 
 @contextmanager
-def needing(extra: str) -> Iterator[None]:
-    """Name the extra that brings a package where an import inside fails for the lack of it.
-
-    Args:
-        extra: a name of ``[options.extras_require]`` in ``setup.cfg``.
+def needs(extra: Extra) -> Iterator[None]:
+    """Import what an extra of ``setup.cfg`` brings.
 
     Raises:
-        MissingExtra: a package is not installed.
+        MissingExtra: a package of it is not installed; the message has the line for pip.
+
+    Example:
+        >>> with needs("train"):
+        ...     import optax
     """
     try:
         yield
-    except MissingExtra:
-        raise
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "simcse_jax":
+            raise
         raise MissingExtra(
-            f'{error.name} is not installed; `pip install "simcse_jax[{extra}]"` brings it',
-            name=error.name,
+            f"{_WHAT[extra]} needs the package {error.name.partition('.')[0]}: "
+            f"pip install 'simcse_jax[{extra}]'"
         ) from error

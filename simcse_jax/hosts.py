@@ -8,15 +8,17 @@ one sentence what became of it; what the runtime itself writes goes to a file.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -25,13 +27,23 @@ from simcse_jax.checks import first_line
 # A host that vanishes without a word is missed after so many seconds; one that closes its
 # connections is missed at once.
 HEARTBEAT_SECONDS = 30
-# The child's variable: descriptors of the file that takes what the runtime writes, and of a pipe.
+# Whom a process waits for is said after so many seconds.
+PATIENCE_SECONDS = 3
+# The runtime's own patience, beyond which it aborts the process; ours ends before.
+RUNTIME_SECONDS = 24 * 3600
+# The child's variable: the file that takes what the runtime writes, its descriptor, and that of a
+# socket, which the parent holds the other end of.
 _CHILD = "SIMCSE_JAX_CHILD"
+_JOINED = b"j"
 _runs_as_child = False
+_parent: socket.socket | None = None
 
 
 def join(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float = 120,
 ) -> None:
     """Join the other processes of a run, before anything is computed.
 
@@ -41,22 +53,18 @@ def join(
         coordinator: ``HOST:PORT`` of the process with id 0, the same for all.
         num_processes: how many there are.
         process_id: the number of this one, from 0.
+        timeout: wait so many seconds for the others; whom is said after a few.
 
     Raises:
         ValueError: nothing says who the others are, or a number that cannot be so.
-        ConnectionError: they did not come within five minutes.
+        ConnectionError: they did not come in time.
         RuntimeError: JAX has computed something in this process already.
     """
     if jax.distributed.is_initialized():
         return
     check_processes(coordinator, num_processes, process_id)
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        _initialize(coordinator, num_processes, process_id, timeout)
     except ValueError as error:
         if coordinator is not None:
             raise
@@ -69,6 +77,74 @@ def join(
             f"the processes of the run did not meet at {coordinator or 'their coordinator'}: "
             f"{first_line(error)}"
         ) from error
+    if _parent is not None:
+        _parent.send(_JOINED)
+
+
+def _initialize(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
+) -> None:
+    """Wait for the others in a thread, since within JAX no signal is heard and no word said.
+
+    Raises:
+        ConnectionError: they did not come in time.
+    """
+    failure: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                initialization_timeout=RUNTIME_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    began = time.monotonic()
+    thread.start()
+    said = False
+    while thread.is_alive():
+        thread.join(0.1)
+        waited = time.monotonic() - began
+        if thread.is_alive() and waited > timeout:
+            raise ConnectionError(
+                f"the processes of the run did not meet within {timeout:g} s: "
+                f"{_waits(coordinator, num_processes, process_id)}; start as many as num_processes "
+                "says, all with the same coordinator and each with a process_id of its own, or "
+                "wait longer by join_timeout"
+            )
+        if thread.is_alive() and waited > PATIENCE_SECONDS and not said:
+            said = True
+            waits = _waits(coordinator, num_processes, process_id)
+            print(f"{waits}, for {timeout:g} s at most", file=sys.stderr, flush=True)
+    if failure:
+        raise failure[0]
+
+
+def _waits(coordinator: str | None, num_processes: int | None, process_id: int | None) -> str:
+    """Say whom this process waits for, and where."""
+    if coordinator is None or num_processes is None:
+        return "this process waits for the others of the run, which its cluster names"
+    own = f"process {process_id} of {num_processes}"
+    if process_id == 0:
+        others = f"{num_processes - 1} other{'s' if num_processes > 2 else ''}"
+        return f"{own} listens at {coordinator} and waits for {others}"
+    if _answers(coordinator):
+        return f"{own} has found {coordinator} and waits for the others to come there"
+    return f"{own} waits for process 0 at {coordinator}, where nothing answers"
+
+
+def _answers(coordinator: str) -> bool:
+    host, _, port = coordinator.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def check_processes(
@@ -100,6 +176,21 @@ def lost_sentence(reason: str) -> str:
     )
 
 
+def loss_in(error: BaseException) -> str | None:
+    """Return what an error says of a process that was lost; None where it says something else.
+
+    JAX's transport has no class of its own for this, and who calls it wraps what it raises.
+    """
+    while not _TRANSPORT.search(str(error)):
+        if (below := error.__cause__ or error.__context__) is None:
+            return None
+        error = below
+    return first_line(error)
+
+
+_TRANSPORT = re.compile("Gloo |coordination service|CoordinationService")
+
+
 # ---------------------------------------------------------------------------------------------
 # A command in several processes
 # ---------------------------------------------------------------------------------------------
@@ -118,35 +209,58 @@ def watch(args: Sequence[str]) -> int:
     """
     descriptor, name = tempfile.mkstemp(prefix="simcse-jax-", suffix=".log")
     log = Path(name)
-    # The child reads of this pipe, and so learns when its parent is gone.
-    ours, parents = os.pipe()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "simcse_jax.cli", *args],
-        env=os.environ | {_CHILD: f"{descriptor} {ours}"},
-        pass_fds=(descriptor, ours),
-    )
-    os.close(descriptor)
-    os.close(ours)
-    handlers: dict[int, Any] = {
-        signal.SIGTERM: lambda number, _: child.send_signal(number),
-        signal.SIGINT: signal.SIG_IGN,  # the terminal sends it to the child as well
-    }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        code = child.wait()
-    finally:
-        os.close(parents)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    # The child reads of its end, and so learns when its parent is gone.
+    ours, childs = socket.socketpair()
+    with ours:
+        with childs:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "simcse_jax.cli", *args],
+                env=os.environ | {_CHILD: f"{descriptor} {childs.fileno()} {name}"},
+                pass_fds=(descriptor, childs.fileno()),
+                process_group=0,  # what the terminal sends comes once, from here
+            )
+            os.close(descriptor)
+        before = {
+            number: signal.signal(number, lambda number, _: child.send_signal(number))
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        joined = _said(ours) == _JOINED
+    words = log.read_text(errors="replace") if log.exists() else ""
+    if code >= 0 or -code in (signal.SIGTERM, signal.SIGINT) or not words.strip():
+        log.unlink(missing_ok=True)
+    if code >= 0:
+        return code
     if code == -signal.SIGABRT:
-        print(f"error: {lost_sentence(f'JAX wrote why into {log}')}", file=sys.stderr)
+        sentence = lost_sentence(f"JAX wrote why into {log}") if joined else _not_met(words, log)
+        print(f"error: {sentence}", file=sys.stderr)
         return 1
-    if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT):
-        name = signal.Signals(-code).name
-        print(f"error: {name} ended the process; its last words are in {log}", file=sys.stderr)
-        return 128 - code
-    log.unlink(missing_ok=True)
-    return 128 - code if code < 0 else code
+    if -code not in (signal.SIGTERM, signal.SIGINT):
+        words = f"; its last words are in {log}" if words.strip() else ""
+        print(f"error: {signal.Signals(-code).name} ended the process{words}", file=sys.stderr)
+    return 128 - code
+
+
+def _said(child: socket.socket) -> bytes:
+    """Return what a child that has ended had said."""
+    try:
+        return child.recv(1)
+    except OSError:
+        return b""
+
+
+def _not_met(words: str, log: Path) -> str:
+    """Say why the runtime aborted a process before it had met the others."""
+    why = (
+        "another process has the same process_id; give each its own"
+        if "ALREADY_EXISTS" in words
+        else "start all of them again"
+    )
+    return f"the processes of the run did not meet: {why} (JAX wrote more into {log})"
 
 
 def run_as_child(run: Callable[[], None]) -> None:
@@ -154,12 +268,13 @@ def run_as_child(run: Callable[[], None]) -> None:
 
     JAX's own way out waits for the other processes, which may be waiting for this one.
     """
-    global _runs_as_child
+    global _runs_as_child, _parent
     _runs_as_child = True
     # Popped, so that a command started below this one does not take itself for such a child.
-    log, parents = map(int, os.environ.pop(_CHILD).split())
-    _redirect_runtime(log)
-    threading.Thread(target=_end_with_parent, args=(parents,), daemon=True).start()
+    descriptor, parent, log = os.environ.pop(_CHILD).split(maxsplit=2)
+    _redirect_runtime(int(descriptor))
+    _parent = socket.socket(fileno=int(parent))
+    threading.Thread(target=_end_with_parent, args=(_parent, Path(log)), daemon=True).start()
     try:
         run()
     except SystemExit as stop:
@@ -185,8 +300,9 @@ def _redirect_runtime(log: int) -> None:
     os.close(log)
 
 
-def _end_with_parent(pipe: int) -> None:
-    os.read(pipe, 1)  # returns when the parent has ended
+def _end_with_parent(parent: socket.socket, log: Path) -> None:
+    parent.recv(1)  # returns when the parent has ended
+    log.unlink(missing_ok=True)
     os._exit(1)
 
 

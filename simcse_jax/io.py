@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -56,10 +57,22 @@ def written_file(path: AnyPath) -> Iterator[Path]:
     target = Path(os.path.realpath(target))
     temporary = _make_beside(target, functools.partial(Path.touch, exist_ok=False))
     try:
-        yield temporary
+        with _naming(target):
+            yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Name what was to be written where the disk is full, of which the system names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            raise _cannot_write(target, error) from error
+        raise
 
 
 def is_special(path: AnyPath) -> bool:
@@ -88,7 +101,8 @@ def _copied_to(target: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / target.name
         temporary.touch()
-        yield temporary
+        with _naming(temporary):
+            yield temporary
         try:
             with temporary.open("rb") as source, target.open("ab") as sink:
                 shutil.copyfileobj(source, sink)
@@ -126,7 +140,8 @@ def written_folder(
     is_new = not target.exists()
     temporary = _make_beside(target / marker, Path.mkdir)
     try:
-        yield temporary
+        with _naming(target):
+            yield temporary
         try:
             _move_files(temporary, target, marker)
         except OSError as error:

@@ -15,7 +15,20 @@ SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Interrupted(RuntimeError):
-    """SIGTERM ended the work early; what was done is saved, and the message says how to go on."""
+    """A signal ended the work early; what was done is saved, and the message says how to go on.
+
+    Attributes:
+        number: of the signal, SIGTERM or SIGINT (Ctrl-C).
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGTERM):
+        super().__init__(message)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """Return what a shell reports of a process that this signal has ended."""
+        return 128 + self.number
 
 
 class Terminated(SystemExit):

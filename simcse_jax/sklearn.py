@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from simcse_jax import transforms
 from simcse_jax.checks import check_choice
-from simcse_jax.extras import needing
+from simcse_jax.extras import needs
 from simcse_jax.transforms import Affine, FittedKind, Flow, Transform
 
-with needing("sklearn"):
+with needs("transfer"):
     from sklearn.base import BaseEstimator, TransformerMixin
     from sklearn.utils.validation import check_is_fitted
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,24 +18,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.table import Table
 
 from simcse_jax import hosts, hub, io
+from simcse_jax.checks import check_finite, quoted
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
 from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
-from simcse_jax.data.datasets import GIVEN, TrainingData, load_training_data, with_positives
+from simcse_jax.data.datasets import (
+    GIVEN,
+    TrainingData,
+    check_supervised,
+    load_training_data,
+    with_positives,
+)
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
-from simcse_jax.evaluation.scores import Column, Scores, sts_scores, triplet_scores, with_nli
-from simcse_jax.extras import needing
-from simcse_jax.machine import hardware
+from simcse_jax.evaluation.scores import Scores, sts_scores, triplet_scores, with_nli
+from simcse_jax.extras import needs
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import Model, Sbert
+from simcse_jax.results import close, say, write_results
 from simcse_jax.training import (
     Evaluation,
     FitResult,
@@ -50,12 +53,11 @@ from simcse_jax.training import (
     replicate,
     start_state,
 )
-from simcse_jax.training.checkpoint import latest_step
+from simcse_jax.training.checkpoint import ChangedSettings, latest_step
 from simcse_jax.training.run_folder import (
     CHECKPOINTS,
     RESULTS,
     RUN,
-    SUMMARY,
     check_folder,
     check_same_settings,
     claimed,
@@ -74,7 +76,6 @@ GIVEN_DATA: dict[str, Any] = {
     **dict.fromkeys(("dataset_source", "columns", "per_article"), None),
     "labelled_nli": False,
 }
-console = Console(width=110)
 
 
 def train(
@@ -106,10 +107,11 @@ def train(
             trains there, or what lies there is not a run's.
         ValueError: a field that does not exist or cannot be so, data that does not fit.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
-        Interrupted: SIGTERM ended the run early; ``resume`` continues it.
+        Interrupted: SIGTERM or Ctrl-C ended the run early; ``resume`` continues it.
     """
     if not isinstance(config, Config):
         config = load_config(config)
+    check_text_arguments(sentences is not None, changes)
     config = replace(config, **changes)
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
@@ -132,12 +134,20 @@ def train_seeds(
     Returns:
         For each seed what its ``results.json`` holds, and its ``folder``.
     """
+    if evaluate is not None and not callable(evaluate):
+        raise ValueError(
+            f"evaluate is {quoted(evaluate)}; it must be a function from the encoder to scores by "
+            "name"
+        )
     config = join_others(config)
     keep_freed_memory()
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
+    text = None
     if sentences is not None:
+        text = text_of(sentences)
+        check_supervised(config.data, len(text.columns))
         config = replace(config, **GIVEN_DATA)
     if config.data.data_seed is None:
         config = replace(config, data_seed=run.seed)
@@ -150,10 +160,9 @@ def train_seeds(
         for folder in dict.fromkeys((run.output_dir, *(c.run.output_dir for c in own))):
             stack.enter_context(claimed(folder))
         on_first_process(lambda: check_folders(config, own))
-        if sentences is None:
+        if text is None:
             data = load_training_data(config.data, run.seed, run.eval_data)
         else:
-            text = text_of(sentences)
             data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
         scores = choose_scores(config, data, evaluate)
         if "nli" in data.held_out:
@@ -201,9 +210,24 @@ def join_others(config: Config) -> Config:
     """
     run = config.run
     if run.distributed:
-        hosts.join(run.coordinator, run.num_processes, run.process_id)
+        hosts.join(run.coordinator, run.num_processes, run.process_id, run.join_timeout)
     alone = {"coordinator": None, "num_processes": None, "process_id": None}
     return replace(config, distributed=False, **alone)
+
+
+def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
+    """Refuse what `train` is given to train on twice, or not at all.
+
+    Raises:
+        ValueError: ``train_files`` and the like beside ``sentences``, or none in ``train_files``.
+    """
+    if sentences and (twice := next((name for name in GIVEN_DATA if changes.get(name)), None)):
+        raise ValueError(
+            f"sentences and {twice} are both given, and both say what to train on; leave one out"
+        )
+    files = changes.get("train_files", True)
+    if isinstance(files, str | list | tuple) and not files:
+        raise ValueError("train_files is empty; name a file, or leave train_files out")
 
 
 def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
@@ -214,7 +238,11 @@ def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
     """
     if isinstance(sentences, str):
         raise ValueError("sentences is one string; give a list of them, or a file as train_files")
-    rows = [(row,) if isinstance(row, str) else tuple(row) for row in sentences]
+    rows = []
+    if isinstance(sentences, Iterable):
+        for row in sentences:
+            several = isinstance(row, Iterable) and not isinstance(row, str)
+            rows.append(tuple(row) if several else (row,))
     widths = {len(row) for row in rows}
     strings = all(isinstance(sentence, str) for row in rows for sentence in row)
     if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
@@ -241,13 +269,35 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = with_nli(scores, data.held_out["nli"])
     if evaluate is not None:
         # Its first number chooses; what that is called is known once it was asked.
-        return scores._replace(dev=evaluate, best_metric=None, dev_name="")
+        return scores._replace(dev=checked(evaluate), best_metric=None, dev_name="", note="")
     if scores.best_metric is None:
         say(
             "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
             "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
         )
     return scores
+
+
+def checked(evaluate: Evaluate) -> Evaluate:
+    """Return the measure of the user's, which raises ValueError where it gives no scores."""
+
+    def measure(encoder: SentenceEncoder) -> Mapping[str, float]:
+        scores = evaluate(encoder)
+        names = list(scores) if isinstance(scores, Mapping) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"evaluate returned {quoted(scores)}; it must return scores by name, such as "
+                "{'accuracy': 0.5}, the first of which chooses the best model"
+            )
+        found = {}
+        for name, score in scores.items():
+            found[name] = (
+                score.item() if isinstance(score, jax.Array) and score.size == 1 else score
+            )
+            check_finite(f"what evaluate returned as {name!r}", found[name])
+        return found
+
+    return measure
 
 
 # ---------------------------------------------------------------------------------------------
@@ -276,25 +326,28 @@ def train_seed(
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
-    if (finished := finished_results(config, fixed)) is not None:
+    with naming_text(config):
+        finished = finished_results(config, fixed)
+    if finished is not None:
         return finished
 
     # Model and data
     mesh = make_mesh()
     model = load_model(config)
+    key = jax.random.key(run.seed)
+    params = objective.init(model, jax.random.fold_in(key, 0))
+    untrained = trained_encoder(config, model, params)  # refuses a pooling before text is read
     batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
     total = run.total_steps(batches.steps_per_epoch)
 
-    # Objective, optimizer and step
+    # Optimizer and step
     optimizer = make_optimizer(config.optimizer, total)
-    key = jax.random.key(run.seed)
-    state = start_state(objective.init(model, jax.random.fold_in(key, 0)), optimizer)
+    state = start_state(params, optimizer)
     step = make_step(objective.build(model), optimizer, run.grad_cache_chunks)
     compiled = compile_step(step, mesh, run.parallel)
 
     # Evaluation and the folder
-    untrained = trained_encoder(config, model, state.params)
 
     def encoder(params: Any) -> SentenceEncoder:
         return untrained.with_params(exported(config, params))
@@ -306,6 +359,7 @@ def train_seed(
 
     with ExitStack() as stack:
         stack.enter_context(explained(config))
+        stack.enter_context(naming_text(config))
         checkpoints = stack.enter_context(RunCheckpoints(run.output_dir / CHECKPOINTS, fixed))
         checkpoints.check(run.resume)
         start_folder(config)
@@ -331,21 +385,43 @@ def train_seed(
             replicate(key, mesh),
             total,
             checkpoints=checkpoints,
+            checkpoint_every=run.checkpoint_steps,
             resume=run.resume,
             evaluation=evaluation,
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
+            on_start=lambda start: say_start(config, start, total),
             log_every=5,
             description=f"seed {run.seed}",
         )
-    if result.interrupted:
-        raise Interrupted(f"stopped at step {result.step} of {total}; --resume continues")
+    if result.stopped_by is not None:
+        raise Interrupted(
+            f"stopped at step {result.step} of {total}, with a checkpoint in {run.output_dir}",
+            result.stopped_by,
+        )
     if jax.process_index() == 0:
         for name in ("last",) if result.best else ("last", "best"):
             save(name, result.state.params)
     seconds = time.perf_counter() - started
     return write_results(
         config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+    )
+
+
+def say_start(config: Config, start: int, total: int) -> None:
+    """Say where a seed's run begins, and how it is kept from being lost."""
+    run = config.run
+    if start:
+        begins = f"{run.output_dir}: continues at step {start} of {total}"
+    elif run.resume:
+        begins = (
+            f"{run.output_dir}: no checkpoint to continue from, so it starts anew: {total} steps"
+        )
+    else:
+        begins = f"{run.output_dir}: {total} steps"
+    say(
+        f"{begins}; a checkpoint is written every {run.checkpoint_steps} steps and on Ctrl-C, from "
+        "which --resume continues"
     )
 
 
@@ -370,6 +446,20 @@ def explained(config: Config) -> Iterator[None]:
             f"{error}; a learning_rate that is too high ({rate:g}) is the likely cause, a dtype "
             f"that is too coarse ({dtype}) or data that is broken the next"
         ) from None
+
+
+@contextmanager
+def naming_text(config: Config) -> Iterator[None]:
+    """Add to the news of another training text where this one is from."""
+    try:
+        yield
+    except ChangedSettings as error:
+        if "text" not in error.names:
+            raise
+        data = config.data
+        files = ", ".join(map(str, data.train_files))
+        source = files or f"the data set {data.dataset!r}"
+        raise ChangedSettings(f"{error}; the text at hand is {source}", error.names) from None
 
 
 def make_batches(config: Config, text: Any, model: Model, mesh: Mesh) -> TrainingBatches:
@@ -454,8 +544,14 @@ def check_flow(config: Config) -> None:
             raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")
     if jax.process_count() > 1:
         raise ValueError("a flow is fitted by one process")
-    if run.max_steps is not None or run.epochs != int(run.epochs):
-        raise ValueError("a flow is fitted for whole epochs; leave max_steps out")
+    if run.max_steps is not None:
+        raise ValueError(
+            f"max_steps is {run.max_steps}; a flow is fitted for whole epochs: leave it out"
+        )
+    if run.epochs != int(run.epochs):
+        raise ValueError(
+            f"epochs is {run.epochs}; a flow is fitted for whole epochs: give a whole number"
+        )
 
 
 def train_flow_seed(
@@ -490,8 +586,9 @@ def train_flow_seed(
         optimizer=config.optimizer,
         batch_size=config.data.batch_size,
         mesh=make_mesh(),
-        progress=True,
+        progress=None,
         state_folder=run.output_dir / CHECKPOINTS,
+        save_every=run.checkpoint_steps,
         resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
@@ -500,7 +597,7 @@ def train_flow_seed(
             fitted.save_pretrained(run.output_dir / name)
     metrics = dict(scores.dev(fitted))
     best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
-    result = FitResult(None, flow.steps, False, best)
+    result = FitResult(None, flow.steps, None, best)
     seconds = time.perf_counter() - started
     return write_results(
         config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
@@ -544,7 +641,7 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     if jax.process_index() != 0:
         yield lambda values: None
         return
-    with needing("train"):
+    with needs("train"):
         from tensorboardX import SummaryWriter
 
     with SummaryWriter(str(folder / "tensorboard")) as writer:
@@ -555,125 +652,3 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
                     writer.add_scalar(name, value, values["step"])
 
         yield record
-
-
-def write_results(
-    config: Config,
-    scores: Scores,
-    fixed: dict[str, Any],
-    result: FitResult,
-    seconds: float,
-    dev_before: Mapping[str, float],
-    before: Mapping[str, Any] | None,
-    best_metric: str | None,
-) -> dict[str, Any]:
-    """Score the best and the last model and write ``results.json``."""
-    chosen = result.best or {"step": result.step, "value": None}
-    folder = config.run.output_dir
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("models written")
-
-    def test(name: str) -> dict[str, Any]:
-        encoder = SentenceEncoder.from_pretrained(folder / name, dtype=config.model.dtype)
-        return scores.test(encoder, folder / name)
-
-    best = test("best")
-    results = {
-        "settings": fixed,
-        "hardware": hardware(),
-        "python": platform.python_version(),
-        "steps": result.step,
-        "train_seconds": seconds,
-        "dev_metric": best_metric,
-        "dev_before": dev_before.get(best_metric or ""),
-        "dev_best": chosen["value"],
-        "best_step": chosen["step"],
-        **({} if before is None else {"before": before}),
-        "best": best,
-        "last": best if chosen["step"] == result.step else test("last"),
-    }
-    if jax.process_index() == 0:
-        io.write_json(folder / RESULTS, results)
-    return results
-
-
-# ---------------------------------------------------------------------------------------------
-# What people read
-# ---------------------------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """Print for people, from the first process."""
-    if jax.process_index() == 0:
-        # As it stands: brackets in a folder's name are no markup, and a path is never broken.
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
-    """Print the closing table, and write ``summary.json`` of several seeds."""
-    metric = results[0]["dev_metric"]
-    rows = [columns_of(scores, found) for found in results]
-    # Without a metric nothing was measured.
-    values = np.array([[column.value for column in row] for row in rows], float)
-    if len(results) > 1:
-        write_summary(config, results, rows[0], values)
-    if metric is None:
-        return
-    shown = [i for i, column in enumerate(rows[0]) if column.heading]
-    title = f"{scores.measure} × 100"
-    if not scores.dev_name:  # chosen by a function of the user's, tested as ever
-        title = f"dev is {metric}" + (f"; test is {title}" if len(shown) > 2 else "")
-    table = Table(title=f"{config.run.output_dir}: {title}")
-    table.add_column("seed", justify="right")
-    for i in shown:
-        table.add_column(rows[0][i].heading, justify="right")
-        if i == 1:
-            table.add_column("at step", justify="right")
-
-    def add_row(name: str, cells: Sequence[str], step: str) -> None:
-        texts = [cells[i] for i in shown]
-        table.add_row(name, *texts[:2], step, *texts[2:])
-
-    seeds = config.run.seeds or (config.run.seed,)
-    for seed, row, found in zip(seeds, values, results, strict=True):
-        add_row(str(seed), [f"{value:.2f}" for value in row], str(found["best_step"]))
-    if len(seeds) > 1:
-        mean, spread = values.mean(0), values.std(0, ddof=1)
-        cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
-        add_row("mean ± sd", cells, "")
-    console.print(table)
-
-
-def columns_of(scores: Scores, found: Mapping[str, Any]) -> list[Column]:
-    """Return what the closing table says of a seed; nothing where nothing was measured."""
-    if (metric := found["dev_metric"]) is None:
-        return []
-    return [
-        Column("dev_before", f"{scores.dev_name or metric} before", found["dev_before"]),
-        Column("dev_best", "dev best", found["dev_best"]),
-        *scores.columns(found["best"], found["last"]),
-    ]
-
-
-def write_summary(
-    config: Config,
-    results: Sequence[Mapping[str, Any]],
-    columns: Sequence[Column],
-    values: np.ndarray,
-) -> None:
-    """Write ``summary.json``: each seed's numbers, their mean and their standard deviation."""
-    first = results[0]
-    alike = all(found.get("before") == first.get("before") for found in results)
-    summary = {
-        "seeds": list(config.run.seeds),
-        "columns": [column.name for column in columns],
-        "per_seed": values.tolist(),
-        "mean": values.mean(0).tolist(),
-        "sd": values.std(0, ddof=1).tolist(),
-        # Where the seeds begin with different models, each seed's results have its own.
-        **({"before": first["before"]} if alike and "before" in first else {}),
-        "train_seconds": [found["train_seconds"] for found in results],
-        "hardware": first["hardware"],
-        "settings": {**first["settings"], "seed": None},
-    }
-    io.write_json(config.run.output_dir / SUMMARY, summary)

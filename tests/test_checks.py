@@ -14,8 +14,15 @@ from simcse_jax.checks import (
     check_count,
     check_finite,
     check_positive,
+    check_seed,
 )
+from simcse_jax.data.packing import pack_rows
+from simcse_jax.encoder import cosine_similarity
+from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.evaluation.sts import encode_distinct, paired_similarity, spearman
+from simcse_jax.losses.info_nce import info_nce
 from simcse_jax.objectives import AXIS, MaskedLM, Sbert, SimCSE
+from simcse_jax.transforms import Whitening
 
 NAN, INF = float("nan"), float("inf")
 
@@ -73,3 +80,39 @@ def test_the_loss_of_a_global_batch_of_one_is_refused_too():
 
     with pytest.raises(ValueError, match="batch_size is 1"):
         jax.eval_shape(jax.vmap(loss, axis_name=AXIS), jnp.ones((1, 1, 2, 4)))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_masked_entries_are_refused_and_a_mask_without_any_is_not():
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    masked = np.ma.masked_array(rows, rows > 1.0)
+    assert masked.mask.any()
+    for function in (
+        lambda x: similarity_search(rows, x, 1),
+        lambda x: paired_similarity(rows, x),
+        lambda x: cosine_similarity(rows, x),
+        lambda x: info_nce(rows, x),
+        lambda x: Whitening.fit(x),
+        lambda x: spearman(rows[:, 0], x[:, 0]) + spearman(rows.ravel(), x.ravel()),
+        lambda x: encode_distinct(lambda _: x, "abcdef"),
+    ):
+        with pytest.raises(ValueError, match="has masked entries; fill them"):
+            function(masked)
+        function(np.ma.masked_array(rows, False))
+
+
+def test_a_row_longer_than_all_sentences_takes_no_memory():
+    lengths = [3, 9, 4, 1]
+    assert pack_rows(lengths, 2**40) == pack_rows(lengths, 2**10) == [[1, 2, 0, 3]]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_fields_that_no_number_may_have():
+    with pytest.raises(ValueError, match="temperature is inf; it must be finite"):
+        SimCSE(temperature=INF)
+    with pytest.raises(ValueError, match="head is 'two'; it must be one of .*train_only"):
+        SimCSE(head="two")
+    with pytest.raises(ValueError, match="ddof is -inf; it must be a whole number"):
+        Whitening.fit(np.eye(4), ddof=-INF)
+    with pytest.raises(ValueError, match=r"seed is 2\d+; it must be at least 0 and below 2\*\*32"):
+        check_seed("seed", 2 * 10**30)

@@ -4,16 +4,19 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from simcse_jax import SentenceEncoder
-from simcse_jax.cli import is_not_from_below, main
+from simcse_jax import SentenceEncoder, __version__
+from simcse_jax.cli import is_not_from_below, main, run_or_explain
 
 
 @pytest.fixture
@@ -134,6 +137,37 @@ def test_log_lines_of_the_libraries_below_are_kept_from_people():
         assert is_not_from_below(record) == shown
 
 
+def test_the_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"simcse-jax {__version__}\n"
+
+
+def test_help_that_nobody_reads_on_ends_in_silence():
+    """As it is piped into `head`."""
+    for args in (["train"], ["train", "unsup_simcse", "--help"]):
+        gone, write = os.pipe()
+        os.close(gone)
+        with os.fdopen(write, "w") as out:
+            command = [sys.executable, "-m", "simcse_jax.cli", *args]
+            found = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+        assert (found.returncode, found.stderr) == (141, "")
+
+
+def test_a_warning_is_a_line_without_source(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    run_or_explain(lambda: None)
+    text = warnings.formatwarning("3 sentences were cut", UserWarning, "encoder.py", 3, "warn()")
+    assert text == "warning: 3 sentences were cut\n"
+
+
+def test_the_folder_of_a_run_names_its_model(golden, tmp_path, capsys):
+    shutil.copytree(golden / "tiny-bert", tmp_path / "run" / "seed-3" / "best")
+    (tmp_path / "in.txt").write_text("a dog\n")
+    command = ["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
+    message = f"its best model is {tmp_path / 'run' / 'seed-3' / 'best'}"
+    fails([*command, "--model", str(tmp_path / "run")], capsys, message)
+
+
 def write_stsb(folder, rows):
     path = folder / "STS" / "STSBenchmark" / "sts-test.csv"
     path.parent.mkdir(parents=True)
@@ -157,7 +191,7 @@ def test_evaluate(model, tmp_path, capsys):
 
 
 def test_evaluate_what_is_not_there(model, tmp_path, capsys):
-    fails(["evaluate", "--data", str(tmp_path), *model], capsys, "sts-test.csv")
+    fails(["evaluate", "--data", str(tmp_path), *model], capsys, "lacks 50 of 50 files")
     fails(
         ["evaluate", "--data", str(tmp_path), "--tasks", "STS17", *model],
         capsys,
@@ -167,9 +201,21 @@ def test_evaluate_what_is_not_there(model, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_minilm_on_stsb(shared_data, tmp_path):
-    """The numbers of the README: sentence-transformers gives 82.03 and, for cls, 73.50."""
+    """The numbers of the docs: sentence-transformers gives 82.03 and, for cls, 73.50."""
     for pooling, expected in (("mean", 82.03), ("cls", 73.50)):
         output = tmp_path / "r.json"
         args = ["evaluate", "--data", str(shared_data / "senteval"), "--tasks", "STS-B"]
         main([*args, "--pooling", pooling, "--output", str(output)])
         assert json.loads(output.read_text())["average"]["all"] == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("option", "least"), [("--max-length", 2), ("--batch-size", 1), ("--num-layers", 1)]
+)
+def test_a_size_that_cannot_be_is_refused_before_any_file_is_read(option, least, capsys):
+    for command in (["encode", "absent.txt", "--output", "x.npy"], ["evaluate", "--data", "no"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, option, "0"])
+        name = option.strip("-").replace("-", "_")
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"error: {name} is 0; it must be at least {least}\n"

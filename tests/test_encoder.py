@@ -18,7 +18,9 @@ from simcse_jax.data.packing import pack_rows
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.encoder import _row_counts, embed
 from simcse_jax.hub import find_model
+from simcse_jax.hub.settings import _read_own
 from simcse_jax.models import SentenceModel, one_a_row
+from simcse_jax.transforms import Whitening
 
 
 @pytest.fixture(scope="module")
@@ -307,9 +309,14 @@ def test_the_longest_length_is_the_position_table(golden, tmp_path):
         ({"max_length": 25}, "takes 2 to 24"),
         ({"max_length": 1}, "takes 2 to 24"),
         ({"batch_size": 0}, "at least 1"),
-        ({"on_truncation": "shrug"}, "'warn' or 'error'"),
+        ({"on_truncation": "shrug"}, "one of warn, error"),
+        ({"batch_size": 2.5}, r"^batch_size is 2\.5; it must be a whole number$"),
+        ({"batch_size": True}, "^batch_size is True; it must be a whole number$"),
+        ({"max_length": True}, "^max_length is True; it must be a whole number$"),
+        ({"max_length": "8"}, "^max_length is '8'; it must be a whole number$"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_arguments(tiny, change, message):
     with pytest.raises(ValueError, match=message):
         tiny.encode(["dog"], **change)
@@ -385,3 +392,21 @@ def test_saved_and_loaded(golden, tmp_path, pooling):
     again = SentenceEncoder.from_pretrained(tmp_path / "model")
     assert again.settings == encoder.settings
     np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_number_of_layers_that_is_none_is_refused_before_loading(golden):
+    for layers in (True, 1.0, 0, "1"):
+        with pytest.raises(ValueError, match=f"^num_layers is {layers!r}; it must be "):
+            SentenceEncoder.from_pretrained(golden / "tiny-bert", num_layers=layers)
+
+
+def test_the_settings_of_a_folder_with_a_transform_are_read_once(tiny, tmp_path, monkeypatch):
+    whitening = Whitening.fit(np.random.default_rng(0).normal(size=(50, 32)))
+    tiny.with_transform(whitening).save_pretrained(tmp_path / "model")
+    names = []
+    monkeypatch.setattr(
+        "simcse_jax.hub.settings._read_own", lambda f: names.append(f) or _read_own(f)
+    )
+    assert SentenceEncoder.from_pretrained(tmp_path / "model").transform is not None
+    assert len(names) == 1

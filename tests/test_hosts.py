@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from simcse_jax import hosts
-from simcse_jax.cli import main
+from simcse_jax.cli import main, run_or_explain
 from simcse_jax.config import CONFIGS, replace
 from simcse_jax.io import read_json, read_json_lines
 
-STEPS = 140  # a checkpoint is written at step 125
+STEPS = 40  # a checkpoint is written at step 10
 
 
 def arguments(golden: Path, folder: Path, output: Path, steps: int = STEPS) -> list[str]:
@@ -27,26 +27,31 @@ def arguments(golden: Path, folder: Path, output: Path, steps: int = STEPS) -> l
         *("train", "unsup_simcse", "--model", str(golden / "tiny-bert"), "--num-layers", "1"),
         *("--train-files", str(text), "--max-steps", str(steps), "--eval-every", "1000"),
         *("--batch-size", "8", "--max-length", "16", "--output-dir", str(output)),
-        *("--schedule", "constant"),
+        *("--schedule", "constant", "--checkpoint-steps", "10"),
     ]
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def start(args: list[str], address: str, number: int, **environment: str) -> subprocess.Popen:
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    rank = ["--distributed", "--coordinator", address, "--num-processes", "2", "--process-id"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "simcse_jax.cli", *args, *rank, str(number)],
+        env=os.environ | {"XLA_FLAGS": flags} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def start_both(args: list[str]) -> list[subprocess.Popen]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    rank = ["--distributed", "--coordinator", address, "--num-processes", "2", "--process-id"]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "simcse_jax.cli", *args, *rank, str(i)],
-            env=os.environ | {"XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    address = free_address()
+    return [start(args, address, i) for i in range(2)]
 
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
@@ -79,7 +84,7 @@ def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
     broken = arguments(golden, tmp_path, tmp_path / "broken")
     processes = start_both(broken)
     metrics = tmp_path / "broken" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 125):
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 10):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGKILL)
@@ -94,6 +99,54 @@ def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
     for which in ("best", "last"):
         mine, theirs = (x / which / "model.safetensors" for x in (tmp_path / "broken", whole))
         assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_whom_a_process_waits_for_is_said_and_a_signal_ends_it(golden, tmp_path):
+    """Nor does a log stay behind that says nothing."""
+    (tmp_path / "logs").mkdir()
+    args = [*arguments(golden, tmp_path, tmp_path / "run", steps=1), "--join-timeout", "4"]
+    addresses = [free_address() for _ in range(3)]
+    processes = [
+        start(args, address, number, TMPDIR=str(tmp_path / "logs"))
+        for address, number in zip(addresses, (0, 1, 0), strict=True)
+    ]
+    said = processes[2].stderr.readline()
+    processes[2].send_signal(signal.SIGINT)
+    assert said == (
+        f"process 0 of 2 listens at {addresses[2]} and waits for 1 other, for 4 s at most\n"
+    )
+    first, second, stopped = finish(processes)
+    assert stopped[0] == 130
+    assert stopped[2].startswith("error: stopped by Ctrl-C")
+    for (code, _, errors), waits in (
+        (first, f"process 0 of 2 listens at {addresses[0]} and waits for 1 other"),
+        (second, f"process 1 of 2 waits for process 0 at {addresses[1]}, where nothing answers"),
+    ):
+        assert code == 2
+        line, error = errors.splitlines()
+        assert line == f"{waits}, for 4 s at most"
+        assert error.startswith(f"error: the processes of the run did not meet within 4 s: {waits}")
+    assert not list((tmp_path / "logs").iterdir())
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_of_the_transport_tell_of_a_lost_process(capsys):
+    def fail(number):
+        try:
+            raise ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+        except ValueError as error:
+            if number == 0:
+                raise
+            raise OSError("the checkpoint could not be written") from error
+
+    for number in range(2):
+        with pytest.raises(SystemExit) as stop:
+            run_or_explain(lambda number=number: fail(number))
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: a process of the run was lost, so that this one ended too")
+        assert "Connection closed by peer" in error
+    assert hosts.loss_in(ValueError("eval_data is missing")) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Files: whole or not at all, with the right permissions; what a broken file is told apart by."""
 
 import bz2
+import errno
 import gzip
 import io
 import os
@@ -388,3 +389,18 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
     for unusable in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unusable)
         assert cache_folder() == Path.home() / ".cache" / "simcse_jax"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_is_told_with_the_file(tmp_path, code):
+    """The system names none where writing to an open file fails."""
+    for make in (
+        lambda: written_file(tmp_path / "x.npy"),
+        lambda: written_folder(tmp_path / "x.npy", "m.json"),
+    ):
+        with (
+            pytest.raises(OSError, match=rf"^cannot write {tmp_path}/x\.npy: {os.strerror(code)}$"),
+            make(),
+        ):
+            raise OSError(code, os.strerror(code))
+        assert not list(tmp_path.iterdir())

@@ -104,7 +104,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
             os.kill(os.getpid(), signal.SIGTERM)
         return scores.dev(encoder)
 
-    with pytest.raises(Interrupted, match="stopped at step 3 of 4; --resume continues"):
+    with pytest.raises(Interrupted, match="stopped at step 3 of 4, with a checkpoint in .*run$"):
         train_seeds(config, evaluate=interrupting)
 
     def again(config):
@@ -123,7 +123,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
     other = TrainingData(read_labelled_nli(tiny_data / "nli.jsonl"))
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "load_training_data", lambda *_: other)
-        with pytest.raises(ValueError, match="settings: text was"):
+        changed = "text has changed; the text at hand is the data set 'stsb'"
+        with pytest.raises(ValueError, match=changed):
             again(config)
     found = again(config)
     for name in ("dev_before", "dev_best", "best_step", "best", "last"):
@@ -278,30 +279,40 @@ def test_a_loss_that_is_no_number_is_one_line_with_causes(make, tiny_data, tmp_p
     assert "bfloat16" in line
 
 
-def test_sigterm_ends_the_command_with_its_exit_code(
+def test_a_signal_ends_the_command_with_its_exit_code(
     make, tiny_data, tmp_path, monkeypatch, capsys
 ):
     """Between its steps it saves; elsewhere it leaves at once, and the folder is let go."""
-    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",))
-    moments = {"before": 1, "within": 2, "after": 4}
+    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",), checkpoint_steps=2)
+    again = "simcse-jax train unsup_simcse --resume"
+    moments = {
+        "before": (1, signal.SIGTERM),
+        "within": (2, signal.SIGTERM),
+        "ctrl-c": (2, signal.SIGINT),
+        "after": (4, signal.SIGTERM),
+    }
     dev = SentenceEncoder.encode
-    for moment, call in moments.items():
+    for moment, (call, number) in moments.items():
         calls = []
 
-        def ending(self, *args, calls=calls, call=call, **options):
+        def ending(self, *args, calls=calls, call=call, number=number, **options):
             calls.append(None)
             if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return dev(self, *args, **options)
 
         monkeypatch.setattr(SentenceEncoder, "encode", ending)
         own = replace(config, output_dir=tmp_path / moment)
         with pytest.raises(SystemExit) as stop:
-            cli.run_or_explain(lambda own=own: train(own))
-        assert stop.value.code == 143
-        said = capsys.readouterr().err
-        within = moment == "within"
-        assert ("stopped at step 3 of 4; --resume" if within else "stopped by SIGTERM") in said
+            cli.run_or_explain(lambda own=own: train(own), again)
+        assert stop.value.code == 128 + number
+        printed = capsys.readouterr()
+        assert "4 steps; a checkpoint is written every 2 steps" in printed.out or moment == "before"
+        within = call == 2
+        assert ("error: stopped at step 3 of 4, with" if within else "by SIGTERM;") in printed.err
+        assert printed.err.endswith(f"; it goes on by: {again}\n")
+        steps = sorted(p.name for p in (tmp_path / moment / "checkpoints").iterdir())
+        assert steps == {"before": [], "after": ["2", "4"]}.get(moment, ["2", "3"])
         assert not (tmp_path / moment / "run.lock").exists()
         assert not [p for p in (tmp_path / moment).rglob(".*")]
     monkeypatch.setattr(SentenceEncoder, "encode", dev)
@@ -309,7 +320,10 @@ def test_sigterm_ends_the_command_with_its_exit_code(
         train_seeds(replace(config, output_dir=tmp_path / moment, resume=True))[0]["last"]
         for moment in moments
     ]
-    assert found[0] == found[1] == found[2]
+    assert found[1:] == found[:-1]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{tmp_path / 'before'}: no checkpoint to continue from, so it starts anew" in printed
+    assert f"{tmp_path / 'ctrl-c'}: continues at step 3 of 4" in printed
 
 
 def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
@@ -431,8 +445,12 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
         train_seeds(replace(config, resume=True, pooling="cls"))
     with pytest.raises(ValueError, match="parallel is 'pmap'; a flow is fitted with"):
         train_seeds(replace(config, parallel="pmap", output_dir=tmp_path / "other"))
-    with pytest.raises(ValueError, match="a flow is fitted for whole epochs"):
+    with pytest.raises(
+        ValueError, match="max_steps is 3; a flow is fitted for whole epochs: leave"
+    ):
         train(make("flow", **files, max_steps=3))
+    with pytest.raises(ValueError, match=r"epochs is 0\.5; .* whole epochs: give a whole number"):
+        train(make("flow", **files, max_steps=None, epochs=0.5))
 
 
 def test_continued_pretraining_from_the_command_line(golden, tiny_data, tmp_path, capsys):
@@ -461,6 +479,8 @@ def test_the_command_line_explains_itself(capsys):
         (["train", "simce"], "there is no configuration 'simce'"),
         (["train", "--seed", "1"], "the configuration comes first"),
         (["train", "sbert_stsb"], "eval_data is missing"),
+        (["train", "mlm", "--train-files"], "--train-files is given without a value; name some"),
+        (["train", "mlm", "--seeds", "--resume"], "--seeds is given without a value"),
     ):
         with pytest.raises(SystemExit, match="2"):
             cli.main(args)
@@ -519,6 +539,67 @@ def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
     assert "STS-B dev" not in printed
     assert "dev is mine; test is Spearman × 100" in printed
     assert "mine before" in printed
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_that_cannot_be_so(make, tiny_data, tmp_path):
+    """One sentence for each, and before anything is trained."""
+    config, text = make("unsup_simcse"), str(tiny_data / "text.txt")
+    pairs = [("a dog", "a cat")] * 8
+
+    def fails(message, config=config, **arguments):
+        with pytest.raises(ValueError, match=message):
+            train(config, **arguments)
+
+    for measure in (1.5, {}, "spearman"):
+        fails("evaluate is .*; it must be a function from the", sentences=pairs, evaluate=measure)
+    for returned, message in (
+        (0.5, r"evaluate returned 0\.5; it must return scores by name"),
+        ({}, "evaluate returned {}; it must"),
+        ("high", "evaluate returned 'high'; it must"),
+        ({"mine": float("nan")}, "what evaluate returned as 'mine' is nan; it must be finite"),
+        ({"mine": "high"}, "what evaluate returned as 'mine' is 'high'; it must be a number"),
+    ):
+        fails(message, sentences=pairs, evaluate=lambda encoder, r=returned: r)
+    fails("sentences and train_files are both given", sentences=pairs, train_files=text)
+    fails("train_files is empty; name a file", train_files=[])
+    for sentences in ([1], 3, [("a", 1)], [], [None]):
+        fails("sentences must be a list of strings", sentences=sentences)
+    for name in (None, 3):
+        fails("the configuration is .*; it must be a simcse_jax.config.Config", config=name)
+    supervised = make("sup_simcse")
+    fails("plain sentences, but .* give two or three", config=supervised, sentences=["a"] * 8)
+    fails("plain sentences, but .* or train unsup_simcse", config=supervised, train_files=text)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_single_file_and_a_single_seed_will_do(make, tiny_data, tmp_path):
+    text = tiny_data / "text.txt"
+    train(make("unsup_simcse"), train_files=str(text), seeds=3, max_steps=1)
+    own = load_config(tmp_path / "run" / "seed-3" / "run.json")
+    assert own.data.train_files == (text,)
+
+
+def test_one_corpus_for_dev_and_test_is_told_of(make, tmp_path, monkeypatch, capsys):
+    score = {"lee_spearman": 50.0}
+    monkeypatch.setattr("simcse_jax.evaluation.scores.lee_score", lambda _: score)
+    monkeypatch.setattr("simcse_jax.evaluation.scores.read_lee", lambda: None)
+    config = make("unsup_simcse", eval_data=None, max_steps=1)
+    train(config, sentences=SENTENCES)
+    assert "dev and test are one corpus, Lee's 50 documents" in capsys.readouterr().out
+
+
+def test_a_pooling_that_cannot_be_is_refused_before_text_is_read(make, monkeypatch):
+    monkeypatch.setattr(trainer, "make_batches", lambda *_: pytest.fail("text was tokenised"))
+    model = SentenceEncoder.from_pretrained(make("mlm").model.model, pooling="mean")
+    monkeypatch.setattr(
+        trainer.hub,
+        "load_params",
+        lambda *_: (model.config, {k: v for k, v in model.params.items() if k != "pooler"}),
+    )
+    for name in ("mlm", "unsup_simcse", "sbert_stsb"):
+        with pytest.raises(ValueError, match="pooling '?(is )?'?pooler"):
+            train(make(name, pooling="pooler"), sentences=None if "sts" in name else SENTENCES)
 
 
 def test_bad_input(make, tiny_data, tmp_path):

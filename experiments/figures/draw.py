@@ -147,6 +147,11 @@ def draw_plane(value: Value) -> Figure:
     axes.set_xlim(padded(row["uniformity"] for row in rows))
     axes.set_ylim(padded(row["alignment"] for row in rows))
     plane_axes(axes)
+    axes.set_title(
+        "places: the whole of STS-B, on whose sentences whitening and flow are fitted\n"
+        "numbers and colours: Spearman × 100 on STS-B test, trained models of one seed",
+        fontsize=9,
+    )
     legend_below(figure, handles, [h.get_label() for h in handles], len(handles))
     place_labels(
         axes,
@@ -162,27 +167,34 @@ def draw_plane(value: Value) -> Figure:
 def draw_path(value: Value) -> Figure:
     """Draw training runs in the plane (SimCSE, figure 2): models on STS-B dev, batches of runs."""
     runs, batches = value["runs"], value["batches"]
-    width = 5.6 + 4.4 * bool(batches)
-    figure, panels = plt.subplots(1, 1 + bool(batches), figsize=(width, 4.6), squeeze=False)
+    number = 2 + bool(batches)
+    figure, panels = plt.subplots(1, number, figsize=(4.2 * number, 4.4), squeeze=False)
     axes = panels[0, 0]
     everything = [r for records in runs.values() for r in records]
     axes.set_xlim(padded(r["uniformity"] for r in everything))
     axes.set_ylim(padded(r["alignment"] for r in everything))
+    # The runs begin alike: their last two thirds are drawn again, larger.
+    late = [r for records in runs.values() for r in records[len(records) // 3 :]]
+    zoom = panels[0, 1]
+    zoom.set_xlim(padded((r["uniformity"] for r in late), 0.25))
+    zoom.set_ylim(padded(r["alignment"] for r in late))
     ends = []
     for (name, records), style in styled(runs.items()):
         x = [r["uniformity"] for r in records]
         y = [r["alignment"] for r in records]
-        axes.plot(x, y, **style, ms=4, label=name, clip_on=False)
+        axes.plot(x, y, **style, ms=3, lw=1, label=name)
+        zoom.plot(x, y, **style, ms=5, lw=1.2, mfc="white")
+        zoom.plot(x[-1], y[-1], style["marker"], color=style["color"], mec="black", ms=9, zorder=4)
         ends.append((x[-1], y[-1], f"{name}  {records[-1]['stsb_dev']:.1f}"))
+    axes.indicate_inset(zoom.viewLim.bounds, edgecolor="black")
     first = everything[0]
     start = (first["uniformity"], first["alignment"], f"start  {first['stsb_dev']:.1f}")
     axes.plot(*start[:2], "o", ms=9, mfc="white", mec="black", zorder=4)
-    axes.set_title(
-        f"models on STS-B dev, every {value['every']} steps\n(numbers: Spearman × 100 at the end)",
-        fontsize=9,
-    )
+    axes.set_title(f"models on STS-B dev, every {value['every']} steps", fontsize=9)
+    zoom.set_title("the box, larger\n(numbers: Spearman × 100 on STS-B dev)", fontsize=9)
+    axes.legend(fontsize=8, loc="lower left")
     if batches:
-        right = panels[0, 1]
+        right = panels[0, 2]
         for (name, record), style in styled(batches.items()):
             x, y = record["uniformity"], record["alignment"]
             right.plot(x, y, **style, ms=3, lw=1, alpha=0.9, label=name)
@@ -195,7 +207,15 @@ def draw_path(value: Value) -> Figure:
         right.legend(fontsize=8)
     for panel in panels[0]:
         plane_axes(panel)
-    place_labels(axes, [start, *ends], [(r["uniformity"], r["alignment"]) for r in everything])
+        panel.locator_params(axis="x", nbins=4)
+    points = [(r["uniformity"], r["alignment"]) for r in everything]
+    place_labels(axes, [start], points)
+    halfway = [
+        ((a["uniformity"] + b["uniformity"]) / 2, (a["alignment"] + b["alignment"]) / 2)
+        for records in runs.values()
+        for a, b in itertools.pairwise(records)
+    ]
+    place_labels(zoom, ends, points + halfway)
     return figure
 
 
@@ -270,6 +290,11 @@ def draw_cosines(value: Value) -> Figure:
             axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_xlabel("cosine")
     figure.supylabel("gold score", fontsize=9)
+    figure.suptitle(
+        "pairs of the whole of STS-B; the numbers are their Spearman × 100 (not those of the test "
+        "split)",
+        fontsize=9,
+    )
     return figure
 
 
@@ -330,6 +355,7 @@ def draw_bound(value: Value) -> Figure:
         left.plot(steps, values, **style, ms=5, label=name)
     left.set_ylim(bottom=0)
     left.set_xlabel("training step")
+    left.set_ylabel("eigenvalue over m, mean of the entries")
     left.set_title(f"W: unit embeddings of m = {m:,} sentences of STS-B dev", fontsize=9)
     legend_under(left)
     draw_spectra(
@@ -342,7 +368,8 @@ def draw_bound(value: Value) -> Figure:
     right.set_ylim(bottom=max(0.01, right.get_ylim()[0]), top=1.3)
     right.yaxis.set_minor_formatter("")
     right.set_xlabel("number of the singular value of W")
-    right.set_title("singular value over the largest", fontsize=9)
+    right.set_ylabel("singular value over the largest")
+    right.set_title("spectrum of W", fontsize=9)
     legend_under(right)
     for axes in (left, right):
         axes.grid(alpha=0.25)

@@ -18,10 +18,10 @@ from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_between, check_count
 from simcse_jax.data.packing import deal, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.extras import needing
+from simcse_jax.extras import needs
 from simcse_jax.models.batch import Batch
 
-with needing("train"):
+with needs("train"):
     import grain
 
 # Grain's indices go through C integers; nobody takes as many steps.

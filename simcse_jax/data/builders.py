@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from simcse_jax.data import wikipedia
 from simcse_jax.data.senteval import Pairs, StsTask, read_sickr, read_sts, read_stsb
 from simcse_jax.data.training_text import Kind, TrainingText, read_training_file
-from simcse_jax.extras import needing
 from simcse_jax.io import open_data
-
-with needing("data"):
-    import tensorflow_datasets as tfds
 
 Split = Literal["train", "dev", "test"]
 TextName = Literal["wiki1m_for_simcse", "nli_for_simcse", "embedded_wikipedia"]

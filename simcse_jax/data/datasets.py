@@ -7,9 +7,10 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
-from simcse_jax.checks import check_between, check_choice, check_count
+from simcse_jax.checks import check_between, check_count, check_types
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -28,6 +29,7 @@ from simcse_jax.data.training_text import (
     read_sentences,
     read_training_file,
 )
+from simcse_jax.extras import needs
 
 Positives = Literal[
     "same", "crop", "delete-words", "delete-one-word", "mask-words", "synonym", "next-sentence"
@@ -86,7 +88,7 @@ class DataConfig:
     Wikipedia's triplets; default: the run's seed, the same for all its seeds."""
 
     def __post_init__(self) -> None:
-        check_choice("positives", self.positives, get_args(Positives))
+        check_types(self)
         check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "columns", "per_article"):
             if (value := getattr(self, field)) is not None:
@@ -105,14 +107,14 @@ class DataConfig:
     def _check_effect(self) -> None:
         """Refuse options that would change nothing, which is not what their giver believes."""
         sections = self.dataset == "wikipedia_sections" and not self.train_files
-        for field, heard, needs in (
+        for field, heard, wanted in (
             ("per_article", sections, "dataset 'wikipedia_sections' and no train_files"),
             ("window", self.positives == "next-sentence", "positives 'next-sentence'"),
             ("share", self.positives in _BY_SHARE, f"positives {', '.join(_BY_SHARE)}"),
         ):
             if not heard and getattr(self, field) != getattr(type(self), field):
                 raise ValueError(
-                    f"{field} is {getattr(self, field)}, which has no effect: it needs {needs}"
+                    f"{field} is {getattr(self, field)}, which has no effect: it needs {wanted}"
                 )
 
 
@@ -155,6 +157,7 @@ def load_training_data(
         data = _labelled_nli(config)
     elif config.train_files:
         text = read_training_file(config.train_files, seed=seed)
+        check_supervised(config, len(text.columns))
         # Every file is a document.
         plain = len(text.columns) == 1
         documents = [read_sentences(file) for file in config.train_files] if plain else []
@@ -178,6 +181,19 @@ def load_training_data(
         )
     kept = dataclasses.replace(data.text, columns=columns[: config.columns])
     return data._replace(text=kept)
+
+
+def check_supervised(config: DataConfig, columns: int) -> None:
+    """Refuse plain sentences where a configuration of pairs and triplets is given other text.
+
+    Raises:
+        ValueError: they would be trained on as their own positives, which nobody asked for.
+    """
+    if config.dataset == "embedded_triplets" and columns == 1 and config.positives == "same":
+        raise ValueError(
+            "the training text is plain sentences, but the configuration is one for pairs or "
+            "triplets (sup_simcse): give two or three columns, or train unsup_simcse"
+        )
 
 
 def with_positives(data: TrainingData, config: DataConfig, seed: int) -> TrainingText:
@@ -216,9 +232,7 @@ def _augmentation(config: DataConfig) -> Augmentation:
 
 def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """Every sentence of the Wikipedia excerpt in gensim's wheel; each section is a document."""
-    from simcse_jax.data import wikipedia  # its packages are an extra
-
-    articles = wikipedia.embedded_wikipedia(progress=True)
+    articles = _wikipedia().embedded_wikipedia(progress=True)
     documents = [list(section.sentences) for article in articles for section in article.sections]
     sentences = tuple(sentence for document in documents for sentence in document)
     return TrainingData(TrainingText((sentences,)), documents=documents)
@@ -226,8 +240,7 @@ def _embedded_wikipedia(config: DataConfig, seed: int, eval_data: Path | None) -
 
 def _embedded_triplets(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """Section triplets of the embedded articles that the demo does not test on."""
-    from simcse_jax.data import wikipedia  # its packages are an extra
-
+    wikipedia = _wikipedia()
     articles = wikipedia.embedded_wikipedia(progress=True)
     train, _ = wikipedia.split_articles(articles, TEST_FRACTION, TEST_SEED)
     return TrainingData(_triplet_text(wikipedia.section_triplets(train, seed=0)))
@@ -242,8 +255,7 @@ def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -
     Raises:
         ValueError: too few articles for every part to have a triplet.
     """
-    from simcse_jax.data import wikipedia
-
+    wikipedia = _wikipedia()
     section_triplets = wikipedia.section_triplets
     if config.dataset_source is None:
         articles, source = wikipedia.embedded_wikipedia(progress=True), "embedded Wikipedia"
@@ -283,7 +295,8 @@ def _stsb(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData
 
 def _prepared(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """A builder of tensorflow-datasets: read from its source, downloaded, or prepared before."""
-    from simcse_jax.data import builders  # tensorflow-datasets takes its time to import
+    with needs("data"):
+        from simcse_jax.data import builders  # tensorflow-datasets takes its time to import
 
     text = builders.load(config.dataset, source=config.dataset_source)  # type: ignore[call-overload]
     return TrainingData(text)
@@ -309,8 +322,20 @@ DATASETS: dict[str, Callable[[DataConfig, int, Path | None], TrainingData]] = {
 """The data sets by name: from configuration, seed and SentEval's folder to what is trained on."""
 
 
-def _triplet_text(triplets: Sequence[tuple[str, str, str]], description: str = "") -> TrainingText:
-    columns = zip(*triplets, strict=True)
+def _wikipedia() -> ModuleType:
+    """Import what reads Wikipedia, whose packages not everybody has who trains.
+
+    Raises:
+        MissingExtra: one of them is not installed.
+    """
+    with needs("data"):
+        from simcse_jax.data import wikipedia
+    return wikipedia
+
+
+def _triplet_text(triplets: Sequence[Any], description: str = "") -> TrainingText:
+    """Make columns of `simcse_jax.data.wikipedia.SectionTriplet`s."""
+    columns = zip(*((t.anchor, t.positive, t.negative) for t in triplets), strict=True)
     return TrainingText(tuple(tuple(column) for column in columns), description)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from simcse_jax.checks import listed, quoted
 from simcse_jax.data.tables import Table, read_table
 from simcse_jax.io import read_lines
 
@@ -108,8 +109,8 @@ def nli_examples(table: Table) -> NliFile:
     fields = nli_fields(table.names)
     if fields is None:
         raise ValueError(
-            f"{table.path} has the columns {', '.join(table.names)}; NLI needs premise, hypothesis "
-            "and label, or sentence1, sentence2 and gold_label"
+            f"{table.path} has the columns {listed(table.names)}; "
+            "NLI needs premise, hypothesis and label, or sentence1, sentence2 and gold_label"
         )
     premise, hypothesis, label = (table.names.index(field) for field in fields)
     examples, unlabelled = [], 0
@@ -127,7 +128,7 @@ def _label(path: Path, line: int, value: object) -> Label | None:
         return _LABELS[str(value).strip()]
     except KeyError:
         raise ValueError(
-            f"{path}, line {line}: the label {value!r} is none of entailment, neutral, "
+            f"{path}, line {line}: the label {quoted(value)} is none of entailment, neutral, "
             "contradiction (0, 1, 2) and - (-1); correct it or delete the line"
         ) from None
 

@@ -29,8 +29,9 @@ def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
         The sentences (their indices) of each row.
     """
     rows: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by free tokens
     most = row_length // TOKENS_PER_SEGMENT
+    row_length = min(row_length, sum(lengths))  # no more room than there is work
+    by_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by free tokens
     for i in np.argsort(-np.asarray(lengths), kind="stable").tolist():
         length = lengths[i]
         room = next((r for r in range(length, row_length) if by_room[r]), row_length)

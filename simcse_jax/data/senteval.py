@@ -104,7 +104,7 @@ def read_sts(folder: str | Path, tasks: Sequence[str] = TASKS) -> dict[str, StsT
         The tasks by name, in the papers' order whatever the order of `tasks`.
 
     Raises:
-        FileNotFoundError: Files are missing; the message names all of them.
+        FileNotFoundError: Files are missing; the message names the first and their number.
         ValueError: An unknown task, or a file that cannot be read as described; the message names
             the file, the line and the mend.
     """
@@ -165,9 +165,10 @@ def _subset_files(task: str, subset: str) -> tuple[str, str]:
 def _require(root: Path, files: Sequence[str]) -> None:
     missing = [file for file in files if not (root / file).is_file()]
     if missing:
+        first = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise FileNotFoundError(
-            f"{root} lacks {', '.join(missing)}: give the folder that holds SentEval's STS/ and "
-            "SICK/ (its data/downstream)"
+            f"{root} lacks {len(missing)} of {len(files)} files ({first}): give the folder "
+            "that holds SentEval's STS/ and SICK/ (its data/downstream)"
         )
 
 
@@ -211,7 +212,8 @@ def _read_columns(
         if not lines or lines[0].split("\t")[0].strip() != header:
             found = lines[0].split("\t")[0] if lines else ""
             raise ValueError(
-                f"{file}, line 1: the header's first column should be {header!r}, found {found!r}; "
+                f"{file}, line 1: the header's first column should be {header!r}, found "
+                f"{quoted(found)}; "
                 "put the header line back"
             )
         lines, first = lines[1:], 2

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simcse_jax.checks import quoted
+from simcse_jax.checks import listed, quoted
 from simcse_jax.io import read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -50,14 +50,21 @@ class Table:
             return " "
         if not isinstance(cell, str):
             raise ValueError(
-                f"{self.path}, line {self.lines[row]}: {self.names[column]!r} is {cell!r}, not a "
+                f"{self.path}, line {self.lines[row]}: {quoted(self.names[column])} is "
+                f"{quoted(cell)}, not a "
                 "text; put it in quotes or leave the column out"
             )
         if not cell.isascii() and any("\ud800" <= c <= "\udfff" for c in cell):
             # JSON may hold half a character, "\ud83d"; the tokenizer would only fail much later.
             raise ValueError(
-                f"{self.path}, line {self.lines[row]}: {self.names[column]!r} holds half of a "
-                "surrogate pair; delete the broken \\u escape"
+                f"{self.path}, line {self.lines[row]}: {quoted(self.names[column])} holds "
+                "half of a surrogate pair; delete the broken \\u escape"
+            )
+        if "\0" in cell:
+            # As in text files: no sentence has one, and tokenizers disagree on what it is.
+            raise ValueError(
+                f"{self.path}, line {self.lines[row]}: {quoted(self.names[column])} holds the "
+                "escape \\u0000; delete it"
             )
         return cell
 
@@ -128,7 +135,7 @@ def _cell_rows(path: Path, lines: list[str], suffix: str) -> Iterator[tuple[int,
             what = "too few" if len(row) < len(names) else "too many"
             raise ValueError(
                 f"{path}, line {line}: {what} columns, {len(row)} for the header's {len(names)} "
-                f"({', '.join(names)}); complete the row, quote its cells or delete it"
+                f"({listed(names)}); complete the row, quote its cells or delete it"
             )
         yield line, row
 
@@ -139,7 +146,7 @@ def _check_header(path: Path, line: int, row: tuple[str, ...]) -> None:
     if wrong is not None:
         raise ValueError(
             f"{path}, line {line}: the first row should name the columns, one word each, but holds "
-            f"{wrong!r}; put a header such as sent0,sent1,hard_neg above it"
+            f"{quoted(wrong)}; put a header such as sent0,sent1,hard_neg above it"
         )
 
 
@@ -169,9 +176,9 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, tuple[Any, .
         missing = [name for name in names if name not in row]
         extra = [name for name in row if name not in names]
         if missing or extra:
-            what = f"{missing[0]!r} is missing" if missing else f"{extra[0]!r} is new"
+            what = f"{quoted(missing[0])} is missing" if missing else f"{quoted(extra[0])} is new"
             raise ValueError(
                 f"{path}, line {line}: {what}, for the first object has the fields "
-                f"{', '.join(names)}; give every line the same, null where empty"
+                f"{listed(names)}; give every line the same, null where empty"
             )
         yield line, tuple(row[name] for name in names)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from simcse_jax.extras import needing
+from simcse_jax.extras import needs
 from simcse_jax.io import check_is_file, is_there, read_object
 
 
@@ -100,7 +100,7 @@ class Tokenizer:
 
 
 def _built_backend(folder: Path) -> tokenizers.Tokenizer:
-    with needing("transformers"):
+    with needs("tokenizers"):
         from transformers import AutoTokenizer
 
     try:

@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+from simcse_jax.checks import listed, quoted
 from simcse_jax.data.nli import (
     Label,
     NliExample,
@@ -206,15 +207,16 @@ def _table_columns(table: Table) -> _Columns:
     names = table.names
     if len(names) not in _KINDS:
         raise ValueError(
-            f"{table.path}, line 1: {len(names)} columns ({', '.join(names)}), which is neither "
+            f"{table.path}, line 1: {len(names)} columns ({listed(names)}), "
+            "which is neither "
             "sentences (1), pairs (2), triplets (3) nor NLI (premise, hypothesis, label); keep the "
             "columns to train on"
         )
     wrong = next((name for name in names if name.lower() in _NO_TEXT), None)
     if wrong is not None:
         raise ValueError(
-            f"{table.path}, line 1: the column {wrong!r} holds no sentences; leave it out, or name "
-            "the columns of NLI data premise, hypothesis and label"
+            f"{table.path}, line 1: the column {quoted(wrong)} holds no sentences; leave it out, "
+            "or name the columns of NLI data premise, hypothesis and label"
         )
     columns = tuple(
         tuple(table.text(row, column) for row in range(len(table.rows)))

@@ -157,7 +157,10 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
         raise FileNotFoundError(
             f"{path} is missing; the folder must be laid out as SentEval's data/downstream"
         )
-    return ((n, line) for n, line in enumerate(read_lines(path, encoding), 1) if line.strip())
+    lines = read_lines(path, encoding)
+    if (broken := next((n for n, line in enumerate(lines, 1) if "\0" in line), None)) is not None:
+        raise ValueError(f"{path}, line {broken}: holds a NUL byte; give a text file")
+    return ((n, line) for n, line in enumerate(lines, 1) if line.strip())
 
 
 def _labelled(rows: list[_Row], path: Path) -> Labelled:

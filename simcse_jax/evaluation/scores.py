@@ -47,6 +47,7 @@ class Scores(NamedTuple):
         columns: what of them goes into the closing table, from the scores of the best model and of
             the last.
         measure: what the scores are, for people.
+        note: what is to be known of them, for people; "" for nothing.
     """
 
     dev: Callable[[SentenceEncoder], Mapping[str, float]]
@@ -55,6 +56,7 @@ class Scores(NamedTuple):
     test: Callable[[SentenceEncoder, Path | None], dict[str, Any]]
     columns: Callable[[dict[str, Any], dict[str, Any]], list[Column]]
     measure: str = "Spearman"
+    note: str = ""
 
 
 def no_scores() -> Scores:
@@ -75,7 +77,13 @@ def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
             read_lee()
         except FileNotFoundError:
             return no_scores()
-        return Scores(lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns)
+        note = (
+            "dev and test are one corpus, Lee's 50 documents, so the test is no measure of new "
+            "text; eval_data, SentEval's folder, has a test of its own"
+        )
+        return Scores(
+            lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns, note=note
+        )
     pairs = read_stsb(eval_data, "dev")
     tasks = read_sts(eval_data) if all_tasks else read_sts(eval_data, ["STS-B"])
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Float32, Int, Real
 from tqdm import tqdm
 
 from simcse_jax.arrays import AnyArray, Lists
 from simcse_jax.checks import check_choice, check_count, check_finite_rows, check_matrix
-from simcse_jax.losses.geometry import divide_by_norms, scale_extreme_rows
+from simcse_jax.losses.geometry import divide_by_norms, float32_directions
 
 # Columns whose largest score is looked at before any of them is sorted.
 _GROUP = 64
@@ -86,7 +87,7 @@ def similarity_search(
     if top_k > available:
         raise ValueError(f"top_k is {top_k}; it must be from 1 to {available}, the rows to find")
 
-    prepare = _cosine_rows if similarity == "cosine" else jnp.asarray
+    on_device = functools.partial(_on_device, cosine=similarity == "cosine")
     # Every block has one shape, the last one padded, so that one program is compiled. Blocks are
     # whole groups; the group is smaller where the corpus is.
     rows = min(query_block, max(m, 1))
@@ -100,14 +101,13 @@ def similarity_search(
     ) as bar:  # fmt: skip
         # The corpus outside: each of its blocks is read, checked and moved to the device once.
         for low in starts:
-            block = _padded(corpus[low : low + columns], columns, "corpus", low)
-            on_device = prepare(block)
+            block = on_device("corpus", corpus[low : low + columns], low, columns)
             for first in range(0, m, rows):
                 part = queries[first : first + rows]
                 own = slice(first, first + len(part))
-                query = prepare(_padded(part, rows, "queries", first))
+                query = on_device("queries", part, first, rows)
                 best, where = _block_top_k(
-                    query, on_device, jnp.int32(n - low), top_k,
+                    query, block, jnp.int32(n - low), top_k,
                     jnp.int32(first - low) if exclude_self else None,
                 )  # fmt: skip
                 _merge(
@@ -118,18 +118,25 @@ def similarity_search(
     return SearchResult(scores, indices)
 
 
-def _cosine_rows(x: Float[np.ndarray, "n D"]) -> Float[Array, "n D"]:
-    # Scaled on the host, where subnormal numbers are not yet zeros.
-    return _divide_by_norms(jnp.asarray(scale_extreme_rows(x)))
+def _on_device(
+    name: str, x: Real[np.ndarray, "n D"], start: int, rows: int, *, cosine: bool
+) -> Float32[Array, "rows D"]:
+    """Return a block of so many rows, zeros at its end; of length one for the cosine.
 
-
-def _padded(x: np.ndarray, rows: int, name: str, start: int) -> Float[np.ndarray, "rows D"]:
-    with np.errstate(over="ignore"):
-        part = np.asarray(x, np.float32)
-    check_finite_rows(name, part, start)
-    if len(part) == rows:
-        return part
-    return np.pad(part, ((0, rows - len(part)), (0, 0)))
+    Raises:
+        ValueError: a number that is not finite, or, for the inner product, not in float32.
+    """
+    if cosine:
+        # Scaled on the host, where subnormal numbers are not yet zeros.
+        check_finite_rows(name, x, start)
+        part = float32_directions(x)
+    else:
+        with np.errstate(over="ignore"):
+            part = np.asarray(x, np.float32)
+        check_finite_rows(name, part, start)
+    if len(part) < rows:
+        part = np.pad(part, ((0, rows - len(part)), (0, 0)))
+    return _divide_by_norms(jnp.asarray(part)) if cosine else jnp.asarray(part)
 
 
 @jax.jit(static_argnames="k")

@@ -21,8 +21,9 @@ from jaxtyping import Float, Float64, Real, Shaped
 from scipy.stats import rankdata
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_choice, check_finite_rows, check_matrix
+from simcse_jax.checks import check_choice, check_finite_rows, check_matrix, check_unmasked
 from simcse_jax.data.senteval import StsTask
+from simcse_jax.losses.geometry import scale_extreme_rows
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "n D"]]
@@ -39,7 +40,7 @@ def cosine(
     With a zero vector it is 0. Equal rows give exactly 1, so that repeated sentences tie; the
     product of unit rows would round.
     """
-    x, y = _float64(x, y)
+    x, y = (scale_extreme_rows(z) for z in _float64(x, y))
     squares = np.einsum("nd,nd->n", x, x) * np.einsum("nd,nd->n", y, y)
     dots = np.einsum("nd,nd->n", x, y)
     return np.divide(dots, np.sqrt(squares), out=np.zeros_like(dots), where=squares > 0)
@@ -127,7 +128,9 @@ def encode_distinct(
         ValueError: encode gives an array of another shape than [n, D], or one that is not finite.
     """
     rows = {sentence: row for row, sentence in enumerate(dict.fromkeys(sentences))}
-    embeddings = np.asarray(encode(list(rows)))
+    embeddings = encode(list(rows))
+    check_unmasked("what encode gives", embeddings)
+    embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or len(embeddings) != len(rows):
         raise ValueError(
             f"encode should give an array [{len(rows)}, D] for {len(rows)} sentences, got shape "
@@ -352,6 +355,8 @@ def format_table(results: StsResults) -> str:
 def _check_vectors(
     x: Shaped[np.ndarray, "n"], y: Shaped[np.ndarray, "n"]
 ) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
+    check_unmasked("the first vector of a correlation", x)
+    check_unmasked("the second vector of a correlation", y)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2:
         raise ValueError(

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from simcse_jax.checks import check_count
 from simcse_jax.data.transfer import Labelled, TransferTask
-from simcse_jax.extras import needing
+from simcse_jax.extras import needs
 
-with needing("sklearn"):
+with needs("transfer"):
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import accuracy_score, f1_score
     from sklearn.model_selection import GridSearchCV, StratifiedKFold

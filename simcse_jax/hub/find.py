@@ -20,12 +20,14 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     ``HF_HUB_OFFLINE``.
 
     Raises:
-        FileNotFoundError: there is no such folder and the hub has none or cannot be reached.
+        FileNotFoundError: there is no such folder and the hub has none or cannot be reached; or the
+            folder is a run's, which has its models in others.
     """
     if str(name) == "minilm":
         return minilm_folder()
     folder = Path(name).expanduser()
     if folder.is_dir():
+        _refuse_run(folder)
         return folder
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
         raise FileNotFoundError(f"model folder {str(name)!r} does not exist")
@@ -39,6 +41,17 @@ def find_model(name: str | os.PathLike[str]) -> Path:
             f"{str(name)!r} is neither a local folder nor a model that the Hugging Face hub "
             f"would give ({type(error).__name__}); give a folder, a hub id, or 'minilm'"
         ) from error
+
+
+def _refuse_run(folder: Path) -> None:
+    """Tell who gives the folder of a training run where its model is."""
+    for place in ("best", "seed-*/best"):
+        for config in sorted(folder.glob(f"{place}/config.json")):
+            if not is_there(folder / "config.json"):
+                raise FileNotFoundError(
+                    f"{folder} is the folder of a run and no model's; its best model is "
+                    f"{config.parent}"
+                )
 
 
 def weight_files(folder: Path) -> list[Path]:

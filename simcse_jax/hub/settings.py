@@ -118,15 +118,25 @@ def check_settings(settings: EncoderSettings, config: BertConfig, params: Params
 
 
 def read_settings(folder: Path, pooling: str | None = None) -> EncoderSettings:
-    """Read how a folder is to be used.
+    """Read how a folder is to be used, with the caller's pooling if there is one.
+
+    Raises:
+        ValueError: see `folder_settings`.
+    """
+    own = folder_settings(folder, ask=pooling is None)
+    return replace_settings(own, {"pooling": pooling})
+
+
+def folder_settings(folder: Path, *, ask: bool = True) -> EncoderSettings:
+    """Read what a folder says of its use.
 
     Our own ``simcse_jax.json`` says so, else sentence-transformers' ``modules.json`` and what it
     names, else the tokenizer's maximal length alone.
 
     Args:
         folder: a model folder.
-        pooling: what the caller has chosen instead of the folder's; default what the folder says,
-            else mean pooling, with a warning.
+        ask: warn of a folder that does not say how to pool, which means the mean; False where the
+            caller has chosen.
 
     Raises:
         ValueError: a file that is damaged, or that says what has no counterpart here; or a folder
@@ -140,14 +150,13 @@ def read_settings(folder: Path, pooling: str | None = None) -> EncoderSettings:
     else:
         source = folder
         found = {"max_length": sentence_transformers.read_max_length(folder)}
-        if pooling is None:
+        if ask:
             _check_is_not_simcse(folder)
             _warn_of_mean(folder)
     try:
-        settings = EncoderSettings(**found)
+        return EncoderSettings(**found)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    return replace_settings(settings, {"pooling": pooling})
 
 
 def _read_own(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Float32, Real
 
 from simcse_jax.arrays import AnyArray, Lists
 from simcse_jax.checks import check_matrix
@@ -63,22 +63,36 @@ def divide_by_norms(x: Float[AnyArrayT, "*B D"]) -> Float[AnyArrayT, "*B D"]:
     return x / numpy.where(norm == 0, 1, norm)
 
 
-def scale_extreme_rows(x: Float[AnyArrayT, "*B D"]) -> Float[AnyArrayT, "*B D"]:
-    """Multiply rows whose squares may under- or overflow by a power of two; leave others alone.
+def scale_extreme_rows(
+    x: Float[AnyArrayT, "*B D"], dtype: np.dtype | None = None
+) -> Float[AnyArrayT, "*B D"]:
+    """Multiply rows far from length one by a power of two; leave others alone.
 
-    Their directions stay the same to the last bit, and so do the other rows. (On a device that
-    rounds subnormal numbers to zero these are zeros.)
+    They are those whose squares, or a product of two squares, may under- or overflow. Their
+    directions stay the same to the last bit, and so do the other rows. (On a device that rounds
+    subnormal numbers to zero these are zeros.)
+
+    Args:
+      x: ``[..., D]`` of floating point.
+      dtype: what the rows will be computed in; by default their own.
     """
     numpy = np if isinstance(x, np.ndarray) else jnp
     peak = numpy.max(numpy.abs(x), axis=-1, keepdims=True, initial=0)
     _, exponent = numpy.frexp(peak if numpy is np else lax.stop_gradient(peak))
-    most = jnp.finfo(x.dtype).maxexp
-    extreme = numpy.abs(exponent) > most // 4
+    extreme = numpy.abs(exponent) > jnp.finfo(dtype or x.dtype).maxexp // 8
     if numpy is np and not extreme.any():
         return x
     # Clipped so that the factor is a normal number itself.
+    most = jnp.finfo(x.dtype).maxexp
     exponent = numpy.where(extreme, numpy.clip(exponent, 2 - most, most - 3), 0)
     return x * numpy.ldexp(numpy.ones_like(peak), -exponent)
+
+
+def float32_directions(x: Real[np.ndarray, "n D"]) -> Float32[np.ndarray, "n D"]:
+    """Return rows as float32, for cosines: those that it cannot hold keep their direction."""
+    if x.dtype.kind == "f" and x.dtype.itemsize > 4:
+        x = scale_extreme_rows(np.asarray(x, np.float64), np.dtype(np.float32))
+    return scale_extreme_rows(np.asarray(x, np.float32))
 
 
 def squared_distance(cosine: Float[Array, "*N"]) -> Float[Array, "*N"]:

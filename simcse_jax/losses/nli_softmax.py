@@ -16,17 +16,17 @@ from simcse_jax.losses.geometry import float_rows
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
 """The paper's Table 6, in its order.
 
-===============  =======================
+===============  ============================================
 name             features
-===============  =======================
-``uv``           (u, v)
-``diff``         (|u − v|)
-``mul``          (u * v)
-``diff-mul``     (|u − v|, u * v)
-``uv-mul``       (u, v, u * v)
-``uv-diff``      (u, v, |u − v|), the paper's choice
-``uv-diff-mul``  (u, v, |u − v|, u * v)
-===============  =======================
+===============  ============================================
+``uv``           ``(u, v)``
+``diff``         ``(|u − v|)``
+``mul``          ``(u * v)``
+``diff-mul``     ``(|u − v|, u * v)``
+``uv-mul``       ``(u, v, u * v)``
+``uv-diff``      ``(u, v, |u − v|)``, the paper's choice
+``uv-diff-mul``  ``(u, v, |u − v|, u * v)``
+===============  ============================================
 """
 
 CONCATENATIONS: tuple[Concatenation, ...] = get_args(Concatenation)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from simcse_jax.checks import check_between
+from simcse_jax.checks import check_between, check_types
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
 from simcse_jax.models import Batch, BertConfig, BertEncoder, MaskedLMHead
@@ -43,6 +43,7 @@ class MaskedLM(TokenObjective):
     probability: float = 0.15
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_between("probability", self.probability, 0, 1, "(]")
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:

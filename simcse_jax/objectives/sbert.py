@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 from safetensors import safe_open
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_at_least, check_choice, check_count
+from simcse_jax.checks import check_at_least, check_count, check_types
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.io import write_tensors
 from simcse_jax.losses.cosine_regression import Score, cosine_regression
@@ -49,7 +49,7 @@ class Sbert(TokenObjective):
     """'softmax' classifies pairs, 'regression' fits the cosine of pairs to their similarity,
     'triplet' brings the second sentence nearer to the first than the third is."""
     concatenation: Concatenation = "uv-diff"
-    """What the softmax sees: u, v, diff = |u - v|, mul = u * v (the paper's table 6)."""
+    """What the softmax sees: u, v, diff = abs(u - v), mul = u * v (the paper's table 6)."""
     use_bias: bool = True
     """Whether the softmax classifier has a bias: the authors' code has one, the paper's formula and
     Su et al. (2021) have none."""
@@ -64,10 +64,7 @@ class Sbert(TokenObjective):
     """The distance of the triplet objective."""
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, get_args(Kind))
-        check_choice("concatenation", self.concatenation, get_args(Concatenation))
-        check_choice("score", self.score, get_args(Score))
-        check_choice("distance", self.distance, get_args(Distance))
+        check_types(self)
         check_at_least("margin", self.margin, 0)
         check_count("num_labels", self.num_labels, 2)
 

@@ -10,7 +10,7 @@ negative.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Key
 from simcse_jax.checks import (
     check_at_least,
     check_between,
-    check_choice,
     check_finite,
     check_positive,
+    check_types,
 )
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.geometry import alignment, uniformity
@@ -79,10 +79,9 @@ class SimCSE(TokenObjective):
     views: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_choice("head", self.head, get_args(Head))
-        check_choice("similarity", self.similarity, get_args(Similarity))
-        check_choice("implementation", self.implementation, get_args(Implementation))
+        check_types(self)
         check_positive("temperature", self.temperature)
+        check_finite("temperature", self.temperature)
         check_finite("hard_negative_weight", self.hard_negative_weight)
         check_at_least("mlm_weight", self.mlm_weight, 0)
         check_between("mlm_probability", self.mlm_probability, 0, 1, "(]")

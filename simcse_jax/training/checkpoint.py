@@ -18,13 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 from jaxtyping import Array, Key
+from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
 from simcse_jax.checks import first_line
-from simcse_jax.extras import needing
-
-with needing("train"):
-    from orbax.checkpoint import v1 as ocp
 
 FORMAT = "simcse_jax run 1"
 METADATA = "_CHECKPOINT_METADATA"
@@ -68,13 +65,28 @@ def latest_step(folder: Path) -> int | None:
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
-def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say which settings differ, in words; nothing where none does."""
-    return "; ".join(
-        f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+class ChangedSettings(ValueError):
+    """A run is to go on with other settings than it was begun with.
+
+    Attributes:
+        names: of the settings.
+    """
+
+    def __init__(self, message: str, names: tuple[str, ...]):
+        super().__init__(message)
+        self.names = names
+
+
+def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Return which settings differ, by name, and how, in words."""
+    # Nobody knows a text by its digest.
+    return {
+        name: "the training text has changed"
+        if name == "text" and name in saved and name in wanted
+        else f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
-    )
+    }
 
 
 class RunCheckpoints:
@@ -289,8 +301,10 @@ class RunCheckpoints:
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         if changes := changed_settings(saved, self.settings):
-            raise ValueError(
-                f"the run in {self.folder} cannot be resumed with other settings: {changes}"
+            raise ChangedSettings(
+                f"the run in {self.folder} cannot be resumed with other settings: "
+                f"{'; '.join(changes.values())}",
+                tuple(changes),
             )
 
     def _damaged(self, step: int, path: Path, reason: str) -> UnusableCheckpoint:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -27,6 +28,8 @@ from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableChe
 from simcse_jax.training.devices import CompiledStep
 
 log = logging.getLogger(__name__)
+# Where there is no bar, a line is written at least so often.
+LINE_SECONDS = 60
 
 
 @runtime_checkable
@@ -64,13 +67,14 @@ class FitResult(NamedTuple):
     Attributes:
         state: after the last update.
         step: the number of updates done.
-        interrupted: whether SIGTERM came: the run is to end, be it after its last step.
+        stopped_by: the signal that came, SIGTERM or SIGINT, or None: where one came the run is to
+            end, be it after its last step.
         best: ``{"step", "value", "metrics"}`` of the best evaluation, or None.
     """
 
     state: Any
     step: int
-    interrupted: bool
+    stopped_by: int | None
     best: dict[str, Any] | None
 
 
@@ -88,6 +92,7 @@ def fit(
     metrics_file: str | os.PathLike[str] | None = None,
     log_every: int = 25,
     on_record: Callable[[Mapping[str, Any]], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
     progress: bool | None = None,
     description: str = "train",
 ) -> FitResult:
@@ -114,13 +119,17 @@ def fit(
             checkpoint are dropped. Steps are counted from 1: the number of updates done.
         log_every: in steps.
         on_record: also given every such record (TensorBoard and the like).
-        progress: a progress bar; default where standard error is a terminal.
+        on_start: given the number of updates that are done already, before any other.
+        progress: a progress bar; default where standard error is a terminal, and elsewhere a line
+            there at each evaluation and every minute.
         description: the bar's.
 
     Returns:
-        See `FitResult`. On SIGTERM the step under way is finished and a checkpoint written.
+        See `FitResult`. On SIGTERM and Ctrl-C the step under way is finished and a checkpoint
+        written.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C came a second time.
         FloatingPointError: the loss or the gradient is not finite; the message names the step.
         FileExistsError: the folder holds a run and ``resume`` is False.
         ValueError: a checkpoint that does not fit, too few batches, a best metric that is missing,
@@ -132,45 +141,42 @@ def fit(
     first_process = jax.process_index() == 0
     if progress is None and not first_process:
         progress = False
+    if on_start is not None:
+        on_start(start)
     records = _MetricsLog(metrics_file if first_process else None, start, on_record)
     metrics = _Metrics(records, checkpoints)
     done = start
     with (
         records,
-        _Sigterm() as sigterm,
-        tqdm(
-            total=total_steps,
-            initial=start,
-            desc=description,
-            unit="step",
-            disable=None if progress is None else not progress,
-        ) as bar,
+        _Signals() as signals,
+        _Progress(total_steps, start, description, progress) as shown,
         contextlib.closing(_source(batches, start, total_steps)) as source,
     ):
         for batch in source:
             state, measured = step(state, batch, key)
             done += 1
             metrics.add(done, measured, _sentences(batch) * jax.process_count())
-            bar.update()
+            shown.update()
             last = done == total_steps
             due = evaluation is not None and (last or done % evaluation.every == 0)
             regular = last or done % checkpoint_every == 0
             logged = done % log_every == 0 or due or regular
             # Several processes must leave at the same step; asking them all costs a little.
-            stop = sigterm.everywhere() if logged else sigterm.here()
+            stop = signals.everywhere() if logged else signals.here()
             if logged or stop:
-                bar.set_postfix(metrics.flush(), refresh=False)
+                shown.tell(done, metrics.flush())
             if due:
                 assert evaluation is not None
                 with metrics.paused():
-                    best = _evaluate(evaluation, state.params, done, best, records)
+                    best, values = _evaluate(evaluation, state.params, done, best, records)
+                shown.tell_scores(done, values)
             if (regular or stop) and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
             if stop:
                 break
-        interrupted = sigterm.everywhere()
-    return FitResult(state, done, interrupted, best)
+        stopped_by = signals.everywhere()
+    return FitResult(state, done, stopped_by, best)
 
 
 def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluation | None) -> None:
@@ -232,22 +238,22 @@ def _evaluate(
     done: int,
     best: dict[str, Any] | None,
     records: _MetricsLog,
-) -> dict[str, Any] | None:
-    """Measure the model, log what was found, and return the best evaluation so far."""
+) -> tuple[dict[str, Any] | None, dict[str, float]]:
+    """Measure the model, log it, and return the best evaluation so far and this one's values."""
     values = {name: float(value) for name, value in evaluation.function(params).items()}
     records.write({"step": done, "eval": values})
     records.flush()
     name = evaluation.best_metric
     if name is None:
-        return best
+        return best, values
     if name not in values:
         raise ValueError(f"best_metric is {name!r}; the evaluation gave {sorted(values)}")
     # Not a number is no score, and no reason to let go of a model.
     if math.isnan(values[name]) or (best is not None and values[name] <= best["value"]):
-        return best
+        return best, values
     if evaluation.save_best is not None and jax.process_index() == 0:
         evaluation.save_best(params, done, values)
-    return {"step": done, "value": values[name], "metrics": values}
+    return {"step": done, "value": values[name], "metrics": values}, values
 
 
 def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, None, None]:
@@ -262,6 +268,51 @@ def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, No
     finally:
         if close := getattr(iterator, "close", None):
             close()
+
+
+class _Progress:
+    """How far the run is: a bar at a terminal; else a line at an evaluation and every minute."""
+
+    def __init__(self, total: int, start: int, description: str, progress: bool | None):
+        self._lines = progress is None and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            desc=description,
+            unit="step",
+            disable=self._lines or progress is False,
+        )
+        self._of = f"of {total}"
+        self._description = description
+        self._last: dict[str, str] = {}
+        self._clock = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self) -> None:
+        self._bar.update()
+
+    def tell(self, step: int, values: dict[str, str]) -> None:
+        """Show the newest metrics."""
+        self._last = values
+        self._bar.set_postfix(values, refresh=False)
+        if time.monotonic() - self._clock >= LINE_SECONDS:
+            self._line(step, values)
+
+    def tell_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Show the scores of an evaluation, beside the newest metrics."""
+        self._line(step, self._last | {name: f"{value:.2f}" for name, value in scores.items()})
+
+    def _line(self, step: int, values: Mapping[str, str]) -> None:
+        self._clock = time.monotonic()
+        if self._lines:
+            said = ", ".join(f"{name} {value}" for name, value in values.items())
+            line = f"{self._description}: step {step} {self._of}, {said}"
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Metrics:
@@ -369,33 +420,42 @@ def _before(line: str, start: int) -> bool:
         return False  # the kill came in the middle of the line
 
 
-class _Sigterm:
-    """Notes SIGTERM while it is entered; the loop asks at the end of each step."""
+class _Signals:
+    """Notes SIGTERM and Ctrl-C while it is entered; the loop asks at the end of each step."""
 
     def __init__(self) -> None:
-        self._came = False
-        self._before: Any = None
+        self._came: int | None = None
+        self._before: dict[int, Any] = {}
         # Python lets the main thread alone set handlers.
         self._can = threading.current_thread() is threading.main_thread()
 
-    def __enter__(self) -> _Sigterm:
-        if self._can:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT) if self._can else ():
+            # A command in the background of a script is not to hear Ctrl-C.
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._can:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
+        if number == signal.SIGINT and self._came == number:
+            raise KeyboardInterrupt
+        self._came = number
+        if number == signal.SIGINT:
+            with contextlib.suppress(RuntimeError):  # in the middle of another line
+                said = "ending after this step, with a checkpoint; a second time ends at once"
+                print(f"\nCtrl-C: {said}", file=sys.stderr)
 
-    def here(self) -> bool:
-        """Tell whether it came; one process of several cannot leave alone and says False."""
-        return self._came and jax.process_count() == 1
+    def here(self) -> int | None:
+        """Return which came; one process of several cannot leave alone and says None."""
+        return self._came if jax.process_count() == 1 else None
 
-    def everywhere(self) -> bool:
-        """Tell whether it came to any process."""
+    def everywhere(self) -> int | None:
+        """Return which came to any process."""
         if jax.process_count() == 1:
             return self._came
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._came))))
+        came = multihost_utils.process_allgather(np.asarray(self._came or 0))
+        return int(np.max(came)) or None

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from simcse_jax.checks import (
     check_at_least,
     check_between,
-    check_choice,
     check_count,
     check_finite,
     check_positive,
+    check_types,
 )
-from simcse_jax.extras import needing
 from simcse_jax.objectives.objective import Params
-
-with needing("train"):
-    import optax
 
 Schedule = Literal["linear", "constant", "cosine"]
 
@@ -56,7 +53,7 @@ class OptimizerConfig:
     so that its first steps are up to (1 - beta1) / sqrt(1 - beta2) = 3.2 times as long."""
 
     def __post_init__(self) -> None:
-        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_types(self)
         check_positive("learning_rate", self.learning_rate)
         check_finite("learning_rate", self.learning_rate)
         check_positive("clip_norm", self.clip_norm)
@@ -76,7 +73,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     `lr · (T − k) / (T − W)` after W warm-up steps of `lr · k / W`.
 
     Raises:
-        ValueError: the warm-up is no shorter than the run.
+        ValueError: the warm-up is no shorter than the run, or that is of no whole number of steps.
     """
 
     def decayed(params: Params) -> Params:
@@ -94,6 +91,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Return the learning rate as a function of the number of updates done."""
+    check_count("total_steps", total_steps)
     # Here 0 is "not given", as the fields say.
     warmup = config.warmup_steps or min(
         math.ceil(config.warmup_ratio * total_steps), total_steps - 1

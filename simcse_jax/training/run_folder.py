@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from simcse_jax import hub, io
 from simcse_jax.process import is_alive, start_time
-from simcse_jax.training.checkpoint import changed_settings, latest_step
+from simcse_jax.training.checkpoint import ChangedSettings, changed_settings, latest_step
 
 LOCK = "run.lock"
 RUN, RESULTS, SUMMARY, CHECKPOINTS = "run.json", "results.json", "summary.json", "checkpoints"
@@ -255,8 +255,11 @@ def check_same_settings(file: Path, recorded: Mapping[str, Any], fixed: Mapping[
     """Refuse to go on from a file of another run.
 
     Raises:
-        ValueError: a setting differs; the message names it.
+        ChangedSettings: a setting differs; the message names it.
     """
     wanted = json.loads(json.dumps(dict(fixed)))  # so that tuples and lists compare equal
     if changes := changed_settings({name: recorded.get(name) for name in wanted}, wanted):
-        raise ValueError(f"{file} is of other settings ({changes}); choose another folder")
+        raise ChangedSettings(
+            f"{file} is of other settings ({'; '.join(changes.values())}); choose another folder",
+            tuple(changes),
+        )

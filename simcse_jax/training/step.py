@@ -9,15 +9,12 @@ from typing import Any, no_type_check
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from simcse_jax.extras import needing
 from simcse_jax.objectives.objective import AXIS, Metrics, Objective, Params, stream
 from simcse_jax.training.grad_cache import grad_cache
-
-with needing("train"):
-    import optax
 
 
 @no_type_check  # as `Batch`

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_finite_rows, check_matrix
+from simcse_jax.checks import check_array, check_finite_rows, check_matrix
 from simcse_jax.io import AnyPath, read_object, write_bytes, write_json
 from simcse_jax.losses.geometry import unit_rows
 
@@ -37,8 +37,8 @@ class Transform(ABC):
 
     Attributes:
         kind: the name by which ``load_transform`` knows the class.
-        input_dim: D.
-        output_dim: K.
+        input_dim: the length D of what it takes.
+        output_dim: the length K of what it gives.
     """
 
     kind: ClassVar[str]
@@ -110,9 +110,15 @@ class Affine(Transform):
     bias: Float[np.ndarray, " K"] | None = None
 
     def __post_init__(self) -> None:
+        for name, axes in (("mean", 1), ("matrix", 2), ("bias", 1)):
+            if (value := getattr(self, name)) is not None or name != "bias":
+                found = np.asarray(check_array(name, value, axes))
+                if not np.isfinite(found).all():
+                    raise ValueError(f"{name} must be finite")
+                object.__setattr__(self, name, found)
         shape = self.matrix.shape
         own = self.mean.shape, None if self.bias is None else self.bias.shape
-        if len(shape) != 2 or own[0] != shape[:1] or own[1] not in (None, shape[1:]):
+        if own[0] != shape[:1] or own[1] not in (None, shape[1:]):
             raise ValueError(f"a mean {own[0]}, a matrix {shape} and a bias {own[1]} do not fit")
         if not isinstance(self.normalize, bool):
             raise ValueError(f"normalize is {self.normalize!r}; it must be true or false")

@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Real
 
 from simcse_jax.arrays import AnyArray, Lists
+from simcse_jax.checks import check_seed
 from simcse_jax.transforms.base import Transform, check_embeddings
 from simcse_jax.transforms.flow_config import (
     AUTHORS_OPTIMIZER,
@@ -92,7 +93,7 @@ class Flow(Transform):
         batch_size: int = 64,
         shuffle: bool = True,
         mesh: Mesh | None = None,
-        progress: bool = False,
+        progress: bool | None = False,
         state_folder: str | os.PathLike[str] | None = None,
         save_every: int | None = None,
         resume: bool = True,
@@ -117,7 +118,7 @@ class Flow(Transform):
             shuffle: draw a new order in every epoch.
             mesh: a mesh with one axis, ``data``: every batch is spread over its devices. The
                 result does not depend on it, up to the rounding of sums. None: one device.
-            progress: show a progress bar.
+            progress: show a progress bar; None where standard error is a terminal, else lines.
             state_folder: keep the training state there, every ``save_every`` steps and at the end.
                 If it holds one of the same run, go on from it; the result has the same bits.
             save_every: steps between two saves; default an epoch.
@@ -130,7 +131,7 @@ class Flow(Transform):
                 split, of fewer than two rows; a ``state_folder`` of another run.
             FloatingPointError: the loss or its gradient is not finite; nothing is saved.
             FileExistsError: another process fits in ``state_folder``.
-            Interrupted: SIGTERM ended the fit early; the state is saved.
+            Interrupted: SIGTERM or Ctrl-C ended the fit early; the state is saved.
         """
         from simcse_jax.transforms import flow_fit
 
@@ -139,6 +140,7 @@ class Flow(Transform):
                 raise ValueError(f"config must be one of {', '.join(CONFIGS)}, got {config!r}")
             optimizer = optimizer or flow_fit.OptimizerConfig(**OPTIMIZERS[config])
             config = CONFIGS[config]
+        check_seed("seed", seed)
         if batch_size < 1 or epochs < 0:
             raise ValueError(f"batch_size={batch_size} and epochs={epochs}: at least 1 and 0")
         run = flow_fit.FlowRun(
@@ -203,6 +205,7 @@ class Flow(Transform):
 
     def sample(self, n: int, seed: int = 0) -> Float[np.ndarray, "n D"]:
         """Draw ``n`` embeddings from the fitted density."""
+        check_seed("seed", seed)
         z = jax.random.normal(jax.random.key(seed), (n, self.dim), jnp.float32)
         return self.inverse(np.asarray(z))[0]
 

@@ -9,10 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from simcse_jax.models.glow import COUPLINGS, PERMUTATIONS, Coupling, Glow, Permutation
+from simcse_jax.checks import (
+    check_at_least,
+    check_between,
+    check_count,
+    check_finite,
+    check_positive,
+    check_types,
+)
+from simcse_jax.models.glow import Coupling, Glow, Permutation
 
 Embeddings = np.ndarray | jax.Array | Callable[[int], np.ndarray]
 """Embeddings ``[n, D]``, or a function of the epoch that gives them."""
+
+# Far beyond any flow: a bound before memory is asked for.
+_MOST = 2**16
 
 
 @dataclass(frozen=True)
@@ -43,15 +54,17 @@ class FlowConfig:
     use the first sentences of 32 pairs."""
 
     def __post_init__(self) -> None:
-        for field, value, allowed in (
-            ("coupling", self.coupling, COUPLINGS),
-            ("permutation", self.permutation, PERMUTATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
-        for field in ("levels", "depth", "width", "init_rows", "loss_scale"):
-            if getattr(self, field) <= 0:
-                raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
+        check_types(self)
+        for field in ("levels", "depth", "width"):
+            check_count(field, getattr(self, field))
+            check_between(field, getattr(self, field), 1, _MOST)
+        check_count("init_rows", self.init_rows)
+        check_positive("loss_scale", self.loss_scale)
+        for field in ("loss_scale", "logscale_factor"):
+            check_finite(field, getattr(self, field))
+        if self.whiten is not None:
+            check_at_least("whiten", self.whiten, 0)
+            check_finite("whiten", self.whiten)
 
     def model(self) -> Glow:
         """Return the flow's module."""

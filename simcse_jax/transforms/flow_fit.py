@@ -85,7 +85,7 @@ def fit_flow(
     embeddings: Embeddings,
     *,
     mesh: Mesh | None,
-    progress: bool,
+    progress: bool | None,
     state_folder: str | os.PathLike[str] | None,
     save_every: int | None,
     resume: bool,
@@ -154,8 +154,10 @@ def fit_flow(
                 f"{error}; lower the learning rate ({run.optimizer.learning_rate}), or look for "
                 "outliers in the embeddings"
             ) from None
-    if result.interrupted:
-        raise Interrupted(f"the flow's fit was stopped at step {result.step} of {total}")
+    if result.stopped_by is not None:
+        raise Interrupted(
+            f"the flow's fit was stopped at step {result.step} of {total}", result.stopped_by
+        )
     trained = jax.device_get(result.state)
     variables = {"params": trained.params["flow"], "constants": trained.frozen["constants"]}
     return FittedFlow(variables, dim, prewhitening, result.step)

@@ -119,6 +119,7 @@ class Moments:
         Raises:
             ValueError: ``count <= ddof``.
         """
+        check_count("ddof", ddof, 0)
         if self.count <= ddof:
             raise ValueError(
                 f"a covariance needs more than {ddof} embeddings (ddof={ddof}), got {self.count}"

@@ -200,20 +200,10 @@ def tiny_config(place: Path) -> Any:
         max_length=16,
         max_steps=STEPS,
         eval_every=2,
+        checkpoint_steps=2,
         learning_rate=1e-3,
         output_dir=Path("run"),
     )
-
-
-def often() -> None:
-    """Have the runs of this process keep a checkpoint every other step, not every 125th."""
-    trainer.fit = functools.partial(trainer.fit, checkpoint_every=2)
-
-
-def often_once() -> None:
-    """As `often`, in a process that may have been told already."""
-    if not isinstance(trainer.fit, functools.partial):
-        often()
 
 
 def interrupt_at(step: int) -> None:
@@ -235,7 +225,6 @@ def make_runs(place: Path) -> None:
     """A finished run, and one that was interrupted between two checkpoints."""
     write(place / "tiny.json", to_json(tiny_config(place)))
     os.chdir(place)
-    often()
     trainer.train(str(place / "tiny.json"), output_dir=place / "finished")
     interrupt_at(4)
     try:

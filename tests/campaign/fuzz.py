@@ -65,7 +65,6 @@ def run_cases(
         in_child(make_bases, base)
 
         def solve(number: int, folder: Path) -> Outcome:
-            bases.often_once()
             case = make_case(base, seed, number, folder)
             note(folder, case.about)
             return judge(case)
@@ -96,7 +95,6 @@ def repeat(seed: int, number: int) -> None:
         folder.mkdir(parents=True)
         in_child(make_bases, base)
         os.chdir(folder)
-        bases.often_once()
         print(f"{family_of(seed, number)}, ", end="")
         case = make_case(base, seed, number, folder)
         show(case)

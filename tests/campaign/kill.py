@@ -240,7 +240,6 @@ def start(moment: Moment, base: Path, place: Path, kill: Kill | None) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         silence(place.parent / "said")
-        bases.often_once()
         with watching(counter(place, kill)):
             moment.run(base, place)
         code = 0

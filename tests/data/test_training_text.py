@@ -144,6 +144,7 @@ def test_the_fingerprint_tells_texts_apart():
         ),
         ("x.jsonl", '{"a": "b"}\n{"a": "b", "c": 1}', r"line 2: 'c' is new, for the"),
         ("x.jsonl", '{"a": "b"}\n{"a": 1}', r"line 2: 'a' is 1, not a text; put it in quotes"),
+        ("x.jsonl", '{"a": "b\\u0000"}', r"line 1: 'a' holds the escape \\u0000; delete it"),
         ("x.jsonl", '{"a": "\\ud83d"}', r"line 1: 'a' holds half of a surrogate pair"),
         ("x.parquet", "PAR1", r"ends in '\.parquet'.* one of \.txt, \.csv, \.tsv, \.jsonl"),
         ("x", "a", r"ends in 'no suffix'"),

@@ -2,7 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simcse_jax.encoder import cosine_similarity
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.evaluation.sts import cosine
 
 
 def brute_force(queries, corpus, top_k, cosine, exclude_self=False):
@@ -108,6 +110,27 @@ def test_the_cosine_ignores_length_however_extreme(scale):
         found = similarity_search(np.float32(queries * q), np.float32(corpus * c), 3)
         np.testing.assert_array_equal(found.indices, wanted.indices)
         np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-60, 1e60, 1e200])
+def test_the_cosine_of_float64_beyond_float32(scale):
+    rng = np.random.default_rng(0)
+    queries, corpus = rng.normal(size=(5, 8)), rng.normal(size=(70, 8))
+    wanted = similarity_search(queries, corpus, 3)
+    for q, c in ((scale, 1), (1, scale), (scale, scale)):
+        found = similarity_search(queries * q, corpus * c, 3)
+        np.testing.assert_array_equal(found.indices, wanted.indices)
+        np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-5)
+        np.testing.assert_allclose(
+            cosine(queries * q, corpus[:5] * c), cosine(queries, corpus[:5]), rtol=1e-12
+        )
+        np.testing.assert_allclose(
+            cosine_similarity(queries * q, corpus * c),
+            cosine_similarity(queries, corpus),
+            atol=1e-6,
+        )
+    with pytest.raises(ValueError, match="corpus must be finite"):
+        similarity_search(queries, corpus * 1e200, 3, similarity="dot")
 
 
 def test_any_array_or_lists_are_searched():

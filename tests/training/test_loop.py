@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -21,6 +22,7 @@ from simcse_jax.training import (
     TrainState,
     compile_step,
     fit,
+    loop,
     make_mesh,
     make_optimizer,
     make_step,
@@ -74,7 +76,8 @@ def line_runner(mesh, parallel="shard_map"):
         params = {"w": np.float32(0)}
         state = replicate(TrainState(np.int32(0), params, OPTIMIZER.init(params)), mesh)
         key = replicate(jax.random.key(0), mesh)
-        return fit(compiled, state, batches or line, key, total, progress=False, **options)
+        options = {"progress": False} | options
+        return fit(compiled, state, batches or line, key, total, **options)
 
     return run
 
@@ -104,7 +107,7 @@ def records(path):
 def test_resuming_gives_the_same_bits(run_simcse, tmp_path):
     whole = run_simcse(metrics_file=tmp_path / "whole.jsonl")
     assert whole.step == 6
-    assert not whole.interrupted
+    assert whole.stopped_by is None
 
     file = tmp_path / "parts.jsonl"
     for total in (2, 5, 6):
@@ -214,23 +217,24 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(run_line, tmp_path
     assert np.isfinite(resumed.state.params["w"])
 
 
-def test_sigterm_saves_and_leaves(run_line, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(run_line, tmp_path, number):
     def ended(start):
         for step, batch in zip(range(start, 1000), line(start), strict=False):
             if step == 4 and start == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             yield batch
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     whole = run_line()
     with RunCheckpoints(tmp_path) as checkpoints:
         part = run_line(ended, checkpoints=checkpoints)
-        assert part.interrupted
+        assert part.stopped_by == number
         assert part.step == checkpoints.latest == 5
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     with RunCheckpoints(tmp_path) as checkpoints:
         rest = run_line(ended, checkpoints=checkpoints, resume=True)
-    assert not rest.interrupted
+    assert rest.stopped_by is None
     assert bits(rest.state) == bits(whole.state)
 
 
@@ -323,6 +327,21 @@ def test_a_best_model_that_is_gone_is_found_again(run_line, tmp_path, caplog):
     assert not there
 
 
+def test_ctrl_c_a_second_time_leaves_at_once(run_line, tmp_path, capsys):
+    def evaluate(params):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "a second time ends at once" in capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+
+    before = signal.getsignal(signal.SIGINT)
+    with RunCheckpoints(tmp_path) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            run_line(checkpoints=checkpoints, evaluation=Evaluation(5, evaluate))
+        assert checkpoints.latest is None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize("moment", ["evaluation", "save"])
 def test_ctrl_c_leaves_at_once_and_the_run_can_go_on(run_line, tmp_path, monkeypatch, moment):
     def stop(*_, **__):
@@ -350,8 +369,22 @@ def test_sigterm_after_the_last_step_is_not_lost(run_line, tmp_path):
 
     with RunCheckpoints(tmp_path) as checkpoints:
         ended = run_line(checkpoints=checkpoints, evaluation=Evaluation(10, evaluate))
-        assert ended.interrupted
+        assert ended.stopped_by == signal.SIGTERM
         assert ended.step == checkpoints.latest == 10
+
+
+def test_without_a_terminal_an_evaluation_is_a_line(run_line, capsys, monkeypatch):
+    scores = Evaluation(5, lambda params: {"score": 0.25})
+    run_line(evaluation=scores, progress=None, description="seed 1")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert re.match(r"seed 1: step 5 of 10, loss \d+\.\d+, speed \d+/s, score 0\.25$", said[0])
+    monkeypatch.setattr(loop, "LINE_SECONDS", 0)
+    run_line(progress=None, log_every=4)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in said] == [f"train: step {i} of 10" for i in (4, 8, 10)]
+    run_line(progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_failed_save_is_reported(run_line, tmp_path, monkeypatch):

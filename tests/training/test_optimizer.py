@@ -109,6 +109,10 @@ def test_configurations_that_make_no_sense(changes, message):
         OptimizerConfig(**changes)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_warm_up_longer_than_the_run():
+    for steps in (float("-inf"), 2.5, True, 0):
+        with pytest.raises(ValueError, match="total_steps is .*; it must be"):
+            make_optimizer(OptimizerConfig(), steps)
     with pytest.raises(ValueError, match="warmup_steps is 10; the run has 10 steps only"):
         make_optimizer(OptimizerConfig(warmup_steps=10), 10)

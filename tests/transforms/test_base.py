@@ -123,3 +123,15 @@ def test_check_embeddings():
         check_embeddings(x)
     with pytest.raises(ValueError, match="real numbers"):
         check_embeddings(np.array([["a"]]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_affine_map_is_of_real_numbers():
+    with pytest.raises(ValueError, match="matrix must be real numbers, not complex128"):
+        Affine(np.zeros(2), 1j)
+    for broken in (np.inf, np.nan):
+        with pytest.raises(ValueError, match="mean must be finite"):
+            Affine(np.array([0.0, broken]), np.eye(2))
+    with pytest.raises(ValueError, match="mean must have 1 axes"):
+        Affine(np.zeros((2, 2)), np.eye(2))
+    np.testing.assert_array_equal(Affine([1, 2], [[1], [0]])([[3, 4]]), [[2]])

@@ -255,7 +255,8 @@ def test_nan_stops(tmp_path):
         (lambda x: Flow.fit(x, SMALL, epochs=-1), "epochs=-1"),
         (lambda x: Flow.fit(x, "huge"), "one of code, paper, modern"),
         (lambda x: FlowConfig(coupling="cubic"), "additive, affine"),  # type: ignore[arg-type]
-        (lambda x: FlowConfig(depth=0), "depth must be positive"),
+        (lambda x: FlowConfig(depth=0), "depth is 0; it must be at least 1"),
+        (lambda x: FlowConfig(levels=2**63), "levels is 9223372036854775808; it must be at least"),
     ],
 )
 def test_bad_input(make, message):

@@ -37,7 +37,7 @@ def info_nce(
     implementation: Implementation = "auto",
     block_size: int | None = None,
     axis_name: str | None = None,
-    precision: Precision = None,
+    precision: Precision = lax.Precision.HIGHEST,
 ) -> InfoNCE:
     r"""Return the in-batch InfoNCE loss and accuracy (SimCSE, equations 1, 4 and 5).
 
@@ -75,8 +75,10 @@ def info_nce(
         dense while the logits are small, blockwise above. Blockwise and ring have no forward mode.
       block_size: rows per block; by default a size measured on CPU, larger on accelerators.
       axis_name: the mapped axis over which the global batch is spread, or None.
-      precision: of the matrix products, as in `jax.lax.dot`. Products take the inputs' dtype and
-        always accumulate in float32 (float64 for float64).
+      precision: of the matrix products, as in `jax.lax.dot`; None is the accelerator's default,
+        which rounds float32 (TF32 on a GPU, bfloat16 on a TPU) and so moves the logits at a low
+        temperature. Products take the inputs' dtype and always accumulate in float32 (float64 for
+        float64).
 
     Returns:
       ``InfoNCE(loss, accuracy)``, float32 scalars (float64 for float64 inputs).

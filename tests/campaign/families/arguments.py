@@ -270,7 +270,7 @@ def arrays(value: np.ndarray, scale_free: bool) -> list[Callable[[], Hostile]]:
             of("whole numbers", lambda: np.round(value * 10).astype(int)),
             large("1e30 times", lambda: value * np.float32(1e30)),
             of("1e-30 times", lambda: value * np.float32(1e-30), scale_free),
-            large("float64, 1e300 times", lambda: value * 1e300),
+            large("float64, 1e300 times", lambda: value.astype(np.float64) * 1e300),
         ]
     else:
         found += [put(-1), put(10**6)]

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import matplotlib.text
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_data import SENTENCES
 
+import experiments
 from experiments.figures import __main__ as figures
 from experiments.figures import draw as figures_draw
 from experiments.figures.measure import NAMES, Figures, model_folder
@@ -19,6 +21,12 @@ from simcse_jax.evaluation.geometry import alignment_uniformity
 from simcse_jax.evaluation.isotropy import frequency_bins
 from simcse_jax.evaluation.sts import paired_similarity, spearman
 from simcse_jax.training import make_mesh
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    yield
+    figures_draw.plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +223,49 @@ def test_texts_do_not_overlap(drawn):
             ]
             for (a, first), (b, second) in itertools.combinations(boxes, 2):
                 assert not first.overlaps(second), (name, a, b)
+
+
+def texts_of(figure):
+    texts = [text for axes in figure.axes for text in (axes.title, *axes.texts)]
+    return "\n".join(text.get_text() for text in (*texts, *figure.texts) if text.get_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("plane", "Spearman × 100 on STS-B test"),
+        ("path", "Spearman × 100 on STS-B dev"),
+        ("cosines", "the whole of STS-B; the numbers are their Spearman × 100"),
+    ],
+)
+def test_a_score_says_of_which_split_it_is(drawn, name, says):
+    figure = figures_draw.DRAW[name](drawn[name])
+    assert says in texts_of(figure)
+
+
+def test_every_axis_has_a_name(drawn):
+    for name in ("plane", "path", "bound", "frequency"):
+        figure = figures_draw.DRAW[name](drawn[name])
+        for axes in figure.axes:
+            if axes.get_label() != "<colorbar>":
+                assert axes.get_xlabel(), name
+                # the frequency figure names what is drawn in its titles
+                assert axes.get_ylabel() or (axes.get_title() and name == "frequency"), name
+
+
+def test_the_runs_are_drawn_apart():
+    """Each run has a colour, a line and a marker of its own, and its end is drawn larger."""
+    value = json.loads(
+        (Path(experiments.__file__).parent / "results/figures/path.json").read_text()
+    )
+    whole, zoom, *_ = figures_draw.draw_path(value).axes
+    lines = [line for line in zoom.lines if len(line.get_xdata()) > 1]
+    assert len(lines) == len(value["runs"])
+    for look in ("get_color", "get_linestyle", "get_marker"):
+        assert len({getattr(line, look)() for line in lines}) == len(lines)
+    assert np.ptp(zoom.get_xlim()) < np.ptp(whole.get_xlim())
+    for line, records in zip(lines, value["runs"].values(), strict=True):
+        assert list(line.get_ydata()) == [r["alignment"] for r in records]
 
 
 def test_labels_find_room():

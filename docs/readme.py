@@ -1,0 +1,111 @@
+"""The tables of README.md, from the files in experiments/results.
+
+    python docs/readme.py           # writes them between README.md's markers
+
+A marker is a line `<!-- table: NAME -->`, and `<!-- end -->` closes it. The demo's rows come from
+experiments/results/demo.json, which is what `make demo` writes to demo/demo.json. A test keeps
+README.md as this script writes it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import result_tables as tables  # noqa: E402
+
+from experiments.report import markdown, mean_and_deviation  # noqa: E402
+
+README = ROOT / "README.md"
+SPEED = {
+    "encode": ("bench_encode.json", "2,758 sentences"),
+    "train": ("bench_train.json", "a step of SimCSE, 64 sentences"),
+    "start": ("bench_cold_start.json", "from the process' start to the first vector"),
+}
+LIBRARIES = ("torch", "torch.compile", "sentence-transformers", "onnxruntime")
+_TRAIN = "simcse-jax train experiments/configs"
+_FIT = (
+    "python -m experiments.tables.postprocess --method {} --num-layers 4 --pooling cls "
+    "--fit target --eval-data DATA"
+)
+COMMANDS = {
+    "BERT-avg": "simcse-jax evaluate --num-layers 4 --pooling mean --data DATA",
+    "BERT-whitening": f"{_FIT} --k 256".format("whitening"),
+    "BERT-flow": _FIT.format("flow"),
+    "Sentence-BERT": f"{_TRAIN}/sbert_stsb_minilm.py --eval-data DATA",
+    "SimCSE, supervised": f"{_TRAIN}/sup_simcse_minilm.py --train-files nli.jsonl",
+    "SimCSE, unsupervised": f"{_TRAIN}/unsup_simcse_minilm.py --train-files wiki1m_head.txt",
+}
+"""The command of each method; its settings are in the configuration that it names."""
+
+
+def cells(table: str) -> dict[str, dict[str, str]]:
+    """Return a Markdown table's cells by the first cell of their row, and their column."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    head, _, *rows = ([c.strip() for c in line.strip("| ").split(" | ")] for line in lines)
+    return {row[0]: dict(zip(head[1:], row[1:], strict=False)) for row in rows}
+
+
+def methods() -> str:
+    """Return every method with its score before and after, and the command that makes it."""
+    read = lambda name: [tables.read(path) for path in tables.files(name)]  # noqa: E731
+    raw = cells(tables.every_method(*read("every-method")))
+    fitted = cells(tables.postprocess(*read("postprocess")))
+    unsup, sup = (
+        mean_and_deviation([row[value["columns"].index("test_best")] for row in value["per_seed"]])
+        for value in read("simcse")
+    )
+    sbert = read("sbert")[1]["runs"]
+    stsb = mean_and_deviation([run["best"]["tasks"]["STS-B"]["all"] for run in sbert])
+    start, mean = fitted["raw"]["4 layers"], raw["mean"]["STS-B"]
+    whitening, flow = (fitted[row]["4 layers"] for row in ("whitening, k=256", "flow, code"))
+    rows = [
+        ("BERT-avg", "bert_avg", "mean", "", mean),
+        ("BERT-whitening", "whitening", "cls", start, whitening),
+        ("BERT-flow", "bert_flow", "cls", start, flow),
+        ("Sentence-BERT", "sentence_bert", "mean", mean, stsb),
+        ("SimCSE, supervised", "simcse", "mean", mean, sup),
+        ("SimCSE, unsupervised", "simcse", "cls, all layers", fitted["raw"]["6 layers"], unsup),
+    ]
+    linked = [
+        [f"[{name}](docs/methods/{page}.md)", of, before, after, f"`{COMMANDS[name]}`"]
+        for name, page, of, before, after in rows
+    ]
+    return markdown(["method", "vectors", "before", "after", "command"], linked)
+
+
+def speed() -> str:
+    """Return how much longer other libraries take."""
+    rows = []
+    for job, (file, what) in SPEED.items():
+        found = tables.read(tables.RESULTS / file)["rows"]
+        seconds = {
+            name: row["median_s"]["total"] if job == "start" else row["median_s"]
+            for name, row in found.items()
+        }
+        ours = seconds["simcse_jax"]
+        ratios = [f"{seconds[x] / ours:.2f} ×" if x in seconds else "" for x in LIBRARIES]
+        rows.append([f"{job} ({what})", f"{ours:.2f} s", *ratios])
+    return markdown(["", "simcse_jax", *LIBRARIES], rows)
+
+
+def demo() -> str:
+    """Return what the demo printed."""
+    return tables.demo(tables.read(tables.RESULTS / "demo.json"))
+
+
+MADE = {"methods": methods, "speed": speed, "demo": demo}
+
+
+def filled(text: str) -> str:
+    """Return README.md with its tables made anew."""
+    marker = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marker.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text("utf-8")), "utf-8")

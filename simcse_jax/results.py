@@ -1,0 +1,142 @@
+"""What a run leaves of its scores: ``results.json``, ``summary.json``, and the closing table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+from rich.table import Table
+
+from simcse_jax import io
+from simcse_jax.config import Config
+from simcse_jax.encoder import SentenceEncoder
+from simcse_jax.evaluation.scores import Column, Scores
+from simcse_jax.machine import hardware
+from simcse_jax.training import FitResult
+from simcse_jax.training.run_folder import RESULTS, SUMMARY
+
+console = Console(width=110)
+
+
+def say(text: str) -> None:
+    """Print for people, from the first process."""
+    if jax.process_index() == 0:
+        # As it stands: brackets in a folder's name are no markup, and a path is never broken.
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def write_results(
+    config: Config,
+    scores: Scores,
+    fixed: dict[str, Any],
+    result: FitResult,
+    seconds: float,
+    dev_before: Mapping[str, float],
+    before: Mapping[str, Any] | None,
+    best_metric: str | None,
+) -> dict[str, Any]:
+    """Score the best and the last model and write ``results.json``."""
+    chosen = result.best or {"step": result.step, "value": None}
+    folder = config.run.output_dir
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("models written")
+
+    def test(name: str) -> dict[str, Any]:
+        encoder = SentenceEncoder.from_pretrained(folder / name, dtype=config.model.dtype)
+        return scores.test(encoder, folder / name)
+
+    best = test("best")
+    results = {
+        "settings": fixed,
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "steps": result.step,
+        "train_seconds": seconds,
+        "dev_metric": best_metric,
+        "dev_before": dev_before.get(best_metric or ""),
+        "dev_best": chosen["value"],
+        "best_step": chosen["step"],
+        **({} if before is None else {"before": before}),
+        "best": best,
+        "last": best if chosen["step"] == result.step else test("last"),
+    }
+    if jax.process_index() == 0:
+        io.write_json(folder / RESULTS, results)
+    return results
+
+
+def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
+    """Print the closing table, and write ``summary.json`` of several seeds."""
+    metric = results[0]["dev_metric"]
+    rows = [columns_of(scores, found) for found in results]
+    # Without a metric nothing was measured.
+    values = np.array([[column.value for column in row] for row in rows], float)
+    if len(results) > 1:
+        write_summary(config, results, rows[0], values)
+    if metric is None:
+        return
+    shown = [i for i, column in enumerate(rows[0]) if column.heading]
+    title = f"{scores.measure} × 100"
+    if not scores.dev_name:  # chosen by a function of the user's, tested as ever
+        title = f"dev is {metric}" + (f"; test is {title}" if len(shown) > 2 else "")
+    table = Table(title=f"{config.run.output_dir}: {title}")
+    table.add_column("seed", justify="right")
+    for i in shown:
+        table.add_column(rows[0][i].heading, justify="right")
+        if i == 1:
+            table.add_column("at step", justify="right")
+
+    def add_row(name: str, cells: Sequence[str], step: str) -> None:
+        texts = [cells[i] for i in shown]
+        table.add_row(name, *texts[:2], step, *texts[2:])
+
+    seeds = config.run.seeds or (config.run.seed,)
+    for seed, row, found in zip(seeds, values, results, strict=True):
+        add_row(str(seed), [f"{value:.2f}" for value in row], str(found["best_step"]))
+    if len(seeds) > 1:
+        mean, spread = values.mean(0), values.std(0, ddof=1)
+        cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
+        add_row("mean ± sd", cells, "")
+    console.print(table)
+    if scores.note:
+        say(scores.note)
+
+
+def columns_of(scores: Scores, found: Mapping[str, Any]) -> list[Column]:
+    """Return what the closing table says of a seed; nothing where nothing was measured."""
+    if (metric := found["dev_metric"]) is None:
+        return []
+    return [
+        Column("dev_before", f"{scores.dev_name or metric} before", found["dev_before"]),
+        Column("dev_best", "dev best", found["dev_best"]),
+        *scores.columns(found["best"], found["last"]),
+    ]
+
+
+def write_summary(
+    config: Config,
+    results: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    values: np.ndarray,
+) -> None:
+    """Write ``summary.json``: each seed's numbers, their mean and their standard deviation."""
+    first = results[0]
+    alike = all(found.get("before") == first.get("before") for found in results)
+    summary = {
+        "seeds": list(config.run.seeds),
+        "columns": [column.name for column in columns],
+        "per_seed": values.tolist(),
+        "mean": values.mean(0).tolist(),
+        "sd": values.std(0, ddof=1).tolist(),
+        # Where the seeds begin with different models, each seed's results have its own.
+        **({"before": first["before"]} if alike and "before" in first else {}),
+        "train_seconds": [found["train_seconds"] for found in results],
+        "hardware": first["hardware"],
+        "settings": {**first["settings"], "seed": None},
+    }
+    io.write_json(config.run.output_dir / SUMMARY, summary)
