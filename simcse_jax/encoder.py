@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -241,8 +241,7 @@ class SentenceEncoder:
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
         """Return the same encoder with this transform in place of its own, or with none.
 
-        Its vectors are not truncated, whatever the encoder's own are. A transform is fitted to
-        ``encoder.with_transform(None).encode(text, normalize=False)``.
+        Its vectors are not truncated, whatever the encoder's own are. ``fit`` fits one.
 
         Raises:
             ValueError: the transform takes other dimensions than the encoder gives.
@@ -261,7 +260,11 @@ class SentenceEncoder:
 
     def _but(self, **changes: Any) -> SentenceEncoder:
         """Return the same encoder with other parts."""
-        parts: dict[str, Any] = {
+        return SentenceEncoder(**self._parts() | changes)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return what the constructor made this encoder of."""
+        return {
             "config": self.config,
             "params": self.params,
             "tokenizer": self.tokenizer,
@@ -271,7 +274,55 @@ class SentenceEncoder:
             "tokenizer_folder": self.tokenizer_folder,
             "devices": list(self._rows_sharding.mesh.devices.flat),
         }
-        return SentenceEncoder(**parts | changes)
+
+    def fit(
+        self, transform: type[Transform], sentences: str | Iterable[str], **options: Any
+    ) -> SentenceEncoder:
+        """Return the same encoder with a transform fitted to sentences in place of its own.
+
+        It is fitted to the pooled embeddings as they are, which is what it is applied to: not
+        scaled to length one, even where the folder asks for that afterwards.
+
+        Example:
+            >>> whitened = encoder.fit(Whitening, corpus, k=256)
+
+        Args:
+            transform: `Whitening`, `Flow`, `Standardization` or `AllButTheTop`.
+            sentences: the corpus; no labels are needed.
+            options: those of the transform's own ``fit``.
+
+        Raises:
+            TypeError: a transform that is not fitted, or as in ``encode``.
+            ValueError: as in the transform's own ``fit``.
+        """
+        fit = getattr(transform, "fit", None)
+        if fit is None:
+            raise TypeError(f"{transform!r} has nothing to fit; give Whitening or Flow, say")
+        vectors = self.with_transform(None).encode(_as_list(sentences), normalize=False)
+        return self.with_transform(fit(vectors, **options))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the parts, parameters as NumPy arrays; the devices are the other machine's."""
+        parts = self._parts()
+        del parts["devices"]
+        parts["params"] = jax.tree.map(np.asarray, self.params)
+        return _from_parts, (type(self), parts)
+
+    def __repr__(self) -> str:
+        devices = self._rows_sharding.mesh.devices
+        transform = self.transform
+        shown = {
+            "model": None if self.tokenizer_folder is None else str(self.tokenizer_folder),
+            "pooling": self.settings.pooling,
+            "layers": self.config.num_hidden_layers,
+            "transform": None if transform is None else transform.kind,
+            "dimension": self.dimension,
+            "normalize": self.settings.normalize,
+            "max_length": self.max_length,
+            "dtype": self.dtype.name,
+            "devices": f"{devices.size} {devices.flat[0].platform}",
+        }
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     @property
     def max_length(self) -> int:
@@ -281,12 +332,17 @@ class SentenceEncoder:
     @property
     def dimension(self) -> int:
         """Return the length of an embedding."""
-        whole = self.transform.output_dim if self.transform else self._pooled_size
+        whole = self._whole_dimension
         return min(whole, self.settings.truncate_dim or whole)
+
+    @property
+    def _whole_dimension(self) -> int:
+        """The length of an embedding that is not truncated."""
+        return self._pooled_size if self.transform is None else self.transform.output_dim
 
     def encode(
         self,
-        sentences: Sequence[str],
+        sentences: str | Iterable[str],
         *,
         batch_size: int | None = None,
         normalize: bool | None = None,
@@ -294,12 +350,18 @@ class SentenceEncoder:
         max_length: int | None = None,
         on_truncation: str = "warn",
         dropout_seed: int | None = None,
-    ) -> Float[np.ndarray, "n D"]:
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+    ) -> Float[np.ndarray, "*n D"]:
         """Encode sentences, in the order given; equal sentences are computed once.
 
         Args:
-            sentences: a list of strings; an empty or blank one is encoded as the special
-                tokens alone. The default prompt of the settings, if any, is put before each.
+            sentences: one string, or strings in a list, an array, or a Series of pandas or polars;
+                an empty or blank one is encoded as the special tokens alone.
             batch_size: about how many sentences the device gets at a time (it has room for
                 16 tokens for each, and no more than the sentences have); default 64 on a CPU, 2048
                 on each other device.
@@ -312,22 +374,40 @@ class SentenceEncoder:
             dropout_seed: switch the encoder's dropout on, with masks drawn from this seed; every
                 sentence, also one that is repeated, then has masks of its own. The masks depend
                 on the order and on ``batch_size`` too.
+            prompt_name: put this prompt of the settings before every sentence; default the default
+                prompt of the settings, if there is one.
+            prompt: put this text before every sentence, whatever ``prompt_name`` says.
+            truncate_dim: keep the first so many dimensions; default as the model is set.
+            normalize_embeddings: as sentence-transformers has it: True is ``normalize=True``,
+                False is as the model is set.
+            show_progress_bar: sentence-transformers' name of ``show_progress``.
+            convert_to_numpy: sentence-transformers' name of what is always so.
 
         Returns:
-            float32 ``[n, D]``; ``[0, D]`` for an empty list.
+            float32 ``[n, D]``, ``[0, D]`` for an empty list; ``[D]`` for one string.
 
         Raises:
-            TypeError: not a list of strings.
+            TypeError: no strings, or an option by both of its names.
             ValueError: a length or size below the possible, a sentence too long where
-                ``on_truncation`` is ``"error"``, or without a token that the model knows.
+                ``on_truncation`` is ``"error"``, or without a token that the model knows; or no
+                prompt of this name.
             FloatingPointError: a vector that is not finite; the message has the sentence.
         """
-        if isinstance(sentences, str):
-            raise TypeError("encode takes a list of strings; for one sentence give [sentence]")
-        sentences = list(sentences)
-        for i, sentence in enumerate(sentences):
-            if not isinstance(sentence, str):
-                raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
+        if convert_to_numpy is not True:
+            raise ValueError(
+                f"convert_to_numpy is {convert_to_numpy!r}; encode gives NumPy arrays, and "
+                "jax.numpy.asarray puts one on the device"
+            )
+        if normalize_embeddings is not None:
+            _check_one_name("normalize", normalize, "normalize_embeddings")
+            normalize = normalize_embeddings or None
+        if show_progress_bar is not None:
+            _check_one_name("show_progress", show_progress, "show_progress_bar")
+            show_progress = show_progress_bar
+        if truncate_dim is not None:
+            check_count("truncate_dim", truncate_dim)
+        only = isinstance(sentences, str)
+        sentences = [sentences] if isinstance(sentences, str) else _as_list(sentences)
         check_choice("on_truncation", on_truncation, ("warn", "error"))
         limit = self.max_length if max_length is None else max_length
         _check_length(limit, self.config)
@@ -338,8 +418,9 @@ class SentenceEncoder:
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)
-        result = np.empty((len(distinct), self.dimension), np.float32)
-        prompt = self.settings.prompt
+        width = self.dimension if truncate_dim is None else min(self._whole_dimension, truncate_dim)
+        result = np.empty((len(distinct), width), np.float32)
+        prompt = self._prompt(prompt_name) if prompt is None else prompt
         texts = [prompt + sentence for sentence in distinct] if prompt else distinct
         truncated = 0
         with tqdm(
@@ -360,25 +441,71 @@ class SentenceEncoder:
                     pooled[order] = vectors
                     bar.update(len(order))
                 self._check_finite(pooled, distinct[start : start + CHUNK])
-                result[start : start + len(ids)] = self._finish(pooled, normalize)
+                result[start : start + len(ids)] = self._finish(pooled, normalize, width)
         if truncated and max_length is None:
             warnings.warn(
                 f"{truncated} of {len(distinct)} distinct sentences were cut to {limit} tokens",
                 stacklevel=2,
             )
+        if only:
+            return result[0]
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
         index = {sentence: i for i, sentence in enumerate(distinct)}
         return result[[index[s] for s in sentences]]
 
+    def encode_query(
+        self, sentences: str | Iterable[str], **options: Any
+    ) -> Float[np.ndarray, "*n D"]:
+        """Encode queries: ``encode`` with the prompt called "query"; with none if there is none.
+
+        As in sentence-transformers, the default prompt is not put there instead.
+
+        Args:
+            sentences: see ``encode``.
+            options: those of ``encode``; a prompt among them is taken instead.
+        """
+        return self._encode_as("query", sentences, options)
+
+    def encode_document(
+        self, sentences: str | Iterable[str], **options: Any
+    ) -> Float[np.ndarray, "*n D"]:
+        """Encode documents: ``encode`` with the prompt called "document"; else as for queries.
+
+        sentence-transformers 6.2 has an empty "document" prompt in every model, so that a
+        "passage" or "corpus" prompt is not taken either: name it by ``prompt_name``.
+
+        Args:
+            sentences: see ``encode``.
+            options: those of ``encode``; a prompt among them is taken instead.
+        """
+        return self._encode_as("document", sentences, options)
+
+    def _encode_as(
+        self, name: str, sentences: str | Iterable[str], options: dict[str, Any]
+    ) -> Float[np.ndarray, "*n D"]:
+        """Encode with this prompt, empty if the model has none, unless another is asked for."""
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            options["prompt"] = self.settings.prompts.get(name, "")
+        return self.encode(sentences, **options)
+
+    def _prompt(self, name: str | None) -> str:
+        """Return the prompt of this name, or the default one."""
+        if name is None:
+            return self.settings.prompt
+        prompts = self.settings.prompts
+        if name not in prompts:
+            raise ValueError(f"no prompt is called {name!r}; this model has {[*prompts]}")
+        return prompts[name]
+
     def _finish(
-        self, pooled: Float[np.ndarray, "n D"], normalize: bool | None
+        self, pooled: Float[np.ndarray, "n D"], normalize: bool | None, width: int
     ) -> Float[np.ndarray, "n K"]:
         """Transform, normalise and truncate, in the order of sentence-transformers."""
         vectors = pooled if self.transform is None else self.transform(pooled)
         if normalize is None and self.settings.normalize:
             vectors = unit_rows(vectors)
-        vectors = vectors[:, : self.settings.truncate_dim]
+        vectors = vectors[:, :width]
         return unit_rows(vectors) if normalize else vectors
 
     def _check_finite(self, pooled: Float[np.ndarray, "n D"], sentences: list[str]) -> None:
@@ -453,8 +580,8 @@ class SentenceEncoder:
 
     def similarity(
         self,
-        a: Sequence[str] | Float[np.ndarray, "n D"],
-        b: Sequence[str] | Float[np.ndarray, "m D"],
+        a: str | Iterable[str] | Float[np.ndarray, "n D"],
+        b: str | Iterable[str] | Float[np.ndarray, "m D"],
     ) -> Float[np.ndarray, "n m"]:
         """Cosine similarity of every ``a`` with every ``b``: embeddings, or sentences.
 
@@ -467,7 +594,9 @@ class SentenceEncoder:
                 f"this model's embeddings are compared by {name!r}, which is not here; "
                 "simcse_jax.cosine_similarity compares them by the cosine all the same"
             )
-        first, second = (self.encode(x) if _is_text(x) else np.asarray(x) for x in (a, b))
+        first, second = (
+            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x) for x in (a, b)
+        )
         return cosine_similarity(first, second)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -494,8 +623,39 @@ class SentenceEncoder:
         )
 
 
-def _is_text(x: Any) -> TypeGuard[Sequence[str]]:
+def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEncoder:
+    return cls(**parts)
+
+
+def _as_list(sentences: Iterable[str]) -> list[str]:
+    """Return sentences as a list of strings: out of a list, an array, a Series, or an iterable.
+
+    Raises:
+        TypeError: it holds something else, or the array is no column.
+    """
+    if hasattr(sentences, "__array__"):
+        array = np.asarray(sentences)
+        if array.ndim != 1:
+            raise TypeError(f"sentences must be one column of text, got shape {array.shape}")
+        sentences = array.tolist()
+    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+        raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
+    listed = list(sentences)
+    for i, sentence in enumerate(listed):
+        if not isinstance(sentence, str):
+            raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
+    return listed
+
+
+def _check_one_name(name: str, value: object, other: str) -> None:
+    if value is not None:
+        raise TypeError(f"{name} and {other} are the same option; give one of them")
+
+
+def _is_text(x: Any) -> TypeGuard[str | Iterable[str]]:
     """Tell sentences from embeddings; an empty list is one of sentences."""
+    if hasattr(x, "__array__"):
+        return np.asarray(x).dtype.kind in "OTU"
     return isinstance(x, str) or (
         isinstance(x, Sequence) and (len(x) == 0 or any(isinstance(item, str) for item in x))
     )

@@ -1,4 +1,4 @@
-"""The wheel alone, outside the checkout: trains on a text file and encodes with what came out."""
+"""The wheel alone, outside the checkout: with the core it encodes, with everything it trains."""
 
 import os
 import shutil
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tiny_data import SENTENCES
 
+from simcse_jax import SentenceEncoder
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,17 +23,50 @@ def run(*command, cwd):
     return done.stdout
 
 
-@pytest.mark.slow
-def test_train_and_encode_from_the_wheel(tmp_path, golden):
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "simcse_jax", source / "simcse_jax")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
-        shutil.copy(ROOT / name, source / name)
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    build = ("wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source))
-    run(*pip, *build, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("simcse_jax-*.whl")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(ROOT / "simcse_jax", source / "simcse_jax")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = ("wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source))
+    run(*PIP, *build, cwd=folder)
+    (built,) = folder.glob("simcse_jax-*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_core_alone_encodes(wheel, tmp_path, golden):
+    """Installed by pip into an empty environment, as a user does; the network is pip's only."""
+    environment = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", "--without-pip", str(environment), cwd=tmp_path)
+    python = str(environment / "bin" / "python")
+    run(*PIP, "--python", python, "install", "-q", str(wheel), cwd=tmp_path)
+    listed = run(*PIP, "--python", python, "list", "--format=freeze", cwd=tmp_path).split()
+    names = {line.partition("==")[0] for line in listed}
+    assert "simcse_jax" in names
+    assert not names & {
+        *("torch", "transformers", "scikit-learn", "grain", "tensorboardX"),
+        *("tensorflow-datasets", "mwparserfromhell", "matplotlib"),
+    }
+
+    model = shutil.copytree(golden / "tiny-bert", tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES) + "\n")
+    command = str(environment / "bin" / "simcse-jax")
+    options = ("--model", str(model), "--pooling", "mean")
+    run(command, "encode", "text.txt", "--output", "vectors.npy", *options, cwd=tmp_path)
+    vectors = np.load(tmp_path / "vectors.npy")
+    assert vectors.shape == (len(SENTENCES), 32)
+    expected = SentenceEncoder.from_pretrained(model, pooling="mean").encode(SENTENCES)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_train_and_encode_from_the_wheel(wheel, tmp_path, golden):
     # An environment with the wheel and, for the dependencies, a path to where they lie. The
     # checkout is not on it: what a path file adds is not searched for other path files. Nor are
     # the embedded corpora, which a user need not have: an empty package stands before them.
@@ -43,7 +78,7 @@ def test_train_and_encode_from_the_wheel(tmp_path, golden):
     (packages / "gensim").mkdir()
     (packages / "gensim" / "__init__.py").touch()
     install = ("install", "-q", "--no-deps", "--no-index", str(wheel))
-    run(*pip, "--python", str(python), *install, cwd=tmp_path)
+    run(*PIP, "--python", str(python), *install, cwd=tmp_path)
     place = run(str(python), "-c", "import simcse_jax; print(simcse_jax.__file__)", cwd=tmp_path)
     assert Path(place.strip()).is_relative_to(environment)
 

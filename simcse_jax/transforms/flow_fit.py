@@ -8,6 +8,7 @@ import functools
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,14 @@ def fit_flow(
     first: Any = embeddings(0) if callable(embeddings) else embeddings
     x = check_embeddings(first, least=2)
     rows, dim = x.shape
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(x, axis=1)
+    if np.allclose(lengths, 1, atol=1e-3):
+        warnings.warn(
+            "every embedding has length one, and a sphere has no density for a flow to fit: use "
+            "encoder.fit(Flow, text), which takes the embeddings before they are normalised",
+            stacklevel=3,
+        )
     check_dim(dim, run.config.levels)
     floor = run.config.whiten
     prewhitening = None if floor is None else PreWhitening.fit(x, floor)

@@ -258,3 +258,40 @@ def test_the_encoder_in_a_folder_of_its_own(folder, tmp_path):
     modules[0]["path"] = "0_Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
     compare_saved(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"query": "a query: ", "document": "a document: "},
+        {"query": "a query: ", "passage": "a passage: "},
+        {"corpus": "a corpus: "},
+        {"other": "something: "},
+    ],
+    ids=lambda prompts: "-".join(prompts),
+)
+@pytest.mark.parametrize("default", [False, True])
+def test_the_options_of_encode(folder, prompts, default):
+    change(
+        folder / "config_sentence_transformers.json",
+        prompts=prompts,
+        default_prompt_name=next(iter(prompts)) if default else None,
+    )
+    ours, theirs = compare(folder)
+
+    def same(name="encode", text=TEXTS, **options):
+        expected = getattr(theirs, name)(text, **options)
+        found = getattr(ours, name)(text, **options)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+    same("encode_query")
+    same("encode_document")
+    same(text=TEXTS[0])
+    same(prompt="an instruction: ")
+    same(prompt="")
+    same("encode_query", prompt="an instruction: ", prompt_name=next(iter(prompts)))
+    for name in prompts:
+        same(prompt_name=name, normalize_embeddings=True, show_progress_bar=False)
+    same(truncate_dim=17)
+    same(truncate_dim=17, normalize_embeddings=True, convert_to_numpy=True)
