@@ -126,8 +126,7 @@ def listed_modules(folder: Path) -> list[tuple[str, Path]]:
     for module in modules:
         _check_keys(path, module, ("idx", "name", "path", "type"), _MODULE)
         library, _, kind = _of_type(path, module, "type", str, "").rpartition(".")
-        # Ours end the folders that a transform was saved with.
-        if library.partition(".")[0] not in ("sentence_transformers", "simcse_jax"):
+        if library.partition(".")[0] != "sentence_transformers":
             raise ValueError(
                 f"{path}: the module {module.get('type')!r} is not sentence-transformers' own"
             )
