@@ -181,11 +181,14 @@ def loss_in(error: BaseException) -> str | None:
 
     JAX's transport has no class of its own for this, and who calls it wraps what it raises.
     """
-    while not _TRANSPORT.search(str(error)):
-        if (below := error.__cause__ or error.__context__) is None:
-            return None
-        error = below
-    return first_line(error)
+    seen: set[int] = set()  # an error that is raised again may be its own context
+    below: BaseException | None = error
+    while below is not None and id(below) not in seen:
+        if _TRANSPORT.search(str(below)):
+            return first_line(below)
+        seen.add(id(below))
+        below = below.__cause__ or below.__context__
+    return None
 
 
 _TRANSPORT = re.compile("Gloo |coordination service|CoordinationService")

@@ -180,8 +180,6 @@ def minilm():
 def test_snippets_run(page, minilm, tiny_data, golden, tmp_path, monkeypatch, capsys):
     """In the order of the page, each with what the ones before it left."""
     snippets = blocks(page, "python")
-    if not hasattr(SentenceEncoder, "fit") and "encoder.fit(" in "".join(snippets):
-        pytest.skip("SentenceEncoder has no fit yet")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES) + "\n")
     # As written, but of a tiny model and for a step.

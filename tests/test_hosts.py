@@ -147,6 +147,10 @@ def test_words_of_the_transport_tell_of_a_lost_process(capsys):
         assert error.startswith("error: a process of the run was lost, so that this one ended too")
         assert "Connection closed by peer" in error
     assert hosts.loss_in(ValueError("eval_data is missing")) is None
+    # A full disk under orbax: what is raised again is the context of its own context.
+    first, second = OSError("no space left"), RuntimeError("while closing")
+    first.__context__, second.__context__ = second, first
+    assert hosts.loss_in(first) is None
 
 
 @pytest.mark.parametrize(

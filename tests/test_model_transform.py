@@ -91,10 +91,9 @@ def add_dense(folder, config, *, last=True):
 @pytest.mark.parametrize(
     ("config", "last", "message"),
     [
-        ({"activation_function": "torch.nn.modules.activation.Tanh"}, True, "this one has Tanh"),
-        ({}, True, "this one has Tanh"),
+        ({"activation_function": "torch.nn.modules.activation.ReLU"}, True, "this one has ReLU"),
         ({"activation_function": "torch.nn.Identity", "use_residual": True}, True, "no residual"),
-        ({"activation_function": "torch.nn.Identity"}, False, "in this order"),
+        ({"activation_function": "torch.nn.Identity"}, False, "the modules are Transformer, Dense"),
     ],
 )
 def test_dense_modules_that_are_refused(raw, tmp_path, config, last, message):

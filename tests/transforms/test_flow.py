@@ -297,7 +297,10 @@ def test_every_step_is_as_recorded(golden):
     """What f1efc0f, with an optimizer and a loop of the flow's own, measured at twenty steps.
 
     In a process whose compiler optimises, as it did then: Adam's first steps are the sign of
-    gradients that may be next to nothing, so that other rounding goes another way.
+    gradients that may be next to nothing, so that other rounding goes another way. Another CPU
+    rounds otherwise too: the same commit was 1e-7 from the record on the one that made it and on
+    another 3e-5 in the loss and 3e-4 in the gradient, so that the first step, before Adam's, is
+    held to more than the others.
     """
     command = [sys.executable, "-c", RECORD, str(golden / "encode.safetensors")]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -308,7 +311,10 @@ def test_every_step_is_as_recorded(golden):
     for name, steps in found.items():
         for ours, recorded in (("bits", "bits"), ("nats", "nats"), ("gradient_norm", "grad_norm")):
             values = [metrics[ours] for metrics in steps]
-            np.testing.assert_allclose(values, expected[f"flow {name}"][recorded], rtol=1e-5)
+            wanted = expected[f"flow {name}"][recorded]
+            np.testing.assert_allclose(values[0], wanted[0], rtol=1e-6)
+            rtol = 1e-3 if ours == "gradient_norm" else 1e-4
+            np.testing.assert_allclose(values, wanted, rtol=rtol)
 
 
 def test_a_folder_of_version_0_1_still_loads(flow, tmp_path):
