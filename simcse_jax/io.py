@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import hashlib
 import json
@@ -143,7 +144,8 @@ def written_folder(
         with _naming(target):
             yield temporary
         try:
-            _move_files(temporary, target, marker)
+            with _held(target):
+                _move_files(temporary, target, marker)
         except OSError as error:
             if error.errno is None:  # it says what is wrong already
                 raise
@@ -183,6 +185,21 @@ def _listed_files(marker: Path) -> list[str] | None:
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         return None
     return files
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Let no other process move its files into a folder meanwhile: of two, the later one stays.
+
+    Where the file system knows no such locks, nothing is held.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # let go of when the process dies
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _move_files(source: Path, target: Path, marker: str) -> None:
@@ -235,7 +252,7 @@ def finish_write(folder: AnyPath, marker: str, *, of_anyone: bool = False) -> No
     target = Path(os.path.realpath(folder))
     source = _unfinished(target, marker)
     if source is not None and (of_anyone or _is_abandoned(source.name, os.getpid())):
-        with suppress(OSError):  # it stays unfinished, and is refused
+        with suppress(OSError), _held(target):  # it stays unfinished, and is refused
             _go_on_moving(source, target, marker)
 
 

@@ -1,6 +1,7 @@
 """Files: whole or not at all, with the right permissions; what a broken file is told apart by."""
 
 import bz2
+import concurrent.futures
 import errno
 import gzip
 import io
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -254,6 +256,38 @@ def test_a_killed_write_leaves_the_old_the_new_or_what_nobody_reads(tmp_path, mo
         assert found == ["a", "again", "config.json", "list.json", "sub"]
     assert outcomes >= {"old", "refused"}
     assert moment > 8
+
+
+def test_of_two_that_write_at_once_one_is_there_whole(tmp_path, monkeypatch):
+    """Both move their files slowly: without a lock the folder is a mixture, or one fails."""
+    move = os.replace
+
+    def slowly(source, target):
+        time.sleep(0.02)
+        move(source, target)
+
+    folder = tmp_path / "model"
+    with written_folder(folder, "list.json") as temporary:  # both write over an older one
+        write_text(temporary / "config.json", "old")
+    monkeypatch.setattr(os, "replace", slowly)
+    ready = threading.Barrier(2)
+
+    def write(content):
+        with written_folder(folder, "list.json") as temporary:
+            for name in ("config.json", "a", "b", content):
+                (temporary / name).write_text(content)
+            ready.wait()
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, content) for content in ("first", "second")]:
+            done.result()
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    listed = read_json(folder / "list.json")
+    del found["list.json"]
+    (content,) = set(found.values())
+    assert sorted(found) == sorted(["config.json", "a", "b", content])
+    assert sorted(listed["files"]) == sorted([*found, "list.json"])
+    assert "incomplete" not in listed
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

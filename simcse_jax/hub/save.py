@@ -99,9 +99,10 @@ def save_model(
     Raises:
         ValueError: ``pooler`` pooling without a pooler, or a pooling the model is too shallow for.
         OSError: the folder cannot be written, and nothing is left behind, or it holds something
-            else than a model.
+            else than a model, or files of another tokenizer.
     """
     check_settings(settings, config, params)
+    _refuse_other_tokenizer(Path(folder), tokenizer_folder)
     with model_folder(folder) as out:
         write_tensors(out / "model.safetensors", to_torch_names(config, params), {"format": "pt"})
         _write_config(out / "config.json", config, settings)
@@ -122,6 +123,19 @@ def save_model(
             transform.kind,
         )
     return Path(folder)
+
+
+def _refuse_other_tokenizer(folder: Path, tokenizer_folder: Path | None) -> None:
+    """Raise a FileExistsError for tokenizer files that would stay, and be read beside ours."""
+    if (folder / SETTINGS_FILE).exists():
+        return
+    for name in TOKENIZER_FILES:
+        ours = tokenizer_folder is not None and (tokenizer_folder / name).exists()
+        if (folder / name).exists() and not ours:
+            raise FileExistsError(
+                f"{folder / name} is of another model's tokenizer and would be read together with "
+                "the one that is saved; remove it, or choose another folder"
+            )
 
 
 def _write_config(path: Path, config: BertConfig, settings: EncoderSettings) -> None:

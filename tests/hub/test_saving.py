@@ -143,3 +143,16 @@ def test_a_model_is_saved_over_itself(golden, tmp_path):
     again = SentenceEncoder.from_pretrained(tmp_path / "model")
     np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
     assert (tmp_path / "model" / "golden.safetensors").exists()
+
+
+def test_files_of_another_tokenizer_are_not_left_beside_ours(encoder, tmp_path):
+    """They would be read together; ours of an earlier save are not another's."""
+    theirs = make_pooled(encoder.tokenizer_folder, tmp_path / "theirs")
+    (theirs / "vocab.txt").write_text("[PAD]\nother\nwords\n")
+    before = {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"theirs/vocab\.txt is of another model's tokenizer"):
+        encoder.save_pretrained(theirs)
+    assert before == {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()}
+    (theirs / "vocab.txt").unlink()
+    encoder.save_pretrained(theirs)
+    encoder.save_pretrained(theirs)
