@@ -257,7 +257,8 @@ def test_links_lead_somewhere():
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if not target.startswith("http"):
+            # The API pages are made while the site is built, and looked for then.
+            if not target.startswith(("http", "api/")):
                 assert (page.parent / target).exists(), (name_of(page), target)
 
 
