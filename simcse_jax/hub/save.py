@@ -29,7 +29,14 @@ from simcse_jax.hub.settings import (
     check_settings,
 )
 from simcse_jax.hub.weights import Params, to_torch_names
-from simcse_jax.io import is_written, read_object, write_json, write_tensors, written_folder
+from simcse_jax.io import (
+    is_written,
+    read_object,
+    write_json,
+    write_tensors,
+    write_text,
+    written_folder,
+)
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.transforms import Affine, Chain, LayerNorm, Tanh, Transform, UnitRows
@@ -107,7 +114,8 @@ def save_model(
         write_tensors(out / "model.safetensors", to_torch_names(config, params), {"format": "pt"})
         _write_config(out / "config.json", config, settings)
         write_json(out / SETTINGS_FILE, dataclasses.asdict(settings))
-        tokenizer.backend.save(str(out / "tokenizer.json"))
+        # Not by its own save, whose errors say neither what they are nor of which file.
+        write_text(out / "tokenizer.json", tokenizer.backend.to_str(pretty=True))
         if tokenizer_folder is not None:
             for name in TOKENIZER_FILES:
                 if (tokenizer_folder / name).exists():

@@ -43,12 +43,14 @@ def unit_rows(
       differentiable: for JAX arrays, the convention of the losses.
 
     Raises:
-      TypeError: ``differentiable`` with a NumPy array.
+      TypeError: what is no array, or ``differentiable`` with a NumPy array.
 
     Example:
       >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
       [[0.6, 0.8], [0.0, 0.0]]
     """
+    if not isinstance(x, np.ndarray | Array):
+        raise TypeError(f"unit_rows takes an array, not a {type(x).__name__}")
     if differentiable:
         if isinstance(x, np.ndarray):
             raise TypeError("differentiable unit rows need a JAX array, not a NumPy array.")

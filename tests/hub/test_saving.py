@@ -1,5 +1,6 @@
 """Saving into folders that are there already: nothing of the user's is lost, nothing mixed."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -156,3 +157,19 @@ def test_files_of_another_tokenizer_are_not_left_beside_ours(encoder, tmp_path):
     (theirs / "vocab.txt").unlink()
     encoder.save_pretrained(theirs)
     encoder.save_pretrained(theirs)
+
+
+def test_a_full_disk_is_told_of_the_tokenizer_too(encoder, tmp_path, monkeypatch):
+    """Its own save raises a bare Exception, without the file."""
+    real = open
+
+    def full(file, *arguments, **options):
+        if str(file).endswith("tokenizer.json") or "/.tokenizer.json." in str(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", full)
+    monkeypatch.setattr("io.open", full)
+    with pytest.raises(OSError, match="cannot write .*: No space left on device"):
+        encoder.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -106,3 +106,9 @@ def test_devices_together_give_the_whole_batch():
         out_specs=PartitionSpec(),
     )
     np.testing.assert_allclose(spread(X, Y), (alignment(X, Y), uniformity(X)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("x", [b"x", "", None, [[1.0, 2.0]]])
+def test_what_is_no_array_has_no_rows(unchecked, x):
+    with pytest.raises(TypeError, match=r"^unit_rows takes an array, not a \w+$"):
+        unit_rows(x)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import stat
 import sys
 import threading
@@ -70,12 +71,16 @@ class Caught:
 @contextlib.contextmanager
 def captured() -> Iterator[Caught]:
     """Catch what is written to standard error, by whatever library."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    before = os.dup(2)
+    before, printed = os.dup(2), os.dup(1)
     # Through a pipe: a file would have its size limited together with the others.
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
     pieces: list[bytes] = []
 
     def collect() -> None:
@@ -88,9 +93,12 @@ def captured() -> Iterator[Caught]:
     try:
         yield caught
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(before, 2)
+        os.dup2(printed, 1)
         os.close(before)
+        os.close(printed)
         reader.join()
         os.close(reading)
         caught.text = b"".join(pieces).decode(errors="replace")
@@ -111,6 +119,10 @@ def quiet() -> Iterator[None]:
         log.propagate = True
 
 
+# What a run that is not at a terminal says of its progress, before whatever goes wrong.
+_STEP = re.compile(r"(seed \d+: )?step \d+ of \d+, ")
+
+
 def complaint(ended: Ended) -> str | None:
     """Say what is wrong with how a command failed."""
     if ended.code not in (1, 2):
@@ -119,7 +131,7 @@ def complaint(ended: Ended) -> str | None:
         return f"a traceback: {ended.error[-300:]}"
     if ended.usage:
         return None if ended.code == 2 and ended.error.strip() else "no usage"
-    shown = [line for line in ended.error.splitlines() if line.strip()]
+    shown = [line for line in ended.error.splitlines() if line.strip() and not _STEP.match(line)]
     if len(shown) != 1:
         return f"{len(shown)} lines on standard error: {ended.error[:400]}"
     if isinstance(ended.cause, Exception) and (reason := unclear(ended.cause, True)):
