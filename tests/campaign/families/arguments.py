@@ -101,7 +101,9 @@ def values_of(result: Any) -> list[np.ndarray]:
             not isinstance(leaf, jax.Array)
             or not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         ):
-            arrays.append(np.asarray(leaf))
+            array = np.asarray(leaf)
+            # NumPy takes bfloat16 for bytes.
+            arrays.append(array.astype(np.float32) if array.dtype == jnp.bfloat16 else array)
     return arrays
 
 
