@@ -12,6 +12,7 @@ import select
 import shlex
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -327,8 +328,9 @@ def print_what_ends_the_program(
 
     After a checkpoint that could not be written there are dozens of them: its event loop is closed.
     """
-    frame = inspect.currentframe()
-    if frame is not None and frame.f_back is None:  # no Python is left to go on
+    # C++ calls from threads of its own, or with Python below it that goes on.
+    frame, here = inspect.currentframe(), threading.get_ident()
+    if here == threading.main_thread().ident and frame is not None and frame.f_back is None:
         sys.__excepthook__(kind, error, trace)
 
 

@@ -58,7 +58,7 @@ def written_file(path: AnyPath) -> Iterator[Path]:
     target = Path(os.path.realpath(target))
     temporary = _make_beside(target, functools.partial(Path.touch, exist_ok=False))
     try:
-        with _naming(target):
+        with naming(target):
             yield temporary
         os.replace(temporary, target)
     finally:
@@ -66,7 +66,7 @@ def written_file(path: AnyPath) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def naming(target: Path) -> Iterator[None]:
     """Name what was to be written where the disk is full, of which the system names no file."""
     try:
         yield
@@ -102,7 +102,7 @@ def _copied_to(target: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / target.name
         temporary.touch()
-        with _naming(temporary):
+        with naming(temporary):
             yield temporary
         try:
             with temporary.open("rb") as source, target.open("ab") as sink:
@@ -141,7 +141,7 @@ def written_folder(
     is_new = not target.exists()
     temporary = _make_beside(target / marker, Path.mkdir)
     try:
-        with _naming(target):
+        with naming(target):
             yield temporary
         try:
             with _held(target):

@@ -644,11 +644,18 @@ def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     with needs("train"):
         from tensorboardX import SummaryWriter
 
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    place = folder / "tensorboard"
+    with io.naming(place):
+        writer = SummaryWriter(str(place))
 
-        def record(values: Mapping[str, Any]) -> None:
-            for name, value in {**values, **values.get("eval", {})}.items():
-                if name not in ("step", "eval"):
+    def record(values: Mapping[str, Any]) -> None:
+        for name, value in {**values, **values.get("eval", {})}.items():
+            if name not in ("step", "eval"):
+                with io.naming(place):
                     writer.add_scalar(name, value, values["step"])
 
+    try:
         yield record
+    finally:
+        with io.naming(place):
+            writer.close()

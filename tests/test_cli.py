@@ -1,5 +1,7 @@
 """The console command: what it writes, and that a wrong input costs one sentence."""
 
+import _thread
+import errno
 import io
 import json
 import logging
@@ -9,14 +11,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from simcse_jax import SentenceEncoder, __version__
-from simcse_jax.cli import is_not_from_below, main, run_or_explain
+from simcse_jax import SentenceEncoder, __version__, trainer
+from simcse_jax.cli import (
+    is_not_from_below,
+    main,
+    print_what_ends_the_program,
+    run_or_explain,
+)
 
 
 @pytest.fixture
@@ -219,3 +227,30 @@ def test_a_size_that_cannot_be_is_refused_before_any_file_is_read(option, least,
         name = option.strip("-").replace("-", "_")
         assert ended.value.code == 2
         assert capsys.readouterr().err == f"error: {name} is 0; it must be at least {least}\n"
+
+
+def test_callbacks_of_other_threads_print_no_traceback(capsys):
+    """Orbax's threads call into an event loop that is closed once a checkpoint has failed."""
+    error = RuntimeError("Event loop is closed")
+    # Straight from C, with no Python below it.
+    _thread.start_new_thread(print_what_ends_the_program, (type(error), error, None))
+    time.sleep(0.2)
+    print_what_ends_the_program(type(error), error, None)  # Python is below, and goes on
+    assert capsys.readouterr().err == ""
+
+
+def test_a_disk_that_fills_up_under_tensorboard_is_named(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, folder):
+            pass
+
+        def add_scalar(self, *arguments):
+            pass
+
+        def close(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.SummaryWriter", Full)
+    with pytest.raises(OSError, match="cannot write .*/tensorboard: No space left on device"):  # noqa: SIM117
+        with trainer.tensorboard(tmp_path) as record:
+            record({"step": 1, "loss": 2.0})
