@@ -283,6 +283,9 @@ class RunCheckpoints:
             self._checkpointer.close()
 
     def _info(self, step: int, path: Path) -> dict[str, Any]:
+        for file in path.rglob("*"):  # orbax would wait for ever for who writes into a pipe
+            if io.is_special(file):
+                raise self._damaged(step, path, f"{file.name} is a pipe or a device")
         try:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above

@@ -1,6 +1,7 @@
 """What a run's checkpoints hold, and what they refuse."""
 
 import json
+import os
 import resource
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcse_jax.training import RunCheckpoints, make_mesh, replicate
+from simcse_jax.training import RunCheckpoints, UnusableCheckpoint, make_mesh, replicate
 
 
 @pytest.fixture
@@ -170,3 +171,13 @@ def test_one_too_many_is_deleted_when_the_run_goes_on(tmp_path, state):
         run.check(resume=True)
         assert run.steps == [2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_a_pipe_within_a_checkpoint_is_refused_and_not_waited_for(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, *state)
+        file = max((p for p in (tmp_path / "1" / "run").rglob("*") if p.is_file()), key=str)
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(UnusableCheckpoint, match=f"{file.name} is a pipe or a device"):
+            run.restore(*state)
