@@ -37,7 +37,7 @@ def alignment(
         x: Embeddings of the first sentences; they are L2-normalised here.
         y: Embeddings of the second sentences, row by row. Which pairs are positive is the caller's
             choice: SimCSE takes STS-B's pairs with a score above 4.
-        alpha: The power of the distance.
+        alpha: The power of the distance, above 0 and at most 1000.
 
     Returns:
         The alignment, from 0 (each pair is one point) to 2^alpha.
@@ -45,6 +45,7 @@ def alignment(
     Raises:
         ValueError: x and y are not of one shape [n, D] with n > 0, or a row is zero or not finite.
     """
+    check_between("alpha", alpha, 0, 1000, "(]")  # a distance is 2 at most
     x, y = check_matrix("x", x), check_matrix("y", y)
     if x.shape != y.shape:
         raise ValueError(

@@ -81,10 +81,11 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         return jax.tree.map(lambda p: config.decay_vectors or p.ndim > 1, params)
 
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+    # As floats: a jitted program takes no whole number of more than 32 bits.
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        optax.clip_by_global_norm(float(config.clip_norm)),
         adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, decayed),
+        optax.add_decayed_weights(float(config.weight_decay), decayed),
         optax.scale_by_learning_rate(make_schedule(config, total_steps)),
     )
 

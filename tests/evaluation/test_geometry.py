@@ -99,3 +99,9 @@ def test_bad_input():
         alignment(x, np.where(np.eye(3) * [0, 0, 1] > 0, np.nan, x))
     with pytest.raises(ValueError, match="block is 0; it must be at least 1"):
         uniformity(x, block=0)
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("inf"), float("nan"), 1001])
+def test_a_power_that_gives_no_number_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha is"):
+        alignment(np.eye(3), np.eye(3), alpha=alpha)

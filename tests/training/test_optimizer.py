@@ -116,3 +116,11 @@ def test_a_warm_up_longer_than_the_run():
             make_optimizer(OptimizerConfig(), steps)
     with pytest.raises(ValueError, match="warmup_steps is 10; the run has 10 steps only"):
         make_optimizer(OptimizerConfig(warmup_steps=10), 10)
+
+
+def test_whole_numbers_of_more_than_32_bits_are_floats():
+    params = {"w": jnp.ones((2, 2))}
+    config = OptimizerConfig(clip_norm=2**31, weight_decay=2**33)
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert jnp.isfinite(updates["w"]).all()
