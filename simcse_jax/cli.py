@@ -284,14 +284,15 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
     """
     explain_logs()
     goes_on = f"; it goes on by: {again}" if again else ""
+    anew = f"; start it again by: {again}" if again else ""
     try:
         with unwinding_on_sigterm():
             run()
     except KeyboardInterrupt:
-        print(f"error: stopped by Ctrl-C{goes_on}", file=sys.stderr)
+        print(f"error: stopped by Ctrl-C{anew}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except Terminated:
-        print(f"error: stopped by SIGTERM{goes_on}", file=sys.stderr)
+        print(f"error: stopped by SIGTERM{anew}", file=sys.stderr)
         raise
     except Interrupted as error:
         print(f"error: {error}{goes_on}", file=sys.stderr)

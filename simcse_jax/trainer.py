@@ -421,7 +421,8 @@ def say_start(config: Config, start: int, total: int) -> None:
         begins = f"{run.output_dir}: {total} steps"
     say(
         f"{begins}; a checkpoint is written every {run.checkpoint_steps} steps and on Ctrl-C, from "
-        "which --resume continues"
+        "which --resume (in Python resume=True) continues. The first step is being compiled, which "
+        "takes up to a minute on a CPU"
     )
 
 
