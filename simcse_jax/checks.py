@@ -28,8 +28,9 @@ def quoted(value: object, most: int = 60) -> str:
 
 
 def listed(names: Iterable[str], most: int = 200) -> str:
-    """Return names for an error, cut where they are long."""
+    """Return names for an error, on one line, cut where they are long."""
     text = ", ".join(names)
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

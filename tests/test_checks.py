@@ -15,6 +15,7 @@ from simcse_jax.checks import (
     check_finite,
     check_positive,
     check_seed,
+    listed,
 )
 from simcse_jax.data.packing import pack_rows
 from simcse_jax.encoder import cosine_similarity
@@ -116,3 +117,8 @@ def test_fields_that_no_number_may_have():
         Whitening.fit(np.eye(4), ddof=-INF)
     with pytest.raises(ValueError, match=r"seed is 2\d+; it must be at least 0 and below 2\*\*32"):
         check_seed("seed", 2 * 10**30)
+
+
+def test_names_in_an_error_are_short_and_on_one_line():
+    assert listed(["premise", "hypothes\nis\x00"]) == "premise, hypothes\\nis\\x00"
+    assert listed(["x" * 500]) == "x" * 199 + "…"
