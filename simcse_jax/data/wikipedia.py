@@ -316,6 +316,9 @@ _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|", "]": "[", "-->": "<!--"}
 
 # The parser's time grows with the square of the depth of a list.
 _DEEP_LIST = re.compile(r"^[*#:;]{200}", re.MULTILINE)
+# Each sign within a heading may be its end, for which the parser calls itself until the stack is
+# full and the process dies.
+_LONG_HEADING = re.compile(r"^=(?:[^=\n]*=+){200}", re.MULTILINE)
 
 
 def _is_unclosed(wikitext: str) -> bool:
@@ -323,7 +326,7 @@ def _is_unclosed(wikitext: str) -> bool:
 
     A closing sign closes the piece that was opened last if it is of its kind; others are text.
     """
-    if _DEEP_LIST.search(wikitext):
+    if _DEEP_LIST.search(wikitext) or _LONG_HEADING.search(wikitext):
         return True
     stack: list[str] = []
     # Where each kind is closed for the last time: a formula or comment hides what is in it if it
