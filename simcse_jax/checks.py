@@ -62,9 +62,11 @@ def check_positive(name: str, value: object) -> None:
 
 
 def check_at_least(name: str, value: object, least: float) -> None:
-    """Raise ValueError for what is no number from the least on; infinity is one."""
-    if not _number(name, value) >= least:
-        raise _wrong(name, value, f"at least {least}")
+    """Raise ValueError for what is no finite number from the least on."""
+    if not least <= _number(name, value) < math.inf:
+        raise _wrong(
+            name, value, f"at least {least}" + (" and finite" if value == math.inf else "")
+        )
 
 
 def check_finite(name: str, value: object) -> None:
