@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from simcse_jax.checks import quoted
 from simcse_jax.hub import sentence_transformers
 from simcse_jax.hub.weights import Params, is_simcse
 from simcse_jax.io import is_there, read_object
@@ -166,7 +167,9 @@ def _read_own(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: the last save was interrupted; save the model again")
     found = {k: v for k, v in raw.items() if k not in _OF_THE_WRITE}
     if unknown := sorted(found.keys() - _RULES.keys()):
-        raise ValueError(f"{path}: {unknown[0]!r} is not known; was a newer version's model saved?")
+        raise ValueError(
+            f"{path}: {quoted(unknown[0])} is not known; was a newer version's model saved?"
+        )
     if missing := sorted((_RULES.keys() if "files" in raw else _OF_VERSION_0_1) - found.keys()):
         raise ValueError(f"{path}: {missing[0]!r} is missing")
     return found

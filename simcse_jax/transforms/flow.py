@@ -45,6 +45,9 @@ if TYPE_CHECKING:  # who only applies a flow need not import what fits it
 # Rows of one forward pass outside of training.
 _CHUNK = 4096
 
+MOST_EPOCHS = 1_000_000
+"""More are a mistake: a flow is fitted in one to ten."""
+
 
 @functools.partial(jax.jit, static_argnames=("config", "method"))
 def _apply(
@@ -141,8 +144,10 @@ class Flow(Transform):
             optimizer = optimizer or flow_fit.OptimizerConfig(**OPTIMIZERS[config])
             config = CONFIGS[config]
         check_seed("seed", seed)
-        if batch_size < 1 or epochs < 0:
-            raise ValueError(f"batch_size={batch_size} and epochs={epochs}: at least 1 and 0")
+        if batch_size < 1 or not 0 <= epochs <= MOST_EPOCHS:
+            raise ValueError(
+                f"batch_size={batch_size} and epochs={epochs}: at least 1, and 0 to {MOST_EPOCHS:,}"
+            )
         run = flow_fit.FlowRun(
             config,
             optimizer or flow_fit.OptimizerConfig(**AUTHORS_OPTIMIZER),

@@ -173,3 +173,12 @@ def test_a_full_disk_is_told_of_the_tokenizer_too(encoder, tmp_path, monkeypatch
     with pytest.raises(OSError, match="cannot write .*: No space left on device"):
         encoder.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_an_unknown_setting_is_quoted_in_short(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    raw = read_json(tmp_path / "simcse_jax.json")
+    write_json(tmp_path / "simcse_jax.json", raw | {"word " * 100_000: 1})
+    with pytest.raises(ValueError, match="is not known") as raised:
+        SentenceEncoder.from_pretrained(tmp_path)
+    assert len(str(raised.value)) < 500

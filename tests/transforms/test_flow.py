@@ -338,3 +338,8 @@ def test_a_folder_of_version_0_1_still_loads(flow, tmp_path):
     loaded = load_transform(tmp_path)
     assert loaded.config == flow.config
     np.testing.assert_array_equal(loaded(data()), flow(data()))
+
+
+def test_epochs_without_end_are_refused():
+    with pytest.raises(ValueError, match="epochs=1000001: at least 1, and 0 to 1,000,000"):
+        Flow.fit(data(32), FlowConfig(levels=1, depth=1), epochs=1_000_001)
