@@ -310,7 +310,8 @@ def test_a_signal_ends_the_command_with_its_exit_code(
         assert "4 steps; a checkpoint is written every 2 steps" in printed.out or moment == "before"
         within = call == 2
         assert ("error: stopped at step 3 of 4, with" if within else "by SIGTERM;") in printed.err
-        assert printed.err.endswith(f"; it goes on by: {again}\n")
+        how = "it goes on by" if within else "start it again by"
+        assert printed.err.endswith(f"; {how}: {again}\n")
         steps = sorted(p.name for p in (tmp_path / moment / "checkpoints").iterdir())
         assert steps == {"before": [], "after": ["2", "4"]}.get(moment, ["2", "3"])
         assert not (tmp_path / moment / "run.lock").exists()
