@@ -223,7 +223,8 @@ def _move_files(source: Path, target: Path, marker: str) -> None:
 
 def _go_on_moving(source: Path, target: Path, marker: str) -> None:
     """Move the files of a write, or what a killed process has left of them to be moved."""
-    new, both = _listed_files(source / marker) or [], set(_listed_files(target / marker) or ())
+    new, both = _listed_files(source / marker), set(_listed_files(target / marker) or ())
+    assert new is not None  # who calls has written it, or has looked
     waiting = [name for name in new if (source / name).exists()]
     gates = {name for name in both if Path(name).name == _GATE}
     # A gate in a folder comes after those in the folders below it, which belong to its model.
@@ -250,9 +251,12 @@ def finish_write(folder: AnyPath, marker: str, *, of_anyone: bool = False) -> No
             else writes there.
     """
     target = Path(os.path.realpath(folder))
-    source = _unfinished(target, marker)
-    if source is not None and (of_anyone or _is_abandoned(source.name, os.getpid())):
-        with suppress(OSError), _held(target):  # it stays unfinished, and is refused
+    if _unfinished(target, marker) is None:
+        return
+    with suppress(OSError), _held(target):  # it stays unfinished, and is refused
+        # Looked at again: who had the lock before may have finished it, and its files are at home.
+        source = _unfinished(target, marker)
+        if source is not None and (of_anyone or _is_abandoned(source.name, os.getpid())):
             _go_on_moving(source, target, marker)
 
 
@@ -262,7 +266,8 @@ def _unfinished(target: Path, marker: str) -> Path | None:
         source = target / str(read_object(target / marker)["incomplete"])
     except (OSError, ValueError, KeyError):
         return None
-    whole = _TEMPORARY.fullmatch(source.name) and (source / marker).is_file()
+    # Without its list nothing could be moved, and everything would be taken for older files.
+    whole = _TEMPORARY.fullmatch(source.name) and _listed_files(source / marker) is not None
     return source if whole else None
 
 

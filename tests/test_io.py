@@ -2,6 +2,7 @@
 
 import bz2
 import concurrent.futures
+import contextlib
 import errno
 import gzip
 import io
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from simcse_jax import io as io_module
 from simcse_jax.io import (
     cache_folder,
     finish_write,
@@ -438,3 +440,72 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, code):
         ):
             raise OSError(code, os.strerror(code))
         assert not list(tmp_path.iterdir())
+
+
+def killed_write(folder, monkeypatch):
+    """Leave a folder as a process does that is killed while it moves its files."""
+    with written_folder(folder, "list.json") as temporary:
+        write_text(temporary / "config.json", "old")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *args, **kwargs: None)
+        patch.setattr(io_module, "_move", kill)
+        with pytest.raises(Killed), written_folder(folder, "list.json") as temporary:
+            write_text(temporary / "config.json", "new")
+    assert not is_written(folder, "list.json")
+
+
+def test_who_waits_to_finish_a_write_finds_it_finished(tmp_path, monkeypatch):
+    """Of two processes that start after a kill, the second must not take the first one's files."""
+    folder = tmp_path / "model"
+    killed_write(folder, monkeypatch)
+    held = io_module._held
+
+    @contextlib.contextmanager
+    def after_another(place):
+        monkeypatch.setattr(io_module, "_held", held)
+        finish_write(folder, "list.json")  # of the process that had the lock meanwhile
+        with held(place):
+            yield
+
+    monkeypatch.setattr(io_module, "_held", after_another)
+    finish_write(folder, "list.json")
+    assert is_written(folder, "list.json")
+    assert (folder / "config.json").read_text() == "new"
+
+
+def test_a_write_of_another_thread_is_not_taken_for_an_abandoned_one(tmp_path, monkeypatch):
+    """The second thread starts while the first moves its files, and then writes nothing itself."""
+    folder, moving, started = tmp_path / "model", threading.Event(), threading.Event()
+    with written_folder(folder, "list.json") as temporary:
+        write_text(temporary / "config.json", "old")
+    move, look = io_module._move, io_module._unfinished
+
+    def slowly(*arguments):
+        moving.set()
+        assert started.wait(10)
+        time.sleep(0.1)
+        move(*arguments)
+
+    def first():
+        with written_folder(folder, "list.json") as temporary:
+            write_text(temporary / "config.json", "new")
+
+    def second():
+        assert moving.wait(10)
+        monkeypatch.setattr(io_module, "_unfinished", lambda *a: (started.set(), look(*a))[1])
+        with contextlib.suppress(KeyError), written_folder(folder, "list.json"):
+            raise KeyError("what was to be written could not be made")
+
+    monkeypatch.setattr(io_module, "_move", slowly)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result()
+    assert is_written(folder, "list.json")
+    assert (folder / "config.json").read_text() == "new"
