@@ -161,9 +161,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for kind, place in modules:
         if kind == "Normalize":
             _check_normalize(place / "config.json")
-    if after[-1:] == ["Normalize"]:
+    if [kind for kind, _ in _after_pooling(modules)][-1:] == ["Normalize"]:
         settings["normalize"] = True
     return settings | _read_model(folder / MODEL_FILE)
+
+
+def _after_pooling(modules: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Return the modules that change the pooled vector; Dropout does so in training only."""
+    kinds = [kind for kind, _ in modules]
+    first = kinds.index("Pooling") + 1 if "Pooling" in kinds else len(kinds)
+    return [module for module in modules[first:] if module[0] != "Dropout"]
 
 
 def encoder_folder(folder: Path) -> Path:
@@ -289,33 +296,26 @@ def read_transform(folder: Path) -> Transform | None:
         ValueError: a module of another kind than it can be read, or whose tensors are not as its
             configuration says.
     """
-    modules = listed_modules(folder)
+    modules = _after_pooling(listed_modules(folder))
     while modules and modules[-1][0] == "Normalize":
         modules = modules[:-1]
     parts: list[Transform] = []
-    dim: int | None = None  # not known before the first module with weights
-    waiting = False  # lengths are to be made one before it
     for kind, place in modules:
         if kind == "Normalize":
-            waiting = dim is None
-            if dim is not None:
-                parts.append(UnitRows(dim))
-            continue
-        if kind not in ("Dense", "LayerNorm"):
+            if parts:
+                parts.append(UnitRows(parts[-1].output_dim))
             continue
         added = _read_dense(place) if kind == "Dense" else [_read_layer_norm(place)]
-        if dim is not None and dim != added[0].input_dim:
+        if not parts and modules[0][0] == "Normalize":  # whose width is known only now
+            parts.append(UnitRows(added[0].input_dim))
+        if parts and parts[-1].output_dim != added[0].input_dim:
             raise ValueError(
                 f"{place / 'config.json'}: it takes {added[0].input_dim} dimensions; the module "
-                f"before gives {dim}"
+                f"before gives {parts[-1].output_dim}"
             )
-        if waiting:
-            parts.append(UnitRows(added[0].input_dim))
-            waiting = False
         if parts and isinstance(parts[-1], Affine) and isinstance(added[0], Affine):
             parts[-1], added = parts[-1].then(added[0]), added[1:]
         parts += added
-        dim = parts[-1].output_dim
     return chained(parts)
 
 

@@ -447,3 +447,10 @@ def test_what_is_trained_keeps_the_start_s_settings(pooled, tmp_path):
     assert trained.settings == dataclasses.replace(start, pooling="cls")
     trained.save_pretrained(tmp_path / "saved")
     assert hub.read_settings(tmp_path / "saved") == trained.settings
+
+
+@pytest.mark.parametrize("kinds", [("Normalize", "Dropout"), ("Dropout", "Normalize")])
+def test_dropout_stands_in_nothing_s_way(pooled, kinds):
+    make_modules(pooled, "Transformer", "Pooling", *kinds)
+    assert hub.read_settings(pooled).normalize
+    assert hub.read_transform(pooled) is None

@@ -206,6 +206,7 @@ ENDS = {
         dense(20, 10, torch.nn.Tanh()),
     ],
     "Normalize, Normalize": lambda: [normalize(), normalize()],
+    "Normalize, Dropout": lambda: [normalize(), st.sentence_transformer.modules.Dropout(0.3)],
     "Dropout, Dense": lambda: [
         st.sentence_transformer.modules.Dropout(0.3),
         dense(384, 8, torch.nn.Identity()),
