@@ -29,7 +29,6 @@ _RENAMED_KINDS = {"remove_directions": "all_but_the_top"}
 
 # What a class method returns: an object of the class that it is called on.
 AnyTransform = TypeVar("AnyTransform", bound="Transform")
-AnyAffine = TypeVar("AnyAffine", bound="Affine")
 
 
 class Transform(ABC):
@@ -62,11 +61,12 @@ class Transform(ABC):
         """Return the settings (JSON) and the tensors from which ``from_state`` rebuilds it."""
 
     @classmethod
-    @abstractmethod
     def from_state(
         cls: type[AnyTransform], settings: dict[str, Any], tensors: dict[str, np.ndarray]
     ) -> AnyTransform:
-        """Rebuild the transform that ``state`` described."""
+        """Rebuild the transform that ``state`` described, whose names are those of the fields."""
+        fields: dict[str, Any] = {**settings, **tensors}
+        return cls(**fields)
 
     def save(self, folder: AnyPath) -> None:
         """Write ``transform.json`` and ``transform.safetensors`` into ``folder``."""
@@ -183,14 +183,6 @@ class Affine(Transform):
         if self.bias is not None:
             tensors["bias"] = self.bias
         return {"normalize": self.normalize}, tensors
-
-    @classmethod
-    def from_state(
-        cls: type[AnyAffine], settings: dict[str, Any], tensors: dict[str, np.ndarray]
-    ) -> AnyAffine:
-        """See ``Transform.from_state``."""
-        fields: dict[str, Any] = {**settings, **tensors}
-        return cls(**fields)
 
 
 def check_embeddings(

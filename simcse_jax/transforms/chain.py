@@ -32,14 +32,6 @@ class _SameWidth(Transform):
         """See ``Transform.state``."""
         return {"dim": self.dim}, {}
 
-    @classmethod
-    def from_state(
-        cls: type[AnyTransform], settings: dict[str, Any], tensors: dict[str, np.ndarray]
-    ) -> AnyTransform:
-        """See ``Transform.from_state``."""
-        fields: dict[str, Any] = {**settings, **tensors}
-        return cls(**fields)
-
 
 class Tanh(_SameWidth):
     """The hyperbolic tangent of every number: the activation of a Dense module."""
@@ -96,14 +88,6 @@ class LayerNorm(Transform):
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See ``Transform.state``."""
         return {"epsilon": self.epsilon}, {"scale": self.scale, "bias": self.bias}
-
-    @classmethod
-    def from_state(
-        cls: type[AnyTransform], settings: dict[str, Any], tensors: dict[str, np.ndarray]
-    ) -> AnyTransform:
-        """See ``Transform.from_state``."""
-        fields: dict[str, Any] = {**settings, **tensors}
-        return cls(**fields)
 
 
 @dataclass(frozen=True, eq=False)
