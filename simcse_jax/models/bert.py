@@ -26,7 +26,7 @@ from simcse_jax.models.batch import Batch
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import ACTIVATIONS, Dense, layer_norm
 from simcse_jax.models.dropout import attention_dropout, dropout, token_seeds
-from simcse_jax.models.relative_positions import RelativePositions, between
+from simcse_jax.models.relative_positions import RelativePositions, between, relative_positions
 
 
 class Places(NamedTuple):
@@ -67,10 +67,7 @@ class BertEncoder(nn.Module):
         Returns:
             The embedding layer's state, then one per transformer layer, in ``dtype``.
         """
-        places = places_of(batch)
-        if self.config.relative_attention_num_buckets:
-            relative = RelativePositions(self.config, name="relative_positions")
-            places = places._replace(bias=places.bias + relative(between(batch.position_ids)))
+        places = places_of(batch, relative_positions(self.config))
         seeds = None if keys is None else token_seeds(keys, batch)
         states = [Embeddings(self.config, self.dtype, name="embeddings")(batch, seeds)]
         # Unrolled: lax.scan over layers is slower by about a third in comparable trainers.
@@ -199,9 +196,17 @@ def split_heads(config: BertConfig, x: Float[Array, "*T D"]) -> Float[Array, "*T
     return x.reshape(*x.shape[:-1], heads, config.hidden_size // heads)
 
 
-def places_of(batch: Batch) -> Places:
-    """Find what the layers need to know of where the tokens are."""
-    return Places(attention_bias(batch), batch.position_ids)
+def places_of(batch: Batch, relative: RelativePositions | None) -> Places:
+    """Find what the layers need to know of where the tokens are.
+
+    Args:
+        batch: of the tokens.
+        relative: the encoder's relative positions, if it has any.
+    """
+    bias = attention_bias(batch)
+    if relative is not None:
+        bias = bias + relative(between(batch.position_ids))
+    return Places(bias, batch.position_ids)
 
 
 def attention_bias(batch: Batch) -> Float[Array, "R 1 Q K"]:

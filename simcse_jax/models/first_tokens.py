@@ -30,7 +30,7 @@ from simcse_jax.models.bert import (
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import Dense
 from simcse_jax.models.dropout import head_counters, keep, token_seeds
-from simcse_jax.models.relative_positions import RelativePositions, between
+from simcse_jax.models.relative_positions import relative_positions
 
 
 class FirstTokenEncoder(nn.Module):
@@ -58,11 +58,9 @@ class FirstTokenEncoder(nn.Module):
         Returns:
             ``[S, D]`` in ``dtype``; of no meaning for a sentence that is not there.
         """
-        places, firsts = places_of(batch), first_tokens(batch, num_sentences)
-        if self.config.relative_attention_num_buckets:
-            relative = RelativePositions(self.config, name="relative_positions")
-            places = places._replace(bias=places.bias + relative(between(batch.position_ids)))
-            # The queries are at position 0.
+        relative = relative_positions(self.config)
+        places, firsts = places_of(batch, relative), first_tokens(batch, num_sentences)
+        if relative is not None:  # the queries are at position 0
             bias = jnp.moveaxis(relative(jnp.asarray(batch.position_ids)), 1, 2)  # [R L N]
             firsts = firsts._replace(bias=bias.reshape(-1, bias.shape[-1]))
         seeds = None if keys is None else token_seeds(keys, batch)

@@ -2,8 +2,8 @@
 
 A learnt number for each head and each bucket of distances is added to the attention's scores, the
 same in every layer. Distances up to 7 have a bucket each, larger ones share buckets whose width
-grows with the logarithm, and from 128 on all share the last one; keys before and after the query
-have buckets of their own.
+grows with the logarithm (eight steps to 128), so that from 91 on all share the last one; keys before
+and after the query have buckets of their own.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ class RelativePositions(nn.Module):
         shape = (cfg.relative_attention_num_buckets, cfg.num_attention_heads)
         table = self.param("embedding", init, shape)
         return jnp.moveaxis(table[bucket(distances)], -1, 1)
+
+
+def relative_positions(config: BertConfig) -> RelativePositions | None:
+    """Make an encoder's relative positions, from within it; None where the model has none."""
+    if not config.relative_attention_num_buckets:
+        return None
+    return RelativePositions(config, name="relative_positions")
 
 
 def between(positions: Int[AnyArray, "R L"]) -> Int[Array, "R Q K"]:
