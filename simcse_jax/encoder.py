@@ -89,12 +89,13 @@ def cosine_similarity(
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"embeddings of shapes {a.shape} and {b.shape} cannot be compared")
-    first, second = (np.asarray(check_matrix("embeddings", x)) for x in (a, b))
-    check_finite_rows("embeddings", first)
-    check_finite_rows("embeddings", second)
-    return (
-        divide_by_norms(float32_directions(first)) @ divide_by_norms(float32_directions(second)).T
-    )
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        x = np.asarray(check_matrix("embeddings", x))
+        check_finite_rows("embeddings", x)
+        return divide_by_norms(float32_directions(x))
+
+    return unit(a) @ unit(b).T
 
 
 class SentenceEncoder:

@@ -61,8 +61,7 @@ FAMILIES: dict[str, Family] = {
             "cls.predictions.transform.LayerNorm",
             "cls.predictions.bias",
         ),
-        ignored=r"^cls\.predictions\.decoder\.(weight|bias)$|^cls\.seq_relationship\."
-        r"|^lm_head\.decoder\.",
+        ignored=r"^cls\.predictions\.decoder\.(weight|bias)$|^cls\.seq_relationship\.",
     ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA._replace(architecture="XLMRobertaModel"),

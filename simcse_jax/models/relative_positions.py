@@ -2,8 +2,8 @@
 
 A learnt number for each head and each bucket of distances is added to the attention's scores, the
 same in every layer. Distances up to 7 have a bucket each, larger ones share buckets whose width
-grows with the logarithm (eight steps to 128), so that from 91 on all share the last one; keys before
-and after the query have buckets of their own.
+grows with the logarithm (eight steps to 128), so that from 91 on all share the last one; keys
+before and after the query have buckets of their own.
 """
 
 from __future__ import annotations

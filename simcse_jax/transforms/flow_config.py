@@ -64,7 +64,6 @@ class FlowConfig:
             check_finite(field, getattr(self, field))
         if self.whiten is not None:
             check_at_least("whiten", self.whiten, 0)
-            check_finite("whiten", self.whiten)
 
     def model(self) -> Glow:
         """Return the flow's module."""
