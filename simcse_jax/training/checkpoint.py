@@ -209,10 +209,6 @@ class RunCheckpoints:
             )
         info = self.newest(lambda step: self._info(step, self.folder / str(step)))
         self._check_settings(info["settings"])
-        # A process that was killed between a save and the deletion of the oldest left one too many,
-        # which orbax would keep for ever.
-        for old in self.steps[: -self.keep]:
-            self._checkpointer.delete(old)
 
     def newest(self, use: Callable[[int], T]) -> T:
         """Return what ``use`` makes of the step of the newest checkpoint that it can use.
@@ -233,14 +229,19 @@ class RunCheckpoints:
             f"delete {self.folder} to train from the start",
         )
 
-    def drop_after(self, step: int) -> None:
-        """Delete the checkpoints after a step, since the run goes on from there.
+    def go_on_from(self, step: int) -> None:
+        """Delete the checkpoints after a step that was restored, and those before beyond ``keep``.
+
+        A process that was killed between a save and the deletion of the oldest has left one too
+        many, which orbax would keep for ever.
 
         Raises:
             OSError: one cannot be deleted.
         """
         for later in [s for s in self.steps if s > step]:
             self._checkpointer.delete(later)
+        for older in self.steps[: -self.keep]:
+            self._checkpointer.delete(older)
 
     def restore(self, state: Any, key: Key[Array, ""], step: int | None = None) -> Restored:
         """Read a checkpoint.

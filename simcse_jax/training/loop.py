@@ -213,7 +213,7 @@ def _start(
     start, state, key, extra = checkpoints.newest(restore)
     if start > total_steps:
         raise ValueError(f"the run to resume is at step {start}, past the {total_steps} wanted")
-    checkpoints.drop_after(start)
+    checkpoints.go_on_from(start)
     return start, state, key, extra.get("best")
 
 
