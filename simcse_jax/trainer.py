@@ -347,16 +347,7 @@ def train_seed(
     step = make_step(objective.build(model), optimizer, run.grad_cache_chunks)
     compiled = compile_step(step, mesh, run.parallel)
 
-    # Evaluation and the folder
-
-    def encoder(params: Any) -> SentenceEncoder:
-        return untrained.with_params(exported(config, params))
-
-    def save(name: str, params: Any) -> None:
-        with hub.model_folder(run.output_dir / name) as folder:
-            encoder(params).save_pretrained(folder)
-            objective.save(folder, jax.tree.map(np.asarray, params))
-
+    # The folder and the scores before training
     with ExitStack() as stack:
         stack.enter_context(explained(config))
         stack.enter_context(naming_text(config))
@@ -366,15 +357,7 @@ def train_seed(
         scores_before = score_before(untrained, scores, before) if run.test_before else None
         started = time.perf_counter()
         dev_before = scores.dev(untrained)
-        evaluation = None
-        if (best_metric := scores.best_metric or next(iter(dev_before), None)) is not None:
-            evaluation = Evaluation(
-                run.eval_every,
-                lambda params: scores.dev(encoder(params)),
-                best_metric,
-                lambda params, *_: save("best", params),
-                lambda: hub.is_whole(run.output_dir / "best"),
-            )
+        best_metric = scores.best_metric or next(iter(dev_before), None)
 
         # Loop
         record = stack.enter_context(tensorboard(run.output_dir))
@@ -387,7 +370,7 @@ def train_seed(
             checkpoints=checkpoints,
             checkpoint_every=run.checkpoint_steps,
             resume=run.resume,
-            evaluation=evaluation,
+            evaluation=evaluation_of(config, scores, untrained, best_metric),
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
             on_start=lambda start: say_start(config, start, total),
@@ -401,10 +384,25 @@ def train_seed(
         )
     if jax.process_index() == 0:
         for name in ("last",) if result.best else ("last", "best"):
-            save(name, result.state.params)
+            save_trained(config, untrained, result.state.params, name)
     seconds = time.perf_counter() - started
     return write_results(
         config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+    )
+
+
+def evaluation_of(
+    config: Config, scores: Scores, untrained: SentenceEncoder, best_metric: str | None
+) -> Evaluation | None:
+    """Say how the loop scores parameters and keeps the best; None where nothing is scored."""
+    if best_metric is None:
+        return None
+    return Evaluation(
+        config.run.eval_every,
+        lambda params: scores.dev(with_trained(config, untrained, params)),
+        best_metric,
+        lambda params, *_: save_trained(config, untrained, params, "best"),
+        lambda: hub.is_whole(config.run.output_dir / "best"),
     )
 
 
@@ -520,6 +518,19 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         dtype=config.model.dtype,
         tokenizer_folder=hub.encoder_folder(folder),
     )
+
+
+def with_trained(config: Config, encoder: SentenceEncoder, params: Any) -> SentenceEncoder:
+    """Return the same encoder with parameters that are being trained."""
+    return encoder.with_params(exported(config, params))
+
+
+def save_trained(config: Config, encoder: SentenceEncoder, params: Any, name: str) -> None:
+    """Write parameters that are being trained as a model of the run, with the objective's own."""
+    assert not isinstance(config.objective, FlowConfig)
+    with hub.model_folder(config.run.output_dir / name) as folder:
+        with_trained(config, encoder, params).save_pretrained(folder)
+        config.objective.save(folder, jax.tree.map(np.asarray, params))
 
 
 def exported(config: Config, params: Any) -> hub.Params:
