@@ -8,9 +8,9 @@ from typing import Literal
 
 Extra = Literal["train", "data", "transfer", "tokenizers"]
 _WHAT: dict[Extra, str] = {
-    "train": "training",
+    "train": "training, or fitting a flow,",
     "data": "reading Wikipedia and TensorFlow Datasets",
-    "transfer": "the transfer tasks",
+    "transfer": "a transfer task or an estimator of scikit-learn's kind",
     "tokenizers": "a tokenizer without tokenizer.json",
 }
 

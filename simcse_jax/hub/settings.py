@@ -29,7 +29,7 @@ class EncoderSettings:
     """What a model folder says of its own use.
 
     Attributes:
-        pooling: a name of :data:`simcse_jax.models.POOLINGS`.
+        pooling: a name of :data:`simcse_jax.models.POOLINGS`, or several joined by a plus.
         normalize: whether embeddings are scaled to length one.
         max_length: inputs are cut to so many tokens; None is the whole position table.
         do_lower_case: lower-case before the tokenizer, as old sentence-transformers folders ask.

@@ -67,7 +67,7 @@ def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
     prefix, _, number = pooling.partition("-")
     if prefix == "layer" and number.isdigit():
         return (int(number),), "mean"
-    raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+    raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}, or cls+mean")
 
 
 def pooled_size(pooling: str, hidden_size: int) -> int:

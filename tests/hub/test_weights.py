@@ -12,10 +12,10 @@ from hub_support import assert_same, change_json, change_weights, load
 from safetensors.numpy import load_file, save_file
 
 from simcse_jax import hub
-from simcse_jax.hub.names import config_to_json, tables
+from simcse_jax.hub.names import FAMILIES, config_to_json, tables
 from simcse_jax.hub.weights import expected_shapes
 from simcse_jax.io import read_json, write_json
-from simcse_jax.models import BertEncoder, one_a_row
+from simcse_jax.models import MODEL_TYPES, BertEncoder, one_a_row
 
 
 def test_the_prefix_and_the_old_names_make_no_difference(folder):
@@ -352,3 +352,7 @@ def test_heads_that_have_no_use_here_are_passed_over(golden, tmp_path):
         expected = load(folder)
         change_weights(folder, lambda t, n=name: t | {n: np.zeros(3, np.float32)})
         assert_same(load(folder), expected)
+
+
+def test_every_model_type_has_its_names():
+    assert set(FAMILIES) == set(MODEL_TYPES) == set(MODELS)
