@@ -499,7 +499,7 @@ def open_data(path: AnyPath) -> BufferedReader:
             raise OSError(f"{path} is a pipe or a device; give a file, or - for standard input")
         return open(path, "rb")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        raise FileNotFoundError(f"{path} does not exist; check the path") from None
     except PermissionError:
         raise PermissionError(f"{path} may not be read; change its permissions") from None
     except NotADirectoryError:
