@@ -74,6 +74,7 @@ class Score(NamedTuple):
         measure: what was measured, for people.
         value: times 100.
         protocol: how it was measured, in a sentence.
+        size: how many pairs or triplets, for people; "" where that is not said.
     """
 
     task: str
@@ -84,6 +85,7 @@ class Score(NamedTuple):
     measure: str
     value: float
     protocol: str
+    size: str = ""
 
 
 class Training(NamedTuple):
@@ -459,7 +461,7 @@ def _key(score: Score) -> tuple[str | None, ...]:
 
 
 def _named(score: Score) -> str:
-    return score.dataset if score.split is None else f"{score.dataset}, {score.split}"
+    return ", ".join(filter(None, (score.dataset, score.split, score.size)))
 
 
 def _citations(model: ModelFacts, training: Training | None) -> list[str]:
