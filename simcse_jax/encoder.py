@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -243,7 +244,9 @@ class SentenceEncoder:
             dtype=dtype,
             tokenizer_folder=core,
             devices=devices,
-            origin=hub.read_origin(str(name), folder)._replace(unchanged=as_saved),
+            origin=hub.read_origin(str(name), folder)._replace(
+                unchanged=as_saved, num_layers=num_layers
+            ),
         )
 
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
@@ -634,6 +637,45 @@ class SentenceEncoder:
             self.transform,
             self.origin,
         )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Add a model of simcse_jax",
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hugging Face hub.
+
+        The repository, and the branch, are made where there is none. A card there that somebody has
+        edited stays, unless the model's own card was edited.
+
+        Args:
+            repo_id: the repository, as ``"user/name"``.
+            private: whether a repository that is made is private; default what the hub says.
+            token: of the hub; default the one that ``hf auth login`` has stored.
+            revision: the branch; default the main one.
+            commit_message: the commit's title.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: the hub has no such names of repositories.
+            OSError: the hub cannot be reached or refuses it; the message says what mends it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
 
 def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEncoder:

@@ -71,7 +71,7 @@ def training_facts(
         is_configuration=type(config.objective) in OBJECTIVES.values(),
         hardware=hardware(),
         versions=_versions(),
-        note=scores.note,
+        note=_note(config, scores),
     )
 
 
@@ -104,6 +104,12 @@ def _chosen(config: Config, results: Mapping[str, Any], name: str, scores: Score
         f"{config.run.eval_every:,} updates by {what}, which is {best:.2f} there and was "
         f"{results['dev_before']:.2f} before training"
     )
+
+
+def _note(config: Config, scores: Scores) -> str:
+    known, _, _ = scores.note.partition(";")  # what follows is for who trains
+    said = f"All scores are of one run, with seed {config.run.seed}."
+    return f"{said} {known[0].upper()}{known[1:]}." if known else said
 
 
 def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:

@@ -533,7 +533,9 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
         tokenizer_folder=hub.encoder_folder(folder),
-        origin=hub.read_origin(config.model.model, folder),
+        origin=hub.read_origin(config.model.model, folder)._replace(
+            num_layers=config.model.num_layers
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from simcse_jax.hub.card import (
     write_card,
 )
 from simcse_jax.hub.find import find_model, weight_files
+from simcse_jax.hub.push import upload
 from simcse_jax.hub.save import is_whole, model_facts, model_folder, save_model
 from simcse_jax.hub.settings import (
     SETTINGS_FILE,
@@ -63,6 +64,7 @@ __all__ = [
     "replace_settings",
     "save_model",
     "to_torch_names",
+    "upload",
     "weight_files",
     "write_card",
 ]

@@ -33,6 +33,7 @@ class Origin(NamedTuple):
         revision: the commit there; None where it is not known.
         readme: the text of the card that came with it; None for none.
         unchanged: whether the model is as a folder of ours has it, whose card then is its own.
+        num_layers: how many of its first layers were kept; None for all.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Origin(NamedTuple):
     revision: str | None = None
     readme: str | None = None
     unchanged: bool = False
+    num_layers: int | None = None
 
 
 class ModelFacts(NamedTuple):
@@ -107,7 +109,7 @@ class Training(NamedTuple):
         is_configuration: whether ``simcse-jax train`` takes these settings as a file.
         hardware: what it was trained on.
         versions: of Python and the packages, by name.
-        note: what is to be known of its scores; "" for nothing.
+        note: what is to be known of its scores, in whole sentences.
     """
 
     method: str
@@ -125,7 +127,7 @@ class Training(NamedTuple):
     is_configuration: bool
     hardware: str
     versions: Mapping[str, str]
-    note: str = ""
+    note: str
 
 
 class Outcome(NamedTuple):
@@ -452,8 +454,7 @@ def _about_scores(training: Training, outcome: Outcome | None) -> list[str]:
     marks = ["---", "---", *(["---:"] * (len(columns) - 2))]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, marks, *rows))
     protocols = dict.fromkeys(score.protocol for score in outcome.scores)
-    notes = [training.note[:1].upper() + training.note[1:] + "."] if training.note else []
-    return ["## Scores", table, *protocols, *notes]
+    return ["## Scores", table, *protocols, training.note]
 
 
 def _key(score: Score) -> tuple[str | None, ...]:
@@ -500,10 +501,9 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _origin(origin: Origin) -> str:
-    if origin.hub_id is None:
-        return f"the local folder {_code(origin.name)}"
     at = "" if origin.revision is None else f", revision `{origin.revision}`"
-    return f"{_linked(origin)}{at}"
+    kept = "" if origin.num_layers is None else f", its first {origin.num_layers} layers"
+    return f"{_linked(origin)}{at}{kept}"
 
 
 def _linked(origin: Origin) -> str:
