@@ -196,11 +196,12 @@ BIBTEX = {
 }
 """The papers of the methods, by the names of the methods; transforms by their kinds."""
 
-_TASKS = {
+TASKS = {
     "semantic-similarity": "Semantic Similarity",
     "triplet": "Triplet",
     "natural-language-inference": "Natural Language Inference",
 }
+"""The tasks of `Score` by the hub's names, with what sentence-transformers calls them."""
 _COLUMNS = {1: "a sentence", 2: "a pair of sentences", 3: "three sentences"}
 
 
@@ -269,7 +270,7 @@ def _header(
     results = [
         EvalResult(
             task_type=score.task,
-            task_name=_TASKS[score.task],
+            task_name=TASKS[score.task],
             dataset_type=score.dataset_id,
             dataset_name=score.dataset,
             dataset_split=score.split,
