@@ -22,6 +22,11 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
 _HUB_DATASET = "princeton-nlp/datasets-for-simcse"
 _ON_HUB = ("wiki1m_for_simcse", "nli_for_simcse")
 """The data sets that are downloaded from `_HUB_DATASET`."""
+_WIKIPEDIA = "the excerpt of the English Wikipedia (CC BY-SA) in the package gensim"
+_EMBEDDED = {
+    "embedded_wikipedia": f"the sentences of {_WIKIPEDIA}",
+    "embedded_triplets": f"triplets of sentences from sections of {_WIKIPEDIA}",
+}
 
 _SBERT = {
     "softmax": (
@@ -52,15 +57,16 @@ def training_facts(
         scores: how the models are scored.
     """
     method, objective, papers = _method(config, len(data.text.rows([0])[0]))
-    files = config.data.train_files
-    named = not files and config.data.dataset != GIVEN
-    downloaded = named and config.data.dataset_source is None and config.data.dataset in _ON_HUB
+    named = not config.data.train_files and config.data.dataset != GIVEN
+    dataset = config.data.dataset if named else None
+    downloaded = dataset in _ON_HUB and config.data.dataset_source is None
+    description = getattr(text, "description", "")
     return hub.Training(
         method=method,
         objective=objective,
         papers=papers,
-        data=getattr(text, "description", ""),
-        dataset=config.data.dataset if named else None,
+        data="; ".join(filter(None, (_EMBEDDED.get(dataset or ""), description))),
+        dataset=dataset,
         hub_datasets=(_HUB_DATASET,) if downloaded else (),
         rows=len(text),
         columns=len(text.rows([0])[0]),
@@ -158,9 +164,8 @@ def _settings(config: Config) -> dict[str, Any]:
         for section, fields in to_json(config).items()
     }
     model, data = config.model, config.data
-    start = Path(model.model).expanduser()
-    if model.model != "minilm" and start.is_dir():
-        settings["model"]["model"] = start.resolve().name
+    if model.model != "minilm" and Path(model.model).expanduser().is_dir():
+        settings["model"]["model"] = hub.local_name(Path(model.model))
     for field, files in (("train_files", data.train_files), ("test_files", data.test_files)):
         settings["data"][field] = [file.name for file in files]
     source = data.dataset_source

@@ -244,7 +244,9 @@ def model_card(
 
 
 def _title(model: ModelFacts, origin: Origin | None, training: Training | None) -> str:
-    name = "a model" if origin is None else origin.name.rpartition("/")[2]
+    name = "a model" if origin is None else origin.name
+    if origin is not None and origin.hub_id is not None:
+        name = name.rpartition("/")[2]
     if training is not None:
         return f"{training.method[0].upper()}{training.method[1:]} from {name}"
     if model.transforms:
@@ -286,7 +288,7 @@ def _header(
         license=known.get("license"),
         license_name=known.get("license_name"),
         license_link=known.get("license_link"),
-        base_model=None if origin is None else origin.hub_id,
+        base_model=(origin and origin.hub_id) or known.get("base_model"),
         datasets=None if training is None else list(training.hub_datasets) or None,
         library_name="sentence-transformers" if model.elsewhere else "simcse_jax",
         pipeline_tag="sentence-similarity",
@@ -299,13 +301,14 @@ def _header(
 
 
 def _known(origin: Origin | None) -> dict[str, Any]:
-    """Return language and licence, where the card of the origin says them."""
+    """Return language, licence and the model before, where the card of the origin says them."""
     data = _header_of(None if origin is None else origin.readme)
-    names = ("language", "license", "license_name", "license_link")
+    names = ("language", "license", "license_name", "license_link", "base_model")
     known = {name: data[name] for name in names if _is_name(data.get(name))}
-    languages = data.get("language")
-    if isinstance(languages, list) and languages and all(map(_is_name, languages)):
-        known["language"] = languages
+    for name in ("language", "base_model"):
+        values = data.get(name)
+        if isinstance(values, list) and values and all(map(_is_name, values)):
+            known[name] = values
     return known
 
 
@@ -403,8 +406,7 @@ def _prompts(settings: EncoderSettings) -> str:
 def _inherited(value: str | list[str] | None) -> str:
     if value is None:
         return "not recorded"
-    text = value if isinstance(value, str) else ", ".join(value)
-    return f"{_plain(text)}, as the card of the model that it starts from says"
+    return f"{_joined(value)}, as the card of the model that it starts from says"
 
 
 def _about_training(training: Training, outcome: Outcome | None) -> list[str]:
@@ -501,10 +503,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", then ".join(name.replace("_", " ") for name in names)
 
 
+def _joined(value: str | list[str]) -> str:
+    return _plain(value if isinstance(value, str) else ", ".join(value))
+
+
 def _origin(origin: Origin) -> str:
     at = "" if origin.revision is None else f", revision `{origin.revision}`"
     kept = "" if origin.num_layers is None else f", its first {origin.num_layers} layers"
-    return f"{_linked(origin)}{at}{kept}"
+    before = None if origin.hub_id is not None else _known(origin).get("base_model")
+    came = "" if before is None else f"; that starts from {_joined(before)}, as its card says"
+    return f"{_linked(origin)}{at}{kept}{came}"
 
 
 def _linked(origin: Origin) -> str:
@@ -521,6 +529,10 @@ _SIGNATURE = (
     "<!-- Written by simcse_jax. Edit this card as you like: saving the model again leaves an "
     "edited card as it is. {} -->\n"
 )
+_LOADS = re.compile(r'(SentenceEncoder\.from_pretrained|SentenceTransformer)\("[^"]*"\)')
+_SIGNED = re.compile(
+    r"(?P<text>.*)\n<!-- Written by simcse_jax\..* (?P<digest>[0-9a-f]{16}) -->\n", re.DOTALL
+)
 
 
 def _signed(text: str) -> str:
@@ -532,18 +544,22 @@ def _digest(text: str) -> str:
 
 
 def is_unedited(card: str) -> bool:
-    """Tell whether a card was written here and is as it was written."""
-    text, _, _ = card.rpartition("\n<!-- Written by simcse_jax.")
-    return card == _signed(text)
+    """Tell whether a card was written here, by whatever version, and is as it was written."""
+    found = _SIGNED.fullmatch(card)
+    return found is not None and found["digest"] == _digest(found["text"])
 
 
 def placed(card: str, place: str) -> str:
-    """Return a card whose snippets load the model from a place: a folder, or a hub id."""
-    moved = card.replace(f'("{PLACE}")', f'("{place}")')
+    """Return a card whose snippets load the model from a place: a folder, or a hub id.
+
+    In a card that was edited, only `PLACE` gives way.
+    """
     if not is_unedited(card):
-        return moved
-    text, _, _ = moved.rpartition("\n<!-- Written by simcse_jax.")
-    return _signed(text)
+        return card.replace(f'("{PLACE}")', f'("{place}")')
+    moved = _LOADS.sub(lambda found: f'{found[1]}("{place}")', card)
+    found = _SIGNED.fullmatch(moved)
+    assert found is not None  # the signature loads nothing
+    return _signed(found["text"])
 
 
 def read_card(folder: Path) -> str | None:
@@ -580,6 +596,13 @@ def read_origin(name: str, folder: Path) -> Origin:
     if name == "minilm":
         return Origin(MINILM, MINILM, readme=readme)
     if Path(name).expanduser().is_dir():
-        return Origin(folder.resolve().name or str(folder), readme=readme)
+        return Origin(local_name(folder), readme=readme)
     commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
     return Origin(name, name, commit, readme)
+
+
+def local_name(folder: Path) -> str:
+    """Return the name of a local folder, of a run's model with that of the run; no whole path."""
+    folder = folder.expanduser().resolve()
+    parts = folder.parts[-2:] if folder.name in ("best", "last") else folder.parts[-1:]
+    return "/".join(parts)

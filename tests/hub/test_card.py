@@ -83,6 +83,15 @@ def test_the_hub_reads_the_scores_back(tmp_path):
     assert "nli.csv: \\<b\\>3\\</b\\> triplets" in card
 
 
+def test_a_local_start_model_says_what_it_starts_from():
+    origin = Origin("mine/best", readme="---\nbase_model: user/base\n---\n")
+    card = model_card(FACTS, origin, TRAINING)
+    assert header(card)["base_model"] == "user/base"
+    assert "# Supervised SimCSE from mine/best\n" in card
+    assert '`"mine/best"`; that starts from user/base, as its card says' in card
+    assert header(model_card(FACTS, Origin("hub/a", "hub/a")))["base_model"] == "hub/a"
+
+
 def test_what_is_not_known_is_not_said():
     card = model_card(FACTS)
     assert not {"language", "license", "base_model", "model-index"} & set(header(card))
@@ -122,9 +131,11 @@ def test_an_edited_card_is_known():
     assert not is_unedited(card.replace("vector", "point"))
     assert not is_unedited(card + "More.\n")
     assert not is_unedited("# Mine\n")
+    assert is_unedited(card.replace("Edit this card as you like", "As another version says it"))
     moved = placed(card, "user/model")
     assert is_unedited(moved)
     assert moved.count('("user/model")') == 2
+    assert placed(moved, PLACE) == card
     edited = placed(card.replace("# ", "# My ", 1), "user/model")
     assert 'from_pretrained("user/model")' in edited
     assert not is_unedited(edited)
@@ -152,6 +163,9 @@ def test_where_a_model_is_from(tmp_path):
     found = read_origin("user/model", snapshot)
     assert found == Origin("user/model", "user/model", commit, README)
     assert read_origin(str(snapshot), snapshot) == Origin(commit, readme=README)
+    best = tmp_path / "mine" / "best"
+    best.mkdir(parents=True)
+    assert read_origin(str(best), best) == Origin("mine/best")
     (tmp_path / "README.md").write_bytes(b"\xff\xfe")
     assert read_origin(str(tmp_path), tmp_path).readme is None
 

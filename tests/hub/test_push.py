@@ -1,10 +1,12 @@
 """Uploading to the hub, of which the calls are stubs: what would lie there, and what is refused."""
 
+import fnmatch
 import functools
 import importlib
 import inspect
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -105,6 +107,27 @@ def test_what_is_uploaded_is_the_model(encoder, hub):
     names = sorted(path.name for path in (hub.place / "user/model").iterdir())
     encoder.save_pretrained(hub.place / "local")
     assert names == sorted(path.name for path in (hub.place / "local").iterdir())
+
+
+def test_what_was_uploaded_is_loaded_by_its_name(encoder, hub, tmp_path, monkeypatch):
+    """With its card, of which the hub is asked as of the weights."""
+
+    @as_in(huggingface_hub.snapshot_download)
+    def download(repo_id, *, allow_patterns):
+        def others(folder, names):
+            files = [name for name in names if not (Path(folder) / name).is_dir()]
+            return [n for n in files if not any(fnmatch.fnmatch(n, p) for p in allow_patterns)]
+
+        return shutil.copytree(hub.place / repo_id, tmp_path / "cache" / ("a" * 40), ignore=others)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    encoder.push_to_hub("user/model")
+    again = SentenceEncoder.from_pretrained("user/model")
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    assert again.origin[:3] == ("user/model", "user/model", "a" * 40)
+    again.save_pretrained(tmp_path / "saved")
+    uploaded = hub.place / "user/model" / "README.md"
+    assert (tmp_path / "saved" / "README.md").read_text() == uploaded.read_text()
 
 
 def test_whose_card_is_uploaded(encoder, hub, tmp_path):
