@@ -318,7 +318,7 @@ _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|", "]": "[", "-->": "<!--"}
 _DEEP_LIST = re.compile(r"^[*#:;]{200}", re.MULTILINE)
 # Each sign within a heading may be its end, for which the parser calls itself until the stack is
 # full and the process dies.
-_LONG_HEADING = re.compile(r"^=(?:[^=\n]*=+){200}", re.MULTILINE)
+_LONG_HEADING = re.compile(r"^=(?:[^=\n]*+=++){200}", re.MULTILINE)  # possessive: linear time
 
 
 def _is_unclosed(wikitext: str) -> bool:

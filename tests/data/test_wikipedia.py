@@ -117,6 +117,11 @@ def test_a_page_of_markup_that_is_never_closed_is_left_out_with_a_warning(tmp_pa
     assert [article.title for article in articles] == ["Cat"]
 
 
+def test_a_heading_of_many_signs_is_looked_at_in_linear_time():
+    assert not wikipedia._is_unclosed("== a " * 150)  # once two ways to read each "==": 2**150
+    assert wikipedia._is_unclosed("== a " * 250)
+
+
 def test_much_markup_that_is_closed_is_no_reason_to_leave_a_page_out(tmp_path):
     text = (
         "<!-- {{ [[ --> <br> <ref name=a/> <ref>x</ref> [http://a b] [http://c\n<nowiki>{{</nowiki>"
