@@ -1,7 +1,6 @@
 """The console command: what it writes, and that a wrong input costs one sentence."""
 
 import _thread
-import errno
 import inspect
 import io
 import json
@@ -19,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from simcse_jax import SentenceEncoder, __version__, trainer
+from simcse_jax import SentenceEncoder, __version__
 from simcse_jax.cli import (
     is_not_from_below,
     main,
@@ -239,20 +238,3 @@ def test_callbacks_of_other_threads_print_no_traceback(capsys):
     time.sleep(0.2)
     print_what_ends_the_program(type(error), error, None)  # Python is below, and goes on
     assert capsys.readouterr().err == ""
-
-
-def test_a_disk_that_fills_up_under_tensorboard_is_named(tmp_path, monkeypatch):
-    class Full:
-        def __init__(self, folder):
-            pass
-
-        def add_scalar(self, *arguments):
-            pass
-
-        def close(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tensorboardX.SummaryWriter", Full)
-    with pytest.raises(OSError, match="cannot write .*/tensorboard: No space left on device"):  # noqa: SIM117
-        with trainer.tensorboard(tmp_path) as record:
-            record({"step": 1, "loss": 2.0})
