@@ -285,7 +285,7 @@ def refuse_empty(args: list[str]) -> None:
     Raises:
         ValueError: there is one; the message names it.
     """
-    several = ("--train-files", "--test-files", "--columns", "--seeds")
+    several = ("--train-files", "--test-files", "--columns", "--eval-columns", "--seeds")
     for option, after in itertools.pairwise([*args, "--"]):
         if option in several and after.startswith("--"):
             raise ValueError(f"{option} is given without a value; name some, or leave it out")

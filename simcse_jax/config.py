@@ -28,6 +28,7 @@ from simcse_jax.checks import (
     quoted,
 )
 from simcse_jax.data.datasets import DataConfig
+from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
 from simcse_jax.training.devices import Parallel
@@ -71,7 +72,11 @@ class RunConfig:
     """The number of updates, instead of epochs."""
     eval_data: Path | None = None
     """SentEval's folder: STS-B dev chooses the best model, STS-B test is scored at the end.
-    Default: the embedded Lee corpus for both."""
+    Or a .csv, .tsv, .jsonl or .parquet file of pairs with a score, for both. Default: the embedded
+    Lee corpus for both."""
+    eval_columns: tuple[str, ...] = COLUMNS
+    """The columns of the pairs in eval_data, by their names: first sentence, second sentence,
+    score."""
     all_tasks: bool = False
     """Score all seven STS tasks at the end, not STS-B alone."""
     test_before: bool = False
@@ -171,7 +176,7 @@ _SECTIONS = {
 # when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
-    *("label_column", "score_column", "highest_score"),
+    *("label_column", "score_column", "highest_score", "eval_columns"),
     *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps", "wandb"),
     *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }

@@ -32,6 +32,7 @@ from simcse_jax.data.datasets import (
     load_training_data,
     with_positives,
 )
+from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Scores, sts_scores, triplet_scores, with_nli
@@ -243,12 +244,21 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
     run = config.run
     if run.all_tasks and run.eval_data is None:
         raise ValueError("all_tasks has no effect without eval_data, SentEval's folder")
+    own_pairs = run.eval_data is not None and run.eval_data.is_file()
+    if own_pairs and run.all_tasks:
+        raise ValueError(f"all_tasks needs SentEval's folder as eval_data, not {run.eval_data}")
+    if not own_pairs and run.eval_columns != COLUMNS:
+        raise ValueError(
+            f"eval_columns is {' '.join(run.eval_columns)}, which has no effect: it needs a file "
+            "of pairs as eval_data"
+        )
+    measured = run.eval_data, run.all_tasks, run.eval_columns
     if "dev" in data.held_out:
         distance = config.objective.distance if isinstance(config.objective, Sbert) else "euclidean"
-        sts = None if run.eval_data is None else sts_scores(run.eval_data, run.all_tasks)
+        sts = None if run.eval_data is None else sts_scores(*measured)
         scores = triplet_scores(data.held_out, distance, sts)
     else:
-        scores = sts_scores(run.eval_data, run.all_tasks)
+        scores = sts_scores(*measured)
     objective = config.objective
     if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
         scores = with_nli(scores, data.held_out["nli"])

@@ -271,6 +271,8 @@ def _of_library(config: DataConfig, seed: int) -> TrainingData:
     if parts.library == TFDS:
         with needs("data"):
             from simcse_jax.data import builders
+        if parts.name in builders.NAMES and parts.name not in builders.TEXTS:
+            raise ValueError(f"{name} is to evaluate on; train on one of {', '.join(DATASETS)}")
         if parts.name in builders.TEXTS:
             if parts.split not in ("", "train"):
                 raise ValueError(f"{name} has one split, train, which needs no naming")

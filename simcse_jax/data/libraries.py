@@ -89,7 +89,9 @@ def _hugging_face(name: str, parts: Named) -> Any:
             data = datasets.load_from_disk(parts.name)
             return _split_of(name, data, parts.split)
         path, config = parts.name, None
-        if not Path(path).exists() and path.count("/") == 2:  # OWNER/NAME/CONFIG
+        if Path(path).exists():
+            path = str(Path(path).absolute())  # a bare name may be that of a format, such as csv
+        elif path.count("/") == 2:  # OWNER/NAME/CONFIG
             path, _, config = path.rpartition("/")
         return datasets.load_dataset(path, config, split=parts.split or "train")
     except Exception as error:  # of a library that has many kinds
@@ -138,7 +140,8 @@ def _plain(cell: Any) -> Any:
 
 def _not_opened(name: str, error: BaseException) -> Exception:
     kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+    reason = first_line(error.__cause__ or error).rstrip(".")
     return kind(
-        f"the data set {name} cannot be opened ({first_line(error).rstrip('.')}); check name, "
-        "configuration and split, and the network where it is to be downloaded"
+        f"the data set {name} cannot be opened ({reason}); check name, configuration and split, "
+        "and the network where it is to be downloaded"
     )

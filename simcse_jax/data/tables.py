@@ -348,13 +348,15 @@ def _names_of(data: Any, source: str) -> tuple[str, ...] | None:
                 f"{source} is a set of splits; give one of them: {listed(map(repr, data))}"
             )
         names: Any = list(data)
-    else:
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         names = getattr(data, "column_names", None)  # Hugging Face's datasets, pyarrow
         if names is None:
             names = getattr(data, "columns", None)  # pandas, polars
-        if names is None or not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        if names is None:
             return None
         names = list(names)
+    else:
+        return None
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise ValueError(f"{source} has a column {quoted(wrong[0])}; name its columns by strings")
     return tuple(names)
