@@ -596,7 +596,8 @@ class SentenceEncoder:
                 "simcse_jax.cosine_similarity compares them by the cosine all the same"
             )
         first, second = (
-            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x) for x in (a, b)
+            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x)
+            for x in (list(x) if isinstance(x, Iterator) else x for x in (a, b))
         )
         return cosine_similarity(first, second)
 

@@ -516,7 +516,7 @@ def load_model(config: Config) -> Model:
         )
     settings = hub.read_settings(folder, config.model.pooling)
     if (transform := hub.read_transform(folder)) is not None:
-        say(f"{folder} ends with a {transform.kind}; training is of the encoder, and leaves it out")
+        say(f"{folder} ends with a {transform.kind}, which is left out: training is of the encoder")
     tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
@@ -531,10 +531,21 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.config,
         exported(config, params),
         model.tokenizer,
-        hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
+        settings_without_transform(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
         tokenizer_folder=hub.encoder_folder(folder),
     )
+
+
+def settings_without_transform(folder: Path, pooling: str) -> hub.EncoderSettings:
+    """Read how a start folder is used, with another pooling and without its transform.
+
+    Its embeddings are not truncated then: that was said of what the transform gives.
+    """
+    settings = hub.read_settings(folder, pooling)
+    if hub.read_transform(folder) is None:
+        return settings
+    return dataclasses.replace(settings, truncate_dim=None)
 
 
 def with_trained(config: Config, encoder: SentenceEncoder, params: Any) -> SentenceEncoder:
@@ -591,16 +602,11 @@ def train_flow_seed(
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
     fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
-    if (finished := finished_results(config, fixed)) is not None:
+    with naming_text(config):
+        finished = finished_results(config, fixed)
+    if finished is not None:
         return finished
-    encoder = SentenceEncoder.from_pretrained(
-        config.model.model,
-        pooling=config.model.pooling,
-        num_layers=config.model.num_layers,
-        max_length=config.data.max_length,
-        normalize=False,
-        dtype=config.model.dtype,
-    ).with_transform(None)
+    encoder = frozen_encoder(config)
     start_folder(config)
     scores_before = score_before(encoder, scores, before) if run.test_before else None
     started = time.perf_counter()
@@ -632,6 +638,21 @@ def train_flow_seed(
     return write_results(
         config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
     )
+
+
+def frozen_encoder(config: Config) -> SentenceEncoder:
+    """Make the encoder that a flow is fitted to, used as its start folder says but for lengths."""
+    folder = hub.find_model(config.model.model)
+    model = load_model(config)
+    settings = settings_without_transform(folder, config.model.pooling)
+    return SentenceEncoder(
+        model.config,
+        dict(model.params),
+        model.tokenizer,
+        dataclasses.replace(settings, max_length=config.data.max_length, normalize=False),
+        dtype=config.model.dtype,
+        tokenizer_folder=hub.encoder_folder(folder),
+    ).with_transform(None)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from jax import lax
 from tiny_data import LABELS, SENTENCES
 
 import simcse_jax
-from simcse_jax import SentenceEncoder, cli, train, trainer
+from simcse_jax import SentenceEncoder, Whitening, cli, train, trainer
 from simcse_jax.config import CONFIGS, load_config, replace
 from simcse_jax.data.datasets import (
     TrainingData,
@@ -503,6 +503,23 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
         train(make("flow", **files, max_steps=3))
     with pytest.raises(ValueError, match=r"epochs is 0\.5; .* whole epochs: give a whole number"):
         train(make("flow", **files, max_steps=None, epochs=0.5))
+
+
+def test_a_flow_that_starts_where_another_ended(make, golden, tiny_data, tmp_path, capsys):
+    """The transform of the start folder is left out, with what was said of its vectors."""
+    start = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", num_layers=1)
+    whitened = start.fit(Whitening, SENTENCES, k=4)
+    settings = dataclasses.replace(whitened.settings, truncate_dim=3)
+    whitened._but(settings=settings).save_pretrained(tmp_path / "start")
+    options = {"model": str(tmp_path / "start"), "train_files": (tiny_data / "text.txt",)}
+    flow = {"levels": 1, "depth": 1, "max_steps": None, "epochs": 1, "output_dir": tmp_path / "a"}
+    encoder = train(make("flow", **options, **flow, pooling="cls"))
+    assert "ends with a whitening, which is left out" in capsys.readouterr().out
+    assert (encoder.settings.pooling, encoder.dimension) == ("cls", start.dimension)
+    assert trainer.settings_without_transform(tmp_path / "start", "mean").truncate_dim is None
+    (tiny_data / "text.txt").write_text("Another text.\n" * 20)
+    with pytest.raises(ValueError, match=r"the text at hand is .*text\.txt"):
+        train(make("flow", **options, **flow, pooling="cls", resume=True))
 
 
 def test_continued_pretraining_from_the_command_line(golden, tiny_data, tmp_path, capsys):
