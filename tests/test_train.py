@@ -455,7 +455,7 @@ def test_columns_and_scores_of_ones_own_from_the_command_line(
     ]
     cli.main(command)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "32 pairs from 2 columns (q, a b), each with what 'stars' calls it" in printed
+    assert "32 pairs from 2 columns (q, a b), each with its score 'stars'" in printed
     assert "dev and test are the 32 pairs of dev.jsonl" in printed
     results = read_json(tmp_path / "run" / "results.json")
     assert results["dev_metric"] == "pairs_dev"

@@ -56,6 +56,11 @@ def parse(name: str) -> Named | None:
     return Named(library, found, split or "")
 
 
+def is_saved(folder: str | Path) -> bool:
+    """Tell whether a folder was written by ``save_to_disk`` of Hugging Face's."""
+    return any((Path(folder) / file).is_file() for file in _SAVED)
+
+
 def read_named(name: str, folder: Path | None = None, columns: Sequence[str] = ()) -> Table:
     """Read a data set of another library.
 
@@ -85,7 +90,7 @@ def _hugging_face(name: str, parts: Named) -> Any:
     with needs("datasets"):
         import datasets
     try:
-        if any((Path(parts.name) / file).is_file() for file in _SAVED):
+        if is_saved(parts.name):
             data = datasets.load_from_disk(parts.name)
             return _split_of(name, data, parts.split)
         path, config = parts.name, None

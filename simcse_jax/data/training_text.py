@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from simcse_jax.checks import listed, quoted
+from simcse_jax.data.libraries import is_saved
 from simcse_jax.data.nli import (
     Label,
     NliExample,
@@ -284,12 +285,14 @@ def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = N
     width = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
     if part is None or not part.label:
         return f"{name}: {count} from {width}{named}, {_MEANING[kind]}"
-    return f"{name}: {count} from {width}{named}, each with what {quoted(part.label)} calls it"
+    return f"{name}: {count} from {width}{named}, each with its {part.label}"
 
 
 def _read(path: Path, choice: Choice = WHOLE) -> _Columns | NliFile:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path")
+    if is_saved(path):
+        raise ValueError(f"{path} was written by save_to_disk; give it as the dataset hf:{path}")
     suffix = path.suffix.lower()
     if choice != WHOLE and suffix not in SUFFIXES:
         raise ValueError(
@@ -345,7 +348,7 @@ def _table_columns(table: Table, choice: Choice) -> _Columns:
         columns,
         names,
         labels=None if label is None else tuple(x for x in found if x is not None),
-        label=label or "",
+        label="" if label is None else f"{'score' if choice.score else 'class'} {quoted(label)}",
         unlabelled=len(rows) - len(kept),
     )
 

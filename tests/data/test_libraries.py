@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from simcse_jax.data.datasets import DataConfig, load_training_data
 from simcse_jax.data.libraries import Named, parse, read_named
 from simcse_jax.data.pairs import read_pairs
+from simcse_jax.data.training_text import read_training_file
 
 
 class Answers(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -159,6 +160,8 @@ def test_hugging_face(library, tmp_path, monkeypatch):
     (tmp_path / "csv" / "dataset_dict.json").touch()
     assert load("hf:csv:dev").columns == (("a", "b"),)
     assert library.asked[-1] == "csv"
+    with pytest.raises(ValueError, match="csv was written by save_to_disk; give it as the dataset"):
+        read_training_file("csv")
     with pytest.raises(ValueError, match=r"\(it has no split 'test'; it has train, dev\); check"):
         load("hf:csv:test")
     message = r"hf:nobody/nothing cannot be opened \(Couldn't reach 'nobody/nothing' on the Hub\);"

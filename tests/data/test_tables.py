@@ -155,7 +155,7 @@ def test_classes_are_numbers_or_words_and_some_rows_have_none():
     columns = {"a": list("uvwx"), "b": list("UVWX"), "is": ["-", "entailment", 7.0, "12"]}
     text = text_of_sentences(columns, Choice(("a", "b"), "is"))
     assert (text.columns, text.labels) == ((("v", "w", "x"), ("V", "W", "X")), (0, 7, 12))
-    assert "'is'" in text.description
+    assert "from 2 columns (a, b), each with its class 'is'" in text.description
     assert "1 more without a label left out" in text.description
     # Without names of the texts: all columns but the classes'.
     assert text_of_sentences(columns, Choice(label="is")).columns == text.columns
