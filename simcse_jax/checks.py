@@ -118,7 +118,7 @@ def check_type(name: str, value: object, hint: Any) -> None:
 
     NumPy's numbers are numbers; a bool is none.
     """
-    if not _is_of(hint, value):
+    if not is_of(hint, value):
         raise _wrong(name, value, _in_words(hint))
 
 
@@ -137,14 +137,15 @@ _TYPES: dict[Any, tuple[Any, str]] = {
 }
 
 
-def _is_of(hint: Any, value: object) -> bool:
+def is_of(hint: Any, value: object) -> bool:
+    """Tell whether a value is of a type, as a field is annotated with it; see `check_type`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_is_of(arg, value) for arg in args)
+        return any(is_of(arg, value) for arg in args)
     if origin is typing.Literal:
         return isinstance(value, str) and value in args
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(args[0], item) for item in value)
+        return isinstance(value, tuple) and all(is_of(args[0], item) for item in value)
     if hint is type(None):
         return value is None
     if hint in (int, float) and isinstance(value, bool):

@@ -101,10 +101,15 @@ class Encode:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Score a model on the seven STS tasks, in the protocols all, mean and wmean."""
+    """Score a model on pairs of yours, or the seven STS tasks by the protocols all, mean, wmean."""
 
-    data: Path
+    data: Path | None = None
     """The folder that holds SentEval's STS/ and SICK/."""
+    pairs: tuple[str, ...] = ()
+    """Pairs of your own, each file a task: .csv, .tsv, .jsonl or .parquet files, or names of
+    other libraries' data sets, hf:NAME[/CONFIG][:SPLIT] or tfds:NAME[/CONFIG][:SPLIT]."""
+    columns: tuple[str, str, str] = ("sentence1", "sentence2", "score")
+    """The columns of the pairs, by their names: first sentence, second sentence, score."""
     output: Path | None = None
     """A JSON file for the results."""
     tasks: tuple[str, ...] = ()
@@ -113,13 +118,22 @@ class Evaluate:
 
     def run(self) -> None:
         """Run the command."""
-        from simcse_jax.data.senteval import TASKS, read_sts
+        from simcse_jax.data.pairs import COLUMNS, read_pairs
+        from simcse_jax.data.senteval import TASKS, StsTask, read_sts
         from simcse_jax.evaluation.sts import evaluate_sts, format_table, results_to_json
 
         self.model.check()
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
-        tasks = read_sts(self.data, self.tasks or TASKS)
+        if self.data is None and not self.pairs:
+            raise ValueError("give --data, SentEval's folder, or --pairs, files of your own")
+        if self.data is None and self.tasks:
+            raise ValueError("--tasks has no effect without --data, SentEval's folder")
+        if not self.pairs and self.columns != COLUMNS:
+            raise ValueError("--columns has no effect without --pairs")
+        tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
+        own = [read_pairs(source, self.columns) for source in self.pairs]
+        tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)
         )
@@ -271,8 +285,9 @@ def refuse_empty(args: list[str]) -> None:
     Raises:
         ValueError: there is one; the message names it.
     """
+    several = ("--train-files", "--test-files", "--columns", "--eval-columns", "--seeds")
     for option, after in itertools.pairwise([*args, "--"]):
-        if option in ("--train-files", "--test-files", "--seeds") and after.startswith("--"):
+        if option in several and after.startswith("--"):
             raise ValueError(f"{option} is given without a value; name some, or leave it out")
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ from jax.sharding import Mesh
 from simcse_jax import hosts, hub, io
 from simcse_jax.checks import check_finite, quoted
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
-from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
+from simcse_jax.config import OBJECTIVES, Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
 from simcse_jax.data.datasets import (
     GIVEN,
     TrainingData,
-    check_supervised,
+    given_data,
     load_training_data,
     with_positives,
 )
+from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Scores, sts_scores, triplet_scores, with_nli
 from simcse_jax.extras import needs
@@ -67,6 +67,7 @@ from simcse_jax.training.run_folder import (
     on_first_process,
     read_results,
 )
+from simcse_jax.training.writers import records
 from simcse_jax.transforms import Flow, FlowConfig
 
 Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
@@ -79,14 +80,18 @@ GIVEN_DATA: dict[str, Any] = {
     "dataset": GIVEN,
     **dict.fromkeys(("train_files", "test_files"), ()),
     **dict.fromkeys(("dataset_source", "columns", "per_article"), None),
+    **dict.fromkeys(("label_column", "score_column"), None),
+    "highest_score": 1.0,
     "labelled_nli": False,
 }
+# What of it says how the sentences that are given are to be read.
+_HOW = ("columns", "label_column", "score_column", "highest_score", "labelled_nli", "test_files")
 
 
 def train(
     config: Config | str | Path,
     *,
-    sentences: Iterable[str] | Iterable[Sequence[str]] | None = None,
+    sentences: Any = None,
     evaluate: Evaluate | None = None,
     **changes: Any,
 ) -> SentenceEncoder:
@@ -100,8 +105,10 @@ def train(
 
     Args:
         config: a configuration, its name (see `simcse_jax.config.CONFIGS`), or its file.
-        sentences: what to train on instead of what the configuration says: sentences, or tuples of
-            two (sentence, positive) or three (and a hard negative).
+        sentences: what to train on instead of what the configuration says: an iterable of
+            sentences, or of tuples of two (sentence, positive) or three (and a hard negative); or
+            what has columns, such as a `Dataset` of Hugging Face's or a frame of pandas or polars,
+            of which ``columns=("question", "answer")`` are trained on. All of it is read at once.
         evaluate: measures the model on the way, instead of STS; the first of its numbers chooses
             the best model, higher is better.
         **changes: fields of the configuration by name, such as ``output_dir`` or ``batch_size``.
@@ -131,7 +138,7 @@ def train(
 def train_seeds(
     config: Config,
     *,
-    sentences: Iterable[str] | Iterable[Sequence[str]] | None = None,
+    sentences: Any = None,
     evaluate: Evaluate | None = None,
 ) -> list[dict[str, Any]]:
     """Train every seed and close with a table; see `train`.
@@ -149,10 +156,13 @@ def train_seeds(
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
-    text = None
+    check_label_columns(config)
+    if run.wandb is not None:
+        with needs("wandb"):  # said before the text is read
+            import wandb  # noqa: F401
+    data = None
     if sentences is not None:
-        text = text_of(sentences)
-        check_supervised(config.data, len(text.columns))
+        data = given_data(sentences, config.data, run.seed)
         config = replace(config, **GIVEN_DATA)
     if config.data.data_seed is None:
         config = replace(config, data_seed=run.seed)
@@ -165,10 +175,8 @@ def train_seeds(
         for folder in dict.fromkeys((run.output_dir, *(c.run.output_dir for c in own))):
             stack.enter_context(claimed(folder))
         on_first_process(lambda: check_folders(config, own))
-        if text is None:
+        if data is None:
             data = load_training_data(config.data, run.seed, run.eval_data)
-        else:
-            data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
         scores = choose_scores(config, data, evaluate)
         if "nli" in data.held_out:
             say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
@@ -226,7 +234,8 @@ def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
     Raises:
         ValueError: ``train_files`` and the like beside ``sentences``, or none in ``train_files``.
     """
-    if sentences and (twice := next((name for name in GIVEN_DATA if changes.get(name)), None)):
+    others = [name for name in GIVEN_DATA if name not in _HOW]
+    if sentences and (twice := next((name for name in others if changes.get(name)), None)):
         raise ValueError(
             f"sentences and {twice} are both given, and both say what to train on; leave one out"
         )
@@ -235,40 +244,26 @@ def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
         raise ValueError("train_files is empty; name a file, or leave train_files out")
 
 
-def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
-    """Make a training text of sentences, or of tuples of two or three.
-
-    Raises:
-        ValueError: neither of them, or tuples of different lengths.
-    """
-    if isinstance(sentences, str):
-        raise ValueError("sentences is one string; give a list of them, or a file as train_files")
-    rows = []
-    if isinstance(sentences, Iterable):
-        for row in sentences:
-            several = isinstance(row, Iterable) and not isinstance(row, str)
-            rows.append(tuple(row) if several else (row,))
-    widths = {len(row) for row in rows}
-    strings = all(isinstance(sentence, str) for row in rows for sentence in row)
-    if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
-        raise ValueError(
-            "sentences must be a list of strings, or of tuples of two or three strings, all of one "
-            "length"
-        )
-    return TrainingText(tuple(zip(*rows, strict=True)))
-
-
 def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None) -> Scores:
     """Choose what is measured on the way and at the end."""
     run = config.run
     if run.all_tasks and run.eval_data is None:
         raise ValueError("all_tasks has no effect without eval_data, SentEval's folder")
+    own_pairs = run.eval_data is not None and run.eval_data.is_file()
+    if own_pairs and run.all_tasks:
+        raise ValueError(f"all_tasks needs SentEval's folder as eval_data, not {run.eval_data}")
+    if not own_pairs and run.eval_columns != COLUMNS:
+        raise ValueError(
+            f"eval_columns is {' '.join(run.eval_columns)}, which has no effect: it needs a file "
+            "of pairs as eval_data"
+        )
+    measured = run.eval_data, run.all_tasks, run.eval_columns
     if "dev" in data.held_out:
         distance = config.objective.distance if isinstance(config.objective, Sbert) else "euclidean"
-        sts = None if run.eval_data is None else sts_scores(run.eval_data, run.all_tasks)
+        sts = None if run.eval_data is None else sts_scores(*measured)
         scores = triplet_scores(data.held_out, distance, sts)
     else:
-        scores = sts_scores(run.eval_data, run.all_tasks)
+        scores = sts_scores(*measured)
     objective = config.objective
     if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
         scores = with_nli(scores, data.held_out["nli"])
@@ -281,6 +276,24 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
             "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
         )
     return scores
+
+
+def check_label_columns(config: Config) -> None:
+    """Refuse a column of classes or of similarities that the objective does not learn.
+
+    Raises:
+        ValueError: there is one.
+    """
+    objective, data = config.objective, config.data
+    if type(objective) not in OBJECTIVES.values():
+        return  # of the user's own
+    kind = objective.kind if isinstance(objective, Sbert) else None
+    for field, learner in (("label_column", "softmax"), ("score_column", "regression")):
+        if (name := getattr(data, field)) is not None and kind != learner:
+            raise ValueError(
+                f"{field} is {name!r}, which this objective does not learn; leave it out, or train "
+                f"Sentence-BERT's {learner}"
+            )
 
 
 def checked(evaluate: Evaluate) -> Evaluate:
@@ -329,6 +342,8 @@ def train_seed(
     text = with_positives(data, config.data, run.seed)
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
+    if isinstance(objective, Sbert) and (labels := getattr(text, "labels", None)) is not None:
+        objective.check_labels(labels)
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
     with naming_text(config):
@@ -366,7 +381,9 @@ def train_seed(
         best_metric = scores.best_metric or next(iter(dev_before), None)
 
         # Loop
-        record = stack.enter_context(tensorboard(run.output_dir))
+        record = stack.enter_context(
+            records(run.output_dir, to_json(config), run.wandb, run.resume)
+        )
         result = fit(
             compiled,
             replicate(state, mesh),
@@ -591,6 +608,7 @@ def check_flow(config: Config) -> None:
         ("grad_cache_chunks", run.grad_cache_chunks, 1),
         ("parallel", run.parallel, "shard_map"),
         ("dropout", config.model.dropout, None),
+        ("wandb", run.wandb, None),
     ):
         if value != only:
             raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")
@@ -698,29 +716,3 @@ def start_folder(config: Config) -> None:
     """Write the configuration into the run's folder."""
     if jax.process_index() == 0:
         io.write_json(config.run.output_dir / RUN, to_json(config))
-
-
-@contextmanager
-def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Give a function that writes the loop's records for TensorBoard, from the first process."""
-    if jax.process_index() != 0:
-        yield lambda values: None
-        return
-    with needs("train"):
-        from tensorboardX import SummaryWriter
-
-    place = folder / "tensorboard"
-    with io.naming(place):
-        writer = SummaryWriter(str(place))
-
-    def record(values: Mapping[str, Any]) -> None:
-        for name, value in {**values, **values.get("eval", {})}.items():
-            if name not in ("step", "eval"):
-                with io.naming(place):
-                    writer.add_scalar(name, value, values["step"])
-
-    try:
-        yield record
-    finally:
-        with io.naming(place):
-            writer.close()

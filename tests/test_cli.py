@@ -1,7 +1,6 @@
 """The console command: what it writes, and that a wrong input costs one sentence."""
 
 import _thread
-import errno
 import inspect
 import io
 import json
@@ -19,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from simcse_jax import SentenceEncoder, __version__, trainer
+from simcse_jax import SentenceEncoder, __version__
 from simcse_jax.cli import (
     is_not_from_below,
     main,
@@ -199,6 +198,25 @@ def test_evaluate(model, tmp_path, capsys):
     assert f"{task['all']:.2f}" in capsys.readouterr().out
 
 
+def test_evaluate_on_pairs_of_ones_own(model, tmp_path, capsys):
+    rows = [("5.0", "a dog", "the dog"), ("1.0", "a cat eats", "the piano"), ("3", "man", "woman")]
+    write_stsb(tmp_path, rows)
+    own = tmp_path / "own.tsv"
+    own.write_text("stars\tone\tthe other\n" + "".join("\t".join(row) + "\n" for row in rows))
+    results = tmp_path / "results.json"
+    args = ["evaluate", "--pairs", str(own), "--columns", "one", "the other", "stars"]
+    main([*args, "--data", str(tmp_path), "--tasks", "STS-B", "--output", str(results), *model])
+    tasks = json.loads(results.read_text())["tasks"]
+    same = tasks["STS-B"] | {"subsets": {"own": tasks["STS-B"]["subsets"]["test"]}}
+    assert tasks == {"STS-B": tasks["STS-B"], "own": same}
+    main([*args, *model])
+    assert f"{tasks['own']['all']:.2f}" in capsys.readouterr().out
+    fails(args[:3], capsys, "own.tsv has no column 'sentence1'; name one of those it has: stars,")
+    fails(["evaluate"], capsys, "give --data, SentEval's folder, or --pairs")
+    fails(["evaluate", "--pairs", str(own), "--tasks", "STS-B"], capsys, "--tasks has no effect")
+    fails(["evaluate", "--data", "x", *args[3:]], capsys, "--columns has no effect without --pairs")
+
+
 def test_evaluate_what_is_not_there(model, tmp_path, capsys):
     fails(["evaluate", "--data", str(tmp_path), *model], capsys, "lacks 50 of 50 files")
     fails(
@@ -239,20 +257,3 @@ def test_callbacks_of_other_threads_print_no_traceback(capsys):
     time.sleep(0.2)
     print_what_ends_the_program(type(error), error, None)  # Python is below, and goes on
     assert capsys.readouterr().err == ""
-
-
-def test_a_disk_that_fills_up_under_tensorboard_is_named(tmp_path, monkeypatch):
-    class Full:
-        def __init__(self, folder):
-            pass
-
-        def add_scalar(self, *arguments):
-            pass
-
-        def close(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tensorboardX.SummaryWriter", Full)
-    with pytest.raises(OSError, match="cannot write .*/tensorboard: No space left on device"):  # noqa: SIM117
-        with trainer.tensorboard(tmp_path) as record:
-            record({"step": 1, "loss": 2.0})

@@ -6,11 +6,15 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from jax import lax
@@ -19,7 +23,12 @@ from tiny_data import LABELS, SENTENCES
 import simcse_jax
 from simcse_jax import SentenceEncoder, Whitening, cli, train, trainer
 from simcse_jax.config import CONFIGS, from_json, load_config, replace
-from simcse_jax.data.datasets import TrainingData, load_training_data, split_premises
+from simcse_jax.data.datasets import (
+    TrainingData,
+    given_data,
+    load_training_data,
+    split_premises,
+)
 from simcse_jax.data.training_text import read_labelled_nli
 from simcse_jax.evaluation.scores import no_scores, sts_scores
 from simcse_jax.io import read_json, read_json_lines
@@ -484,6 +493,48 @@ def test_wikisections_of_a_dump(make, tmp_path, capsys):
     assert '"dataset_source": "dump.xml"' in card(tmp_path / "run/last").text
 
 
+def test_columns_and_scores_of_ones_own_from_the_command_line(
+    golden, tmp_path, monkeypatch, capsys
+):
+    """Pairs with a score train, choose and test; and the run is logged twice."""
+    library = SimpleNamespace(Error=Exception, begun=[], logged=[])
+    library.init = lambda **options: library.begun.append(options) or library
+    library.id, library.finish = "its-id", lambda exit_code: None
+    library.define_metric, library.log = lambda *_, **__: None, library.logged.append
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    rows = [(SENTENCES[i], SENTENCES[(7 * i) % 60], i % 6, "x") for i in range(32)]
+    columns = dict(zip(("q", "a b", "stars", "more"), zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    (tmp_path / "dev.jsonl").write_text(
+        "".join(json.dumps({"q": q, "p": p, "stars": s}) + "\n" for q, p, s, _ in rows)
+    )
+    command = [
+        *("train", "sbert_stsb", "--model", str(golden / "tiny-bert"), "--num-layers", "1"),
+        *("--train-files", str(tmp_path / "train.parquet"), "--columns", "q", "a b"),
+        *("--score-column", "stars", "--highest-score", "5", "--wandb", "mine"),
+        *("--eval-data", str(tmp_path / "dev.jsonl"), "--eval-columns", "q", "p", "stars"),
+        *("--batch-size", "8", "--max-length", "16", "--max-steps", "2", "--eval-every", "1"),
+        *("--output-dir", str(tmp_path / "run")),
+    ]
+    cli.main(command)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "32 pairs from 2 columns (q, a b), each with its score 'stars'" in printed
+    assert "dev and test are the 32 pairs of dev.jsonl" in printed
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["dev_metric"] == "pairs_dev"
+    assert results["best"]["tasks"]["dev"]["all"] == pytest.approx(results["dev_best"])
+    assert library.begun[0]["config"]["data"]["columns"] == ["q", "a b"]
+    logged = [{n: x for n, x in r.items() if n != "eval"} for r in library.logged]
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert logged == [
+        {n: x for n, x in {**r, **r.get("eval", {})}.items() if n != "eval"} for r in records
+    ]
+    # The same rows by another way are the same text.
+    given = {name: columns[name] for name in ("q", "a b", "stars")}
+    config = replace(load_config(tmp_path / "run" / "run.json"), dataset="embedded_wikipedia")
+    assert given_data(given, config.data, 0).text.fingerprint == results["settings"]["text"]
+
+
 def test_a_list_of_triplets_keeps_the_head(make, tmp_path):
     rows = [(SENTENCES[i], SENTENCES[i + 1], SENTENCES[-1 - i]) for i in range(24)]
     encoder = train(make("sup_simcse"), sentences=rows, max_steps=2)
@@ -713,6 +764,23 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_stsb", "'regression' needs a label for each pair", sentences=[("a", "b")] * 8)
     fails("unsup_simcse", "columns is 2, but the training text has 1", **text, columns=2)
     fails("sbert_nli", "train_files is missing: name NLI files")
+    fails(
+        "unsup_simcse",
+        "label_column is 'a', which this .* train Sentence-BERT's soft",
+        label_column="a",
+    )
+    fails("sbert_nli", "score_column is 'a', which this .* Sentence-BERT's regr", score_column="a")
+    labelled = {"sentences": {"a": ["x"] * 60, "b": SENTENCES, "l": [4] * 60}}
+    labelled |= {"columns": ("a", "b"), "label_column": "l", "labelled_nli": False}
+    fails("sbert_nli", "num_labels is 3, but a label is 4; .* must be at least 5", **labelled)
+    fails("unsup_simcse", "eval_columns is a b c, which has no effect", eval_columns=tuple("abc"))
+    fails(
+        "unsup_simcse",
+        "all_tasks needs SentEval's folder as eval_data, not .*text.txt",
+        **text,
+        eval_data=text["train_files"][0],
+        all_tasks=True,
+    )
     fails("sbert_stsb", "eval_data is missing", eval_data=None)
     fails("sbert_stsb", r"sts-dev\.csv|sts-train\.csv", eval_data=tmp_path)
     fails("sbert_wikisections", "does not exist", dataset_source=tmp_path / "no.xml")

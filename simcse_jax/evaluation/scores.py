@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from simcse_jax.data.lee import pair_indices, read_lee
-from simcse_jax.data.senteval import TASKS, read_sts, read_stsb
+from simcse_jax.data.pairs import COLUMNS, read_pairs
+from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
@@ -65,13 +66,16 @@ def no_scores() -> Scores:
     return Scores(lambda _: {}, None, "", lambda *_: {}, lambda *_: [])
 
 
-def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
+def sts_scores(
+    eval_data: Path | None, all_tasks: bool, eval_columns: Sequence[str] = COLUMNS
+) -> Scores:
     """Score by STS-B dev on the way and STS-B test, or all seven tasks, at the end.
 
     Args:
-        eval_data: SentEval's folder; without it everything is scored on the Lee corpus, or nothing
-            where that is not installed.
+        eval_data: SentEval's folder, or a file of pairs (see `pair_scores`); without it everything
+            is scored on the Lee corpus, or nothing where that is not installed.
         all_tasks: score all seven STS tasks at the end, not STS-B alone.
+        eval_columns: of a file of pairs.
     """
     if eval_data is None:
         try:
@@ -85,18 +89,48 @@ def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
         return Scores(
             lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns, note=note
         )
+    if eval_data.is_file():
+        return pair_scores(eval_data, eval_columns)
     pairs = read_stsb(eval_data, "dev")
     tasks = read_sts(eval_data) if all_tasks else read_sts(eval_data, ["STS-B"])
 
     def dev(encoder: SentenceEncoder) -> dict[str, float]:
-        vectors = encoder.encode([*pairs.sentences1, *pairs.sentences2], show_progress=False)
-        first, second = np.split(vectors, 2)
-        return {"stsb_dev": 100 * spearman(paired_similarity(first, second), pairs.scores)}
+        return {"stsb_dev": _spearman(encoder, pairs)}
 
     def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
         return results_to_json(evaluate_sts(encoder.encode, tasks))
 
     return Scores(dev, "stsb_dev", "STS-B dev", test, _sts_columns)
+
+
+def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
+    """Score by the pairs of a file, on the way and at the end.
+
+    Args:
+        file: as `simcse_jax.data.pairs.read_pairs` takes it.
+        columns: of it, by name: first sentence, second sentence, score.
+    """
+    pairs = read_pairs(file, columns)
+
+    def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
+        return results_to_json(evaluate_sts(encoder.encode, [StsTask(pairs.name, (pairs,))]))
+
+    return Scores(
+        lambda encoder: {"pairs_dev": _spearman(encoder, pairs)},
+        "pairs_dev",
+        "dev",
+        test,
+        _sts_columns,
+        note=f"dev and test are the {len(pairs):,} pairs of {file.name}, so the test is no measure "
+        "of new text",
+    )
+
+
+def _spearman(encoder: SentenceEncoder, pairs: Pairs) -> float:
+    """Spearman × 100 of cosines with the scores of pairs."""
+    vectors = encoder.encode([*pairs.sentences1, *pairs.sentences2], show_progress=False)
+    first, second = np.split(vectors, 2)
+    return 100 * spearman(paired_similarity(first, second), pairs.scores)
 
 
 def lee_score(encoder: SentenceEncoder) -> dict[str, float]:
@@ -109,11 +143,15 @@ def lee_score(encoder: SentenceEncoder) -> dict[str, float]:
 
 
 def _sts_columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
-    """STS-B or Lee of the best and the last model; all tasks and their average where scored."""
+    """STS-B, pairs of one's own or Lee of the best and the last model; and all tasks where scored.
+
+    Their average is beside them.
+    """
     columns = []
     for which, scores in (("best", best), ("last", last)):
         tasks = scores.get("tasks", {})
-        headline = tasks["STS-B"]["all"] if tasks else scores["lee_spearman"]
+        task = tasks.get("STS-B") or next(iter(tasks.values()), None)  # or that of one file
+        headline = scores["lee_spearman"] if task is None else task["all"]
         columns.append(Column(f"test_{which}", f"test, {which}", headline))
         if len(tasks) == len(TASKS):
             average = float(np.mean([round(tasks[t]["all"], 2) for t in TASKS]))
