@@ -109,7 +109,7 @@ def test_a_signal_leaves_nothing_half_made(
         os.kill(os.getpid(), number)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(SentenceEncoder, "encode", stopped)
+    monkeypatch.setattr(SentenceEncoder, "encode_stream", stopped)
     with pytest.raises(SystemExit) as stop:
         main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.npy"), *model])
     assert stop.value.code == code
