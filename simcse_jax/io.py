@@ -508,7 +508,8 @@ def iter_lines(path: AnyPath, start: int = 0) -> Iterator[str]:
                     text = line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     raise _not_text(error, name, "utf-8", number) from error
-                _check_no_nul(text, name, number)
+                if "\0" in text:
+                    raise _nul_byte(name, number)
                 yield text
 
 
@@ -574,8 +575,8 @@ def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
             raw = file.read()
     _check_unpacked(raw, name)
     text = _decode(_with_newlines(raw), name, encoding)
-    if encoding == "utf-8":
-        _check_no_nul(text, name)
+    if "\0" in text and encoding == "utf-8":
+        raise _nul_byte(name, text[: text.index("\0")].count("\n") + 1)
     return text
 
 
@@ -586,10 +587,8 @@ def _check_unpacked(start: bytes, name: str) -> None:
             raise ValueError(f"{name} is compressed; unpack it with {unpack}")
 
 
-def _check_no_nul(text: str, name: str, first_line: int = 1) -> None:
-    if "\0" in text:
-        line = first_line + text[: text.index("\0")].count("\n")
-        raise ValueError(f"{name}, line {line}: holds a NUL byte; give a text file in UTF-8")
+def _nul_byte(name: str, line: int) -> ValueError:
+    return ValueError(f"{name}, line {line}: holds a NUL byte; give a text file in UTF-8")
 
 
 def _with_newlines(text: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Several processes through the command line: what they compute, and what is said when one dies."""
 
+import json
 import os
 import signal
 import socket
@@ -99,6 +100,35 @@ def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
     for which in ("best", "last"):
         mine, theirs = (x / which / "model.safetensors" for x in (tmp_path / "broken", whole))
         assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_two_commands_encode_their_shares_and_a_lost_one_costs_no_other_its_work(golden, tmp_path):
+    """Together they have the rows of one process; what is done is not done again with --resume."""
+    lines = [json.dumps({"id": i, "body": f"the dog number {i} sees a cat"}) for i in range(61)]
+    corpus, one = tmp_path / "corpus.jsonl", tmp_path / "one.npy"
+    args = ["encode", str(corpus), "--column", "body", "--model", str(golden / "tiny-bert")]
+    args += ["--pooling", "mean", "--output"]
+    shards = [tmp_path / "out" / f"v-0000{i}-of-00002.npy" for i in range(2)]
+
+    corpus.write_text("\n".join([*lines[:50], "{", *lines[51:]]))
+    ends = finish(start_both([*args, str(tmp_path / "out" / "v.npy")]))
+    assert [code for code, _, _ in ends] == [1, 2], ends
+    assert ends[0][2].startswith("error: a process of the run was lost, so that this one ended too")
+    assert f"error: {corpus}, line 51: not JSON" in ends[1][2]
+    done = shards[0].stat()
+    assert not shards[1].exists()
+
+    corpus.write_text("\n".join(lines))
+    main([*args, str(one)])
+    ends = finish(start_both([*args, str(tmp_path / "out" / "v.npy"), "--resume"]))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert [out for _, out, _ in ends] == [
+        f"{shard}: float32 [{rows}, 32]\n" for shard, rows in zip(shards, (30, 31), strict=True)
+    ]
+    assert shards[0].stat().st_mtime_ns == done.st_mtime_ns
+    assert sorted((tmp_path / "out").iterdir()) == shards
+    together = np.concatenate([np.load(shard) for shard in shards])
+    np.testing.assert_allclose(together, np.load(one), atol=1e-6)
 
 
 def test_whom_a_process_waits_for_is_said_and_a_signal_ends_it(golden, tmp_path):

@@ -9,8 +9,8 @@ finds that the rows which are done are still the same, and goes on with the next
 from __future__ import annotations
 
 from simcse_jax.streaming.corpus import encode_source, fingerprint, shard_of, share_of
+from simcse_jax.streaming.output import Unfinished, unfinished
 from simcse_jax.streaming.sources import Source, open_source
-from simcse_jax.streaming.unfinished import Unfinished, unfinished
 
 __all__ = [
     "Source",

@@ -18,9 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from simcse_jax.encoder import SentenceEncoder
+from simcse_jax.streaming.output import Unfinished
 from simcse_jax.streaming.sinks import NpyFile, ParquetFile, Sink
 from simcse_jax.streaming.sources import Piece, Source
-from simcse_jax.streaming.unfinished import Unfinished
 
 # Where standard error is no terminal, a line of progress is written so often.
 LINE_SECONDS = 60

@@ -1,4 +1,4 @@
-"""Corpora larger than memory: streams of sentences, and files that are encoded as they are read."""
+"""A stream of sentences: what `encode` gives, a chunk at a time."""
 
 import warnings
 
@@ -12,11 +12,6 @@ from simcse_jax import SentenceEncoder
 @pytest.fixture(scope="module")
 def tiny(golden):
     return SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
-
-
-# ---------------------------------------------------------------------------------------------
-# A stream of sentences
-# ---------------------------------------------------------------------------------------------
 
 
 def test_a_stream_gives_what_encode_gives(tiny):
