@@ -182,7 +182,9 @@ def _agreed_place(name: str, rows: int) -> tuple[int, int]:
     import jax
     from jax.experimental import multihost_utils
 
-    seen = np.asarray(multihost_utils.process_allgather(np.asarray(rows))).reshape(-1).tolist()
+    halves = np.asarray(divmod(rows, 2**31), np.int32)  # what a device takes of a whole number
+    gathered = np.asarray(multihost_utils.process_allgather(halves)).reshape(-1, 2).tolist()
+    seen = [high * 2**31 + low for high, low in gathered]
     if len(set(seen)) > 1:
         raise ValueError(
             f"{name} has {min(seen):,} rows for one process and {max(seen):,} for another; give "
