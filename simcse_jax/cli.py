@@ -162,7 +162,7 @@ class Encode:
             )
             # Who is done waits for the others, and keeps the progress until then: where one of
             # them is lost, all are started again, and what is done is not done again.
-            _wait_for_others()
+            hosts.wait_for_others()
         self._tell(shard, rows, encoder.dimension)
 
     def _options(self) -> dict[str, Any]:
@@ -191,12 +191,6 @@ def _agreed_place(name: str, rows: int) -> tuple[int, int]:
             "all of them the same file"
         )
     return jax.process_index(), jax.process_count()
-
-
-def _wait_for_others() -> None:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices("encoded")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,9 @@ def encode_source(
             model, other options or other text.
         OSError: the output cannot be written.
     """
-    sink: Sink = ParquetFile() if part.target.suffix == ".parquet" else NpyFile(encoder.dimension)
+    sink: Sink = (
+        ParquetFile() if part.target.suffix.lower() == ".parquet" else NpyFile(encoder.dimension)
+    )
     settings = functools.cache(
         lambda: _settings(encoder, source, sink, batch_size=batch_size, normalize=normalize)
     )

@@ -21,7 +21,6 @@ from simcse_jax.io import (
     is_special,
     naming,
     read_object,
-    remove_leftovers,
     write_json,
     written_file,
 )
@@ -119,6 +118,8 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
                 f"{target} was begun and is at row {record['rows']:,}; go on with --resume, or "
                 f"delete {folder} to begin anew"
             )
+        if record is None:
+            _remove_files(folder)
         try:
             with naming(target):
                 yield Unfinished(target, folder, record)
@@ -194,7 +195,7 @@ def _read_record(folder: Path, target: Path) -> dict[str, Any] | None:
     Raises:
         FileExistsError: the folder holds what was not put there for an output.
     """
-    remove_leftovers(folder)
+    _remove_half_written(folder)
     strange = {path.name for path in folder.iterdir()}.difference(_OWN)
     record = None
     try:
@@ -236,10 +237,21 @@ def _rows_done(folder: Path) -> int | None:
 
 def _clear(folder: Path) -> None:
     """Remove what was written, and the folder if it is empty then."""
+    _remove_files(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_files(folder: Path) -> None:
     # The progress goes first: vectors without it count for nothing.
     for name in _OWN:
         with suppress(OSError):
             (folder / name).unlink()
-    remove_leftovers(folder, of_anyone=True)
-    with suppress(OSError):
-        folder.rmdir()
+    _remove_half_written(folder)
+
+
+def _remove_half_written(folder: Path) -> None:
+    """Remove progress that nobody writes any more, since the folder is held."""
+    for path in folder.glob(f".{_PROGRESS}.*"):
+        with suppress(OSError):
+            path.unlink()

@@ -282,6 +282,16 @@ def test_what_others_put_there_is_not_touched(tmp_path):
         pytest.fail("it began")
 
 
+def test_what_a_kill_left_of_the_progress_alone_is_begun_anew(tiny, tmp_path, text):
+    with in_the_middle():
+        encode(tiny, text, tmp_path / "v.npy")
+    folder = tmp_path / ".v.npy.part"
+    (folder / "vectors").unlink()
+    (folder / ".progress.json.0badcafe-1-0badcafe").write_text("{")  # of another machine
+    encode(tiny, text, tmp_path / "v.npy")
+    assert names(tmp_path) == ["c.txt", "v.npy"]
+
+
 def test_long_names_stay_two(tiny, tmp_path, text):
     for end in ("1", "2"):
         output = tmp_path / f"{'x' * 240}{end}.npy"
