@@ -417,6 +417,8 @@ def explain_logs() -> None:
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
         sys.excepthook = print_what_ends_the_program
+        # What a destructor raises, such as that of orbax's event loop after a full disk.
+        sys.unraisablehook = lambda _: None
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 

@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import sys
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ from simcse_jax.checks import (
 from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
 from simcse_jax.models.pooling import pooled_size
@@ -137,6 +139,7 @@ class SentenceEncoder:
         settings: pooling, normalisation, maximal length, prompts.
         transform: whitening, a flow, or another map fitted to the pooled embeddings; None for none.
         dtype: the compute type; parameters and results are float32.
+        origin: where the weights come from; None where that is not known.
     """
 
     def __init__(
@@ -150,6 +153,7 @@ class SentenceEncoder:
         dtype: Any = jnp.float32,
         tokenizer_folder: Path | None = None,
         devices: Sequence[jax.Device] | None = None,
+        origin: hub.Origin | None = None,
     ):
         """Put the parts together; most callers want :meth:`from_pretrained`.
 
@@ -163,6 +167,7 @@ class SentenceEncoder:
             tokenizer_folder: where the tokenizer's other files lie, to be copied on saving.
             devices: the rows of a batch are spread over these; default every GPU or TPU of
                 this process, or one CPU device.
+            origin: where the weights come from, for the card that is written on saving.
 
         Raises:
             ValueError: the model cannot be pooled so, or the transform takes other dimensions.
@@ -174,6 +179,7 @@ class SentenceEncoder:
         if self.dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
             raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
         self.tokenizer_folder = tokenizer_folder
+        self.origin = origin
         hub.check_settings(self.settings, config, params)
         self._pooled_size = pooled_size(self.settings.pooling, config.hidden_size)
         if transform is not None and transform.input_dim != self._pooled_size:
@@ -250,7 +256,8 @@ class SentenceEncoder:
                     )
         config, params = hub.load_params(core, whole, num_layers)
         changes = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
-        settings = hub.replace_settings(settings, changes)
+        said, settings = settings, hub.replace_settings(settings, changes)
+        as_saved = is_there(folder / hub.SETTINGS_FILE) and (config, settings) == (whole, said)
         tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
         return cls(
             config,
@@ -261,6 +268,9 @@ class SentenceEncoder:
             dtype=dtype,
             tokenizer_folder=core,
             devices=devices,
+            origin=hub.read_origin(str(name), folder)._replace(
+                unchanged=as_saved, num_layers=num_layers
+            ),
         )
 
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
@@ -285,7 +295,8 @@ class SentenceEncoder:
 
     def _but(self, **changes: Any) -> SentenceEncoder:
         """Return the same encoder with other parts."""
-        return SentenceEncoder(**self._parts() | changes)
+        origin = None if self.origin is None else self.origin._replace(unchanged=False)
+        return SentenceEncoder(**self._parts() | {"origin": origin} | changes)
 
     def _parts(self) -> dict[str, Any]:
         """Return what the constructor made this encoder of."""
@@ -298,6 +309,7 @@ class SentenceEncoder:
             "dtype": self.dtype,
             "tokenizer_folder": self.tokenizer_folder,
             "devices": list(self._rows_sharding.mesh.devices.flat),
+            "origin": self.origin,
         }
 
     def fit(
@@ -735,14 +747,17 @@ class SentenceEncoder:
                 "simcse_jax.cosine_similarity compares them by the cosine all the same"
             )
         first, second = (
-            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x) for x in (a, b)
+            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x)
+            for x in (list(x) if isinstance(x, Iterator) else x for x in (a, b))
         )
         return cosine_similarity(first, second)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that this class, transformers and sentence-transformers load.
 
-        What else lies in the folder stays; a model there is replaced.
+        What else lies in the folder stays; a model there is replaced. Its card, ``README.md``, is
+        the one that came with a model of ours that is unchanged, else a short one of its own; a
+        card of the user's, or one that was edited, stays.
 
         A linear transform (whitening, the calibrations) becomes a Dense module there. A flow has no
         counterpart: sentence-transformers refuses the folder rather than leave it out.
@@ -760,7 +775,47 @@ class SentenceEncoder:
             self.tokenizer,
             self.tokenizer_folder,
             self.transform,
+            self.origin,
         )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Add a model of simcse_jax",
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hugging Face hub.
+
+        The repository, and the branch, are made where there is none. A card there that somebody has
+        edited stays, unless the model's own card was edited.
+
+        Args:
+            repo_id: the repository, as ``"user/name"``.
+            private: whether a repository that is made is private; default what the hub says.
+            token: of the hub; default the one that ``hf auth login`` has stored.
+            revision: the branch; default the main one.
+            commit_message: the commit's title.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: the hub has no such names of repositories.
+            OSError: the hub cannot be reached or refuses it; the message says what mends it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
 
 def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEncoder:

@@ -272,13 +272,19 @@ def _unfinished(target: Path, marker: str) -> Path | None:
     return source if whole else None
 
 
-def is_written(folder: AnyPath, marker: str) -> bool:
-    """Tell whether a folder holds all that `written_folder` put there."""
+def is_written(folder: AnyPath, marker: str, spare: Iterable[str] = ()) -> bool:
+    """Tell whether a folder holds all that `written_folder` put there.
+
+    Args:
+        folder: where.
+        marker: as in `written_folder`.
+        spare: the files that may be gone.
+    """
     try:
         record = read_object(Path(folder) / marker)
     except (OSError, ValueError):
         return False
-    files = record.get("files", [])  # version 0.1 lists none
+    files = set(record.get("files", [])).difference(spare)  # version 0.1 lists none
     return not record.get("incomplete") and all((Path(folder) / name).is_file() for name in files)
 
 

@@ -1,13 +1,15 @@
 """Train a model by one call: the data, the model, the step, the loop, the folder.
 
 It reads from top to bottom. A run's folder then holds ``run.json`` (the configuration),
-``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``best/`` and ``last/`` (model folders) and
-``results.json``; several seeds have a folder each, and ``summary.json`` beside them.
+``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``best/`` and ``last/`` (model folders with
+their cards) and ``results.json``; several seeds have a folder each, and ``summary.json`` beside
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +42,7 @@ from simcse_jax.extras import needs
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import Model, Sbert
 from simcse_jax.results import close, say, write_results
+from simcse_jax.run_card import training_facts
 from simcse_jax.training import (
     Evaluation,
     FitResult,
@@ -69,6 +72,8 @@ from simcse_jax.transforms import Flow, FlowConfig
 Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
 Before = dict[str, Mapping[str, Any]]
 """Scores before training, by a digest of the model."""
+Card = Callable[[hub.Outcome | None], str]
+"""From what a run has given to the card of a model; None while it goes on."""
 # The data of a run whose sentences are given, in its configuration.
 GIVEN_DATA: dict[str, Any] = {
     "dataset": GIVEN,
@@ -340,6 +345,7 @@ def train_seed(
     batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
     total = run.total_steps(batches.steps_per_epoch)
+    card = card_of(untrained, training_facts(config, data, text, total, scores))
 
     # Optimizer and step
     optimizer = make_optimizer(config.optimizer, total)
@@ -370,7 +376,7 @@ def train_seed(
             checkpoints=checkpoints,
             checkpoint_every=run.checkpoint_steps,
             resume=run.resume,
-            evaluation=evaluation_of(config, scores, untrained, best_metric),
+            evaluation=evaluation_of(config, scores, untrained, best_metric, card),
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
             on_start=lambda start: say_start(config, start, total),
@@ -384,15 +390,25 @@ def train_seed(
         )
     if jax.process_index() == 0:
         for name in ("last",) if result.best else ("last", "best"):
-            save_trained(config, untrained, result.state.params, name)
+            save_trained(config, untrained, result.state.params, name, card)
     seconds = time.perf_counter() - started
     return write_results(
-        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric, card
     )
 
 
+def card_of(encoder: SentenceEncoder, training: hub.Training) -> Card:
+    """Return the card of a run's models, but for the outcome: None before its end."""
+    facts = hub.model_facts(encoder.config, encoder.settings, encoder.transform)
+    return functools.partial(hub.model_card, facts, encoder.origin, training)
+
+
 def evaluation_of(
-    config: Config, scores: Scores, untrained: SentenceEncoder, best_metric: str | None
+    config: Config,
+    scores: Scores,
+    untrained: SentenceEncoder,
+    best_metric: str | None,
+    card: Card,
 ) -> Evaluation | None:
     """Say how the loop scores parameters and keeps the best; None where nothing is scored."""
     if best_metric is None:
@@ -401,7 +417,7 @@ def evaluation_of(
         config.run.eval_every,
         lambda params: scores.dev(with_trained(config, untrained, params)),
         best_metric,
-        lambda params, *_: save_trained(config, untrained, params, "best"),
+        lambda params, *_: save_trained(config, untrained, params, "best", card),
         lambda: hub.is_whole(config.run.output_dir / "best"),
     )
 
@@ -499,7 +515,7 @@ def load_model(config: Config) -> Model:
         )
     settings = hub.read_settings(folder, config.model.pooling)
     if (transform := hub.read_transform(folder)) is not None:
-        say(f"{folder} ends with a {transform.kind}; training is of the encoder, and leaves it out")
+        say(f"{folder} ends with a {transform.kind}, which is left out: training is of the encoder")
     tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
@@ -514,10 +530,28 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.config,
         exported(config, params),
         model.tokenizer,
-        hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
+        settings_without_transform(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
         tokenizer_folder=hub.encoder_folder(folder),
+        origin=start_of(config, folder),
     )
+
+
+def start_of(config: Config, folder: Path) -> hub.Origin:
+    """Say for the card which model training starts from, which lies in a folder."""
+    origin = hub.read_origin(config.model.model, folder)
+    return origin._replace(num_layers=config.model.num_layers)
+
+
+def settings_without_transform(folder: Path, pooling: str) -> hub.EncoderSettings:
+    """Read how a start folder is used, with another pooling and without its transform.
+
+    Its embeddings are not truncated then: that was said of what the transform gives.
+    """
+    settings = hub.read_settings(folder, pooling)
+    if hub.read_transform(folder) is None:
+        return settings
+    return dataclasses.replace(settings, truncate_dim=None)
 
 
 def with_trained(config: Config, encoder: SentenceEncoder, params: Any) -> SentenceEncoder:
@@ -525,12 +559,18 @@ def with_trained(config: Config, encoder: SentenceEncoder, params: Any) -> Sente
     return encoder.with_params(exported(config, params))
 
 
-def save_trained(config: Config, encoder: SentenceEncoder, params: Any, name: str) -> None:
-    """Write parameters that are being trained as a model of the run, with the objective's own."""
+def save_trained(
+    config: Config, encoder: SentenceEncoder, params: Any, name: str, card: Card
+) -> None:
+    """Write parameters that are being trained as a model of the run, with the objective's own.
+
+    Its card has no scores until `write_results` writes them.
+    """
     assert not isinstance(config.objective, FlowConfig)
     with hub.model_folder(config.run.output_dir / name) as folder:
         with_trained(config, encoder, params).save_pretrained(folder)
         config.objective.save(folder, jax.tree.map(np.asarray, params))
+        hub.write_card(folder, card(None))
 
 
 def exported(config: Config, params: Any) -> hub.Params:
@@ -573,16 +613,11 @@ def train_flow_seed(
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
     fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
-    if (finished := finished_results(config, fixed)) is not None:
+    with naming_text(config):
+        finished = finished_results(config, fixed)
+    if finished is not None:
         return finished
-    encoder = SentenceEncoder.from_pretrained(
-        config.model.model,
-        pooling=config.model.pooling,
-        num_layers=config.model.num_layers,
-        max_length=config.data.max_length,
-        normalize=False,
-        dtype=config.model.dtype,
-    ).with_transform(None)
+    encoder = frozen_encoder(config)
     start_folder(config)
     scores_before = score_before(encoder, scores, before) if run.test_before else None
     started = time.perf_counter()
@@ -604,16 +639,34 @@ def train_flow_seed(
         resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
+    card = card_of(fitted, training_facts(config, data, data.text, flow.steps, scores))
     if jax.process_index() == 0:
         for name in ("best", "last"):
             fitted.save_pretrained(run.output_dir / name)
+            hub.write_card(run.output_dir / name, card(None))
     metrics = dict(scores.dev(fitted))
     best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
     result = FitResult(None, flow.steps, None, best)
     seconds = time.perf_counter() - started
     return write_results(
-        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric, card
     )
+
+
+def frozen_encoder(config: Config) -> SentenceEncoder:
+    """Make the encoder that a flow is fitted to, used as its start folder says but for lengths."""
+    folder = hub.find_model(config.model.model)
+    model = load_model(config)
+    settings = settings_without_transform(folder, config.model.pooling)
+    return SentenceEncoder(
+        model.config,
+        dict(model.params),
+        model.tokenizer,
+        dataclasses.replace(settings, max_length=config.data.max_length, normalize=False),
+        dtype=config.model.dtype,
+        tokenizer_folder=hub.encoder_folder(folder),
+        origin=start_of(config, folder),
+    ).with_transform(None)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from simcse_jax.data.senteval import TASKS, read_sts, read_stsb
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
+from simcse_jax.hub import Score
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.triplet import Distance
 from simcse_jax.objectives.sbert import read_classifier
@@ -187,3 +188,110 @@ def _accuracy(
     vectors = encoder.encode(flat, normalize=False, show_progress=False)
     a, p, n = np.split(vectors, 3)
     return [triplet_accuracy(a, p, n, distance) for distance in distances]
+
+
+# ---------------------------------------------------------------------------------------------
+# For the model card
+# ---------------------------------------------------------------------------------------------
+
+_PROTOCOLS = {
+    "all": "one over all pairs",
+    "mean": "mean of the subsets",
+    "wmean": "mean of the subsets by size",
+}
+_STS = (
+    "STS: the test pairs in SentEval's files; the cosine of the two vectors of a pair against the "
+    "human score of the pair."
+)
+_LEE = (
+    "Lee: all pairs of 50 news documents; the cosine of the vectors of a pair against the mean of "
+    "the human judgements of it."
+)
+_SECTIONS = (
+    "Wikipedia sections: triplets of articles that were held out from training, all of them or a "
+    "sample of at most 50 an article; the share of those in which the first sentence is nearer to "
+    "the second, of the same section, than to the third, of another section of the article."
+)
+_NLI = (
+    "NLI: pairs that were not trained on; the share that the classifier of the training tells "
+    "right, whose weights are in classifier.safetensors."
+)
+
+
+def card_scores(found: Mapping[str, Any]) -> list[Score]:
+    """Return the scores of a test as a model card shows them; others than these are left out.
+
+    Args:
+        found: what the ``test`` of `Scores` returned.
+    """
+    tasks = found.get("tasks", {})
+    scores = [score for name, task in tasks.items() for score in _of_task(name, task)]
+    if len(tasks) == len(TASKS):
+        average = {"all": "one correlation a task", "mean": "mean of a task's subsets"}
+        average["wmean"] = f"{average['mean']} by size"
+        scores += [
+            _sts_score(
+                "average of the seven STS tasks",
+                "sts-average",
+                f"spearman_cosine{_ENDINGS[protocol]}",
+                f"Spearman's rank correlation, {what}",
+                found["average"][protocol],
+            )
+            for protocol, what in average.items()
+        ]
+    if "lee_spearman" in found:
+        of_documents = "Spearman's rank correlation"
+        lee = _sts_score("Lee", "lee", "spearman_cosine", of_documents, found["lee_spearman"])
+        scores.append(lee._replace(split=None, size="1,225 pairs", protocol=_LEE))
+    scores += [
+        Score(
+            task="triplet",
+            dataset=f"Wikipedia sections, {part}",
+            dataset_id=dataset_id,
+            split="test",
+            metric=f"{distance}_accuracy",
+            measure=f"accuracy, {distance} distance",
+            value=found[name],
+            protocol=_SECTIONS,
+        )
+        for name, part, dataset_id, distance in _SECTION_SCORES
+        if name in found
+    ]
+    if "nli" in found:
+        accuracy = found["nli"]
+        task = "natural-language-inference"
+        scores.append(Score(task, "NLI", "nli", "test", "accuracy", "accuracy", accuracy, _NLI))
+    return scores
+
+
+_ENDINGS = {"all": "", "mean": "_mean", "wmean": "_wmean"}
+_SECTION_SCORES = (
+    ("sections", "a sample", "wikipedia-sections", "euclidean"),
+    ("sections_cosine", "a sample", "wikipedia-sections", "cosine"),
+    ("sections_all", "all", "wikipedia-sections-all", "euclidean"),
+)
+
+
+def _of_task(name: str, task: Mapping[str, Any]) -> list[Score]:
+    """Return a task's correlations in every protocol, which agree where it is one subset."""
+    several = len(task["subsets"]) > 1
+    measures = {
+        f"spearman_cosine{_ENDINGS[protocol]}": (
+            f"Spearman's rank correlation{f', {what}' if several else ''}",
+            task[protocol],
+        )
+        for protocol, what in _PROTOCOLS.items()
+        if several or protocol == "all"
+    }
+    pearson = f"Pearson's correlation{', ' + _PROTOCOLS['all'] if several else ''}"
+    measures["pearson_cosine"] = (pearson, task["pearson"]["all"])
+    return [
+        _sts_score(name, name.lower(), metric, measure, value)._replace(
+            size=f"{task['pairs']:,} pairs"
+        )
+        for metric, (measure, value) in measures.items()
+    ]
+
+
+def _sts_score(dataset: str, dataset_id: str, metric: str, measure: str, value: float) -> Score:
+    return Score("semantic-similarity", dataset, dataset_id, "test", metric, measure, value, _STS)

@@ -66,7 +66,7 @@ class Sbert(TokenObjective):
     def __post_init__(self) -> None:
         check_types(self)
         check_at_least("margin", self.margin, 0)
-        check_count("num_labels", self.num_labels, 2)
+        check_count("num_labels", self.num_labels, 2, 100_000)
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`: a softmax has a fresh ``"classifier"``.

@@ -117,6 +117,7 @@ class RunCheckpoints:
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
         self.folder, self.keep = Path(folder).absolute(), keep
+        self._failed: list[int] = []
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self._refuse_foreign()
@@ -184,9 +185,8 @@ class RunCheckpoints:
         try:
             self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
         except Exception as error:  # orbax hands on whatever tensorstore and the system raise
-            if jax.process_index() == 0:
-                for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(partial, ignore_errors=True)
+            self._failed.append(step)
+            self._remove_partial()
             kept = "there is no older one" if older is None else f"that of step {older} is kept"
             raise OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder} "
@@ -282,6 +282,13 @@ class RunCheckpoints:
         # After a failed save orbax raises the same error again here; it has been reported.
         with contextlib.suppress(Exception):
             self._checkpointer.close()
+        self._remove_partial()  # its threads may have written on since
+
+    def _remove_partial(self) -> None:
+        """Remove what is there of checkpoints that could not be written."""
+        for step in self._failed if jax.process_index() == 0 else ():
+            for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _info(self, step: int, path: Path) -> dict[str, Any]:
         for file in path.rglob("*"):  # orbax would wait for ever for who writes into a pipe

@@ -92,9 +92,13 @@ def interrupted(base: Path, place: Path) -> None:
 
 
 def same_run(base: Path, place: Path) -> str | None:
-    """A run is as the uninterrupted one: weights, results, and every step of the log."""
+    """A run is as the uninterrupted one: weights, cards, results, and every step of the log."""
     if (problem := differs(base / "finished", place / "run")) is not None:
         return problem
+    for name in ("best", "last"):
+        cards = [run / name / "README.md" for run in (base / "finished", place / "run")]
+        if cards[0].read_bytes() != cards[1].read_bytes():
+            return f"another card of {name} than that of the uninterrupted run"
     if metrics(place / "run") != metrics(base / "finished"):
         return "other metrics than the uninterrupted run"
     if names(place / "run") != names(base / "finished"):
