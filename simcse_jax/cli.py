@@ -25,7 +25,7 @@ import tyro
 from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count
 from simcse_jax.extras import MissingExtra
-from simcse_jax.io import is_special, read_lines, write_json, written_file
+from simcse_jax.io import is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
@@ -72,31 +72,125 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Processes:
+    """Several processes, on one host or many, that share the work."""
+
+    distributed: bool = False
+    """This is one of several processes, each of which encodes its share of the input and writes a
+    file of its own, vectors-00003-of-00016.npy. TPU pods, Slurm and Open MPI say who they are;
+    elsewhere give the three options that follow."""
+    coordinator: str | None = None
+    """HOST:PORT of the process with process id 0, for all processes the same."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """The number of this process among them, from 0."""
+    join_timeout: int = 120
+    """Wait so many seconds for the other processes to start."""
+
+    def check(self) -> None:
+        """Raise ValueError where the options cannot be so."""
+        check_count("join_timeout", self.join_timeout)
+        hosts.check_processes(self.coordinator, self.num_processes, self.process_id)
+        if self.coordinator is not None and not self.distributed:
+            raise ValueError("coordinator is given without distributed; give --distributed too")
+
+    def join(self) -> None:
+        """Join the others; see `simcse_jax.hosts.join`."""
+        hosts.join(self.coordinator, self.num_processes, self.process_id, self.join_timeout)
+
+
+@dataclasses.dataclass(frozen=True)
 class Encode:
-    """Encode a text file, a sentence a line, into a NumPy file of float32 [lines, D]."""
+    """Encode text of any size, a sentence a row, into a NumPy file of float32 [n, D] or parquet."""
 
     input: tyro.conf.Positional[str]
-    """The file, UTF-8; '-' is standard input."""
+    """The file: text in UTF-8 with a sentence a line, or .jsonl or .parquet; '-' is standard input,
+    of text, or of JSON lines where --column is given."""
     output: Path
-    """The .npy file to write."""
+    """The file to write: with the ending .parquet the columns of the input and one more,
+    'embedding'; else a .npy file."""
+    column: str | None = None
+    """The field of a .jsonl file, or the column of a .parquet file, that holds the sentences;
+    default: text."""
     normalize: bool | None = None
     """Scale vectors to length one; default: as the model says."""
+    resume: bool = False
+    """Go on where a command that was killed or stopped has been, to the same bytes; without this
+    option one that was begun is refused. Standard input must be given the same text again."""
     model: Annotated[Model, tyro.conf.arg(name="")] = Model()
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
 
     def run(self) -> None:
         """Run the command."""
         self.model.check()
-        sentences = read_lines(self.input)
-        with written_file(self.output) as temporary:
+        self.processes.check()
+        if self.processes.distributed:
+            self._run_share()
+        else:
+            self._run_alone()
+
+    def _run_alone(self) -> None:
+        from simcse_jax import streaming
+
+        source = streaming.open_source(self.input, self.column)
+        with streaming.unfinished(self.output, self.resume) as part:
             encoder = self.model.load()
-            vectors = encoder.encode(
-                sentences, batch_size=self.model.batch_size, normalize=self.normalize
+            rows = streaming.encode_source(encoder, source, part, **self._options())
+        self._tell(self.output, rows, encoder.dimension)
+
+    def _run_share(self) -> None:
+        """Encode this process's share of the input."""
+        from simcse_jax import streaming
+
+        if is_special(self.output):
+            raise ValueError(
+                f"{self.output} is no regular file; each process writes one of its own"
             )
-            # Opened to be read too, NumPy writes by Python's own means: by C's it does not notice
-            # a disk that is full at the very end.
-            with temporary.open("w+b") as file:
-                np.save(file, vectors)
-        tell(self.output, f"{self.output}: float32 {list(vectors.shape)}")
+        source = streaming.open_source(self.input, self.column)
+        if source.rows is None:
+            raise ValueError("standard input cannot be shared by several processes; give a file")
+        self.processes.join()
+        index, count = _agreed_place(self.input, source.rows)
+        start, stop = streaming.share_of(source.rows, index, count)
+        shard = streaming.shard_of(self.output, index, count)
+        with streaming.unfinished(shard, self.resume) as part:
+            encoder = self.model.load()
+            share: dict[str, Any] = {"start": start, "stop": stop, "show_progress": index == 0}
+            rows = streaming.encode_source(
+                encoder, source, part, keep_progress=True, **share, **self._options()
+            )
+            # Who is done waits for the others, and keeps the progress until then: where one of
+            # them is lost, all are started again, and what is done is not done again.
+            hosts.wait_for_others()
+        self._tell(shard, rows, encoder.dimension)
+
+    def _options(self) -> dict[str, Any]:
+        return {"batch_size": self.model.batch_size, "normalize": self.normalize}
+
+    @staticmethod
+    def _tell(output: Path, rows: int, dimension: int) -> None:
+        tell(output, f"{output}: float32 {[rows, dimension]}")
+
+
+def _agreed_place(name: str, rows: int) -> tuple[int, int]:
+    """Return the number of this process and how many there are, once all see the same input.
+
+    Raises:
+        ValueError: they do not.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    halves = np.asarray(divmod(rows, 2**31), np.int32)  # what a device takes of a whole number
+    gathered = np.asarray(multihost_utils.process_allgather(halves)).reshape(-1, 2).tolist()
+    seen = [high * 2**31 + low for high, low in gathered]
+    if len(set(seen)) > 1:
+        raise ValueError(
+            f"{name} has {min(seen):,} rows for one process and {max(seen):,} for another; give "
+            "all of them the same file"
+        )
+    return jax.process_index(), jax.process_count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +295,10 @@ def run_command(args: list[str]) -> None:
         description="Encode sentences, train and evaluate their encoders; --version tells which.",
         args=args,
     )
-    run_or_explain(command.run)
+    if isinstance(command, Encode) and command.processes.distributed and not hosts.is_child():
+        raise SystemExit(hosts.watch(args))
+    run = functools.partial(run_or_explain, command.run)
+    hosts.run_as_child(run) if hosts.is_child() else run()
 
 
 def train_command(args: list[str]) -> None:

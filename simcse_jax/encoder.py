@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +40,33 @@ from simcse_jax.models import Batch, BertConfig, SentenceModel
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
 
-# Sentences tokenised at a time: memory is bounded by this, not by the corpus.
+# Sentences tokenised at a time, and those of a chunk of a stream: its memory is bounded by this.
 CHUNK = 16_384
 ROW_LENGTHS = (64, 128, 256, 512)
 # The device gets room for so many tokens per sentence of a batch.
 _TOKENS_PER_SENTENCE = 16
+
+
+class _How(NamedTuple):
+    """What `SentenceEncoder.encode` was asked for, with the settings in the place of None.
+
+    Attributes:
+        limit: the longest input in tokens.
+        refuses_long: whether a longer one is an error.
+        warns_of_long: whether longer ones are warned of.
+        batch_size: about how many sentences the device gets; None is its usual number.
+        normalize: whether vectors are scaled to length one; None is as the model is set.
+        prompt: the text before every sentence.
+        width: how many dimensions are kept.
+    """
+
+    limit: int
+    refuses_long: bool
+    warns_of_long: bool
+    batch_size: int | None
+    normalize: bool | None
+    prompt: str
+    width: int
 
 
 def embed(
@@ -417,25 +441,19 @@ class SentenceEncoder:
         if show_progress_bar is not None:
             _check_one_name("show_progress", show_progress, "show_progress_bar")
             show_progress = show_progress_bar
-        if truncate_dim is not None:
-            check_count("truncate_dim", truncate_dim)
         only = isinstance(sentences, str)
         sentences = [sentences] if isinstance(sentences, str) else _as_list(sentences)
-        check_choice("on_truncation", on_truncation, ("warn", "error"))
-        limit = self.max_length if max_length is None else max_length
-        _check_length(limit, self.config)
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
         if dropout_seed is not None:
             check_seed("dropout_seed", dropout_seed)
+        how = self._how(
+            batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
+        )
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)
-        width = self.dimension if truncate_dim is None else min(self._whole_dimension, truncate_dim)
-        result = np.empty((len(distinct), width), np.float32)
-        prompt = self._prompt(prompt_name) if prompt is None else prompt
-        texts = [prompt + sentence for sentence in distinct] if prompt else distinct
-        truncated = 0
+        result = np.empty((len(distinct), how.width), np.float32)
+        chunks = (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
+        start = truncated = 0
         with tqdm(
             total=len(distinct),
             desc="encode",
@@ -443,29 +461,148 @@ class SentenceEncoder:
             delay=1,
             disable=None if show_progress is None else not show_progress,
         ) as bar:
-            for start, ids, cut in self._tokenised(texts, limit):
-                self._check_ids(ids, distinct[start : start + CHUNK])
-                if cut and on_truncation == "error":
-                    raise ValueError(f"{cut} sentences are longer than {limit} tokens")
+            for vectors, cut in self._encode_chunks(chunks, how, key, bar.update):
+                result[start : start + len(vectors)] = vectors
+                start += len(vectors)
                 truncated += cut
-                pooled = np.empty((len(ids), self._pooled_size), np.float32)
-                own_key = None if key is None else jax.random.fold_in(key, start)
-                for order, vectors in self._embed_chunk(ids, limit, batch_size, own_key):
-                    pooled[order] = vectors
-                    bar.update(len(order))
-                self._check_finite(pooled, distinct[start : start + CHUNK])
-                result[start : start + len(ids)] = self._finish(pooled, normalize, width)
-        if truncated and max_length is None:
+        if truncated and how.warns_of_long:
             warnings.warn(
-                f"{truncated} of {len(distinct)} distinct sentences were cut to {limit} tokens",
+                f"{truncated} of {len(distinct)} distinct sentences were cut to {how.limit} tokens",
                 stacklevel=2,
             )
         if only:
             return result[0]
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
-        index = {sentence: i for i, sentence in enumerate(distinct)}
-        return result[[index[s] for s in sentences]]
+        return result[_places(distinct, sentences)]
+
+    def encode_stream(
+        self,
+        sentences: Iterable[str],
+        *,
+        chunk_size: int = CHUNK,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        on_truncation: str = "warn",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        on_progress: Callable[[int], Any] | None = None,
+    ) -> Iterator[Float[np.ndarray, "n D"]]:
+        """Encode sentences as they come, a chunk at a time: `encode` for more than memory holds.
+
+        Two chunks of sentences are held at a time, the one on the device and the one that is
+        tokenised meanwhile, and of the vectors one chunk. Equal sentences are computed once within
+        a chunk. The vectors of a chunk depend on its sentences alone, to the bit.
+
+        Example:
+            >>> with open("corpus.txt", encoding="utf-8") as file:
+            ...     for vectors in encoder.encode_stream(map(str.strip, file)):
+            ...         index.add(vectors)
+
+        Args:
+            sentences: strings, of which no more are taken than the next chunk needs.
+            chunk_size: how many sentences each array has, but for the last.
+            batch_size: as in `encode`; so are the options that follow.
+            normalize: scale to length one.
+            max_length: cut to so many tokens, without a warning.
+            on_truncation: ``"warn"``, once the sentences have ended, or ``"error"``.
+            prompt_name: put this prompt of the settings before every sentence.
+            prompt: put this text before every sentence.
+            truncate_dim: keep the first so many dimensions.
+            on_progress: called with the number of sentences that were done since its last call,
+                every time the device has done some.
+
+        Returns:
+            An iterator over float32 ``[n, D]``, in the order of the sentences.
+
+        Raises:
+            TypeError: as in `encode`; for a sentence that is no string when it is met.
+            ValueError: as in `encode`, or a ``chunk_size`` below 1.
+            FloatingPointError: as in `encode`.
+        """
+        check_count("chunk_size", chunk_size)
+        if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+            raise TypeError(f"sentences are a {type(sentences).__name__}; give an iterable of them")
+        how = self._how(
+            batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
+        )
+        return self._stream(iter(sentences), chunk_size, how, on_progress or (lambda _: None))
+
+    def _stream(
+        self, sentences: Iterator[str], size: int, how: _How, progress: Callable[[int], Any]
+    ) -> Iterator[np.ndarray]:
+        """Encode chunks of a stream; those ahead wait here for the places of equal sentences."""
+        waiting: deque[list[str]] = deque()
+
+        def distinct_chunks() -> Iterator[list[str]]:
+            taken = 0
+            while chunk := list(itertools.islice(sentences, size)):
+                _check_strings(chunk, taken)
+                taken += len(chunk)
+                waiting.append(chunk)
+                yield list(dict.fromkeys(chunk))
+
+        truncated = done = 0
+        for vectors, cut in self._encode_chunks(distinct_chunks(), how, None, progress):
+            chunk = waiting.popleft()
+            truncated += cut
+            done += len(chunk)
+            if len(vectors) < len(chunk):
+                progress(len(chunk) - len(vectors))
+                vectors = vectors[_places(list(dict.fromkeys(chunk)), chunk)]
+            yield vectors
+        if truncated and how.warns_of_long:
+            warnings.warn(
+                f"{truncated} of {done} sentences were cut to {how.limit} tokens", stacklevel=2
+            )
+
+    def _how(
+        self,
+        batch_size: int | None,
+        normalize: bool | None,
+        max_length: int | None,
+        on_truncation: str,
+        prompt_name: str | None,
+        prompt: str | None,
+        truncate_dim: int | None,
+    ) -> _How:
+        """Check the options of `encode`, and put in what the settings say where they are None."""
+        if truncate_dim is not None:
+            check_count("truncate_dim", truncate_dim)
+        check_choice("on_truncation", on_truncation, ("warn", "error"))
+        limit = self.max_length if max_length is None else max_length
+        _check_length(limit, self.config)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        prompt = self._prompt(prompt_name) if prompt is None else prompt
+        width = self.dimension if truncate_dim is None else min(self._whole_dimension, truncate_dim)
+        refuses = on_truncation == "error"
+        warns = not refuses and max_length is None
+        return _How(limit, refuses, warns, batch_size, normalize, prompt, width)
+
+    def _encode_chunks(
+        self,
+        chunks: Iterable[list[str]],
+        how: _How,
+        key: Array | None,
+        progress: Callable[[int], Any],
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """Encode chunks of sentences: the vectors of each, and how many sentences were cut."""
+        start = 0
+        for sentences, ids, cut in self._tokenised(chunks, how.prompt, how.limit):
+            self._check_ids(ids, sentences)
+            if cut and how.refuses_long:
+                raise ValueError(f"{cut} sentences are longer than {how.limit} tokens")
+            pooled = np.empty((len(ids), self._pooled_size), np.float32)
+            own_key = None if key is None else jax.random.fold_in(key, start)
+            for order, vectors in self._embed_chunk(ids, how.limit, how.batch_size, own_key):
+                pooled[order] = vectors
+                progress(len(order))
+            self._check_finite(pooled, sentences)
+            start += len(ids)
+            yield self._finish(pooled, how.normalize, how.width), cut
 
     def encode_query(
         self, sentences: str | Iterable[str], **options: Any
@@ -546,20 +683,22 @@ class SentenceEncoder:
                 )
 
     def _tokenised(
-        self, sentences: list[str], limit: int
-    ) -> Iterator[tuple[int, list[np.ndarray], int]]:
-        """Chunks of token ids; the next one is made while the device works on this one."""
-        starts = range(0, len(sentences), CHUNK)
+        self, chunks: Iterable[list[str]], prompt: str, limit: int
+    ) -> Iterator[tuple[list[str], list[np.ndarray], int]]:
+        """Tokenise chunks of sentences; the next one while the device works on this one."""
+
+        def tokenise(sentences: list[str]) -> tuple[list[np.ndarray], int]:
+            return self.tokenizer([prompt + s for s in sentences] if prompt else sentences, limit)
+
         with ThreadPoolExecutor(1) as ahead:
-            pending: Future | None = None
-            for start in starts:
-                job = pending or ahead.submit(
-                    self.tokenizer, sentences[start : start + CHUNK], limit
-                )
-                after = sentences[start + CHUNK : start + 2 * CHUNK]
-                ids, cut = job.result()
-                pending = ahead.submit(self.tokenizer, after, limit) if after else None
-                yield start, ids, cut
+            pending: deque[tuple[list[str], Future]] = deque()
+            for sentences in chunks:
+                pending.append((sentences, ahead.submit(tokenise, sentences)))
+                if len(pending) == 2:
+                    before, job = pending.popleft()
+                    yield before, *job.result()
+            for last, job in pending:
+                yield last, *job.result()
 
     def _embed_chunk(
         self, ids: list[np.ndarray], limit: int, batch_size: int | None, key: Array | None
@@ -697,10 +836,20 @@ def _as_list(sentences: Iterable[str]) -> list[str]:
     if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
         raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
     listed = list(sentences)
-    for i, sentence in enumerate(listed):
+    _check_strings(listed)
+    return listed
+
+
+def _check_strings(sentences: list[Any], start: int = 0) -> None:
+    for i, sentence in enumerate(sentences, start):
         if not isinstance(sentence, str):
             raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
-    return listed
+
+
+def _places(distinct: list[str], sentences: list[str]) -> list[int]:
+    """Return where each sentence stands among the distinct ones."""
+    index = {sentence: i for i, sentence in enumerate(distinct)}
+    return [index[sentence] for sentence in sentences]
 
 
 def _check_one_name(name: str, value: object, other: str) -> None:
