@@ -184,6 +184,7 @@ class RunCheckpoints:
         older = self.latest
         try:
             self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
+            self._check_written(step)
         except Exception as error:  # orbax hands on whatever tensorstore and the system raise
             self._failed.append(step)
             self._remove_partial()
@@ -192,6 +193,15 @@ class RunCheckpoints:
                 f"the checkpoint of step {step} could not be written to {self.folder} "
                 f"({kept}): {_named(error)}"
             ) from error
+
+    def _check_written(self, step: int) -> None:
+        """Delete a checkpoint of which a file is missing, and raise OSError.
+
+        On a disk that is all but full, orbax has once called such a one written.
+        """
+        if self._checkpointer.checkpointables_metadata(step).metadata["run"] is None:
+            self._checkpointer.delete(step)
+            raise OSError("a file of it is missing")
 
     def check(self, resume: bool) -> None:
         """Refuse a run that is not to go on here, before anything of it is done.
