@@ -21,7 +21,7 @@ from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
-from simcse_jax.checks import first_line
+from simcse_jax.checks import first_line, quoted
 
 FORMAT = "simcse_jax run 1"
 METADATA = "_CHECKPOINT_METADATA"
@@ -83,7 +83,7 @@ def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dic
     return {
         name: "the training text has changed"
         if name == "text" and name in saved and name in wanted
-        else f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+        else f"{name} was {quoted(saved.get(name))} and is {quoted(wanted.get(name))}"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     }
@@ -145,6 +145,8 @@ class RunCheckpoints:
             found = {p.name for p in path.iterdir()} if path.is_dir() else set()
             if path.name.isdecimal() and found and not found & ORBAX:
                 raise FileExistsError(f"{path} is no checkpoint of a run; choose another folder")
+            if METADATA in found and io.is_special(path / METADATA):  # orbax would wait for ever
+                raise FileExistsError(f"{path / METADATA} is a pipe or a device; delete {path}")
 
     @property
     def steps(self) -> list[int]:
