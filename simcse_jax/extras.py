@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Extra = Literal["train", "data", "transfer", "tokenizers"]
+Extra = Literal["train", "data", "transfer", "tokenizers", "mteb"]
 _WHAT: dict[Extra, str] = {
     "train": "training, or fitting a flow,",
     "data": "reading Wikipedia and TensorFlow Datasets",
     "transfer": "a transfer task or an estimator of scikit-learn's kind",
     "tokenizers": "a tokenizer without tokenizer.json",
+    "mteb": "a model for mteb",
 }
 
 
