@@ -176,6 +176,7 @@ def minilm():
     return SentenceEncoder.from_pretrained("minilm", pooling="mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=name_of)
 def test_snippets_run(page, minilm, tiny_data, golden, tmp_path, monkeypatch, capsys):
     """In the order of the page, each with what the ones before it left."""

@@ -69,6 +69,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
     """The same losses as one process; one killed: the other says so; resumed: the same bits."""
     args = arguments(golden, tmp_path, tmp_path / "one", steps=5)
@@ -101,6 +102,7 @@ def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
         assert mine.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_whom_a_process_waits_for_is_said_and_a_signal_ends_it(golden, tmp_path):
     """Nor does a log stay behind that says nothing."""
     (tmp_path / "logs").mkdir()

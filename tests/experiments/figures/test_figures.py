@@ -23,6 +23,9 @@ from simcse_jax.evaluation.sts import paired_similarity, spearman
 from simcse_jax.training import make_mesh
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open():
     yield
