@@ -5,11 +5,13 @@ SHELL := /bin/bash
 
 VENV := .venv
 ORACLE := .venv-oracle
+NEW := .venv-newest
+PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt
 DATA ?= ../shared/data
 SEED ?= 1
 JOBS ?= 2
 
-.PHONY: demo test test-oracle fuzz kill lint bench docs clean help
+.PHONY: demo test test-newest test-oracle fuzz kill lint bench docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,10 +21,30 @@ demo: $(VENV)/installed ## encode, score and picture the embedded data (writes d
 
 # Tests compile a thousand tiny programs: LLVM's optimiser would take most of the time, and XLA's
 # fusion emitters most of the rest. An XLA that does not know the second option stops at once.
-test: $(VENV)/installed-test ## the tests, without torch
+define pytest
 	fast="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"; \
-	XLA_FLAGS="$$fast" $(VENV)/bin/python -c "import jax; jax.devices()" 2>/dev/null || fast="$${fast% *}"; \
-	XLA_FLAGS="$$fast" $(VENV)/bin/python -m pytest -m "not oracle" -n 2
+	XLA_FLAGS="$$fast" $(1)/bin/python -c "import jax; jax.devices()" 2>/dev/null || fast="$${fast% *}"; \
+	XLA_FLAGS="$$fast" $(1)/bin/python -m pytest -n 2 -m
+endef
+
+test: $(VENV)/installed-test ## the tests, without torch
+	$(call pytest,$(VENV)) "not oracle"
+
+# The other end: the newest Python at hand, which NEWEST=/path/to/python chooses, and the newest
+# versions that our requirements allow. The first that runs is taken; pyenv's need not be on the PATH.
+NEWEST ?= $(shell for minor in 14 13 12; do \
+	for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python; do \
+	$$python -c "import venv" 2>/dev/null && echo $$python && exit; done; done)
+
+test-newest: ## the fast tests with the newest Python at hand (NEWEST=python3.13)
+	@if test -z "$(NEWEST)"; then echo "test-newest: no Python newer than 3.11 is at hand; nothing is tested"; \
+	else $(MAKE) --no-print-directory $(NEW)/installed NEWEST=$(NEWEST) && \
+	echo "test-newest: $(NEWEST)" && $(NEW)/bin/python --version && \
+	$(NEW)/bin/python -m pip list --disable-pip-version-check | grep -E "^(jax|jaxlib|flax|numpy) " && \
+	$(MAKE) --no-print-directory test-fast; fi
+
+test-fast: $(NEW)/installed
+	$(call pytest,$(NEW)) "not oracle and not slow"
 
 test-oracle: $(ORACLE)/installed ## compare live with torch and sentence-transformers
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle
@@ -53,23 +75,26 @@ docs: $(VENV)/installed-docs ## the documentation site (writes docs/_build/html)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean: ## remove the environments and what the demo wrote
-	rm -rf $(VENV) $(ORACLE) demo docs/_build docs/api docs/notebooks tests/.xla_cache
+	rm -rf $(VENV) $(ORACLE) $(NEW) demo docs/_build docs/api docs/notebooks tests/.xla_cache
 
-# A file marks a finished installation, so that one that was cut short is begun again.
+# A file marks a finished installation, so that one that was cut short is begun again. Python 3.11,
+# the oldest, gets the oldest versions too: there the tests run with the lower bounds, each exactly.
 $(VENV)/installed: requirements.txt requirements-embedded.txt setup.cfg
 	$(PYTHON) -c 'import sys; sys.exit("simcse_jax needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-embedded.txt
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; \
+	then sed -E '/^#/d; s/,.*//; s/>=/==/' requirements.txt; fi > $(VENV)/constraints.txt
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -r requirements-embedded.txt
+	$(PIP) --no-deps -e .
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-test.txt
+	$(PIP) -r requirements-test.txt
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.txt
+	$(PIP) -r requirements-docs.txt
 	touch $@
 
 $(ORACLE)/installed: requirements.txt requirements-embedded.txt requirements-test.txt requirements-oracle.txt setup.cfg
@@ -78,4 +103,11 @@ $(ORACLE)/installed: requirements.txt requirements-embedded.txt requirements-tes
 	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt -r requirements-test.txt
 	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-embedded.txt
 	$(ORACLE)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(NEW)/installed: requirements.txt requirements-embedded.txt requirements-test.txt setup.cfg
+	$(NEWEST) -m venv --clear $(NEW)
+	$(NEW)/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt -r requirements-test.txt
+	$(NEW)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-embedded.txt
+	$(NEW)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@

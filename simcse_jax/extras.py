@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Extra = Literal["train", "data", "parquet", "datasets", "wandb", "transfer", "tokenizers"]
+Extra = Literal["train", "data", "parquet", "datasets", "wandb", "transfer", "tokenizers", "mteb"]
 _WHAT: dict[Extra, str] = {
     "train": "training, or fitting a flow,",
     "data": "reading Wikipedia and TensorFlow Datasets",
@@ -15,6 +15,7 @@ _WHAT: dict[Extra, str] = {
     "wandb": "logging to Weights & Biases",
     "transfer": "a transfer task or an estimator of scikit-learn's kind",
     "tokenizers": "a tokenizer without tokenizer.json",
+    "mteb": "a model for mteb",
 }
 
 

@@ -58,11 +58,13 @@ def test_the_core_and_the_extras_are_the_whole():
     core, extras = sections()
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     whole = [line for line in lines if line and not line.startswith("#")]
-    parts = [name for name in extras if name != "all"]
+    parts = [name for name in extras if name not in ("all", "mteb")]
     needed = [name for name in parts if name not in STOOD_IN_FOR]
     listed = core + [line for name in needed for line in extras[name]]
     assert sorted(listed) == sorted(whole)
     assert extras["all"] == [f"simcse_jax[{','.join(parts)}]"]
+    # mteb brings torch, and so is of the other environment.
+    assert set(extras["mteb"]) <= set((ROOT / "requirements-oracle.txt").read_text().splitlines())
 
 
 def test_encoding_transforms_and_sts_need_no_extra(golden):
@@ -105,3 +107,10 @@ def test_a_missing_extra_is_one_sentence_with_the_line_for_pip(extra, package, c
 def test_the_transfer_tasks_name_theirs():
     done = without(["scikit-learn"], "import simcse_jax.evaluation.transfer")
     assert "pip install 'simcse_jax[transfer]'" in done.stderr.splitlines()[-1]
+
+
+def test_mteb_is_missed_before_a_model_is_looked_for():
+    done = without(["mteb"], "from simcse_jax import mteb\nmteb.load('/no/such/folder')")
+    assert done.stderr.splitlines()[-1].endswith(
+        "a model for mteb needs the package mteb: pip install 'simcse_jax[mteb]'"
+    )

@@ -86,6 +86,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
     """The same losses as one process; one killed: the other says so; resumed: the same bits."""
     args = arguments(golden, tmp_path, tmp_path / "one", steps=5)
@@ -118,6 +119,7 @@ def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
         assert mine.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_commands_encode_their_shares_and_a_lost_one_costs_no_other_its_work(golden, tmp_path):
     """Together they have the rows of one process; what is done is not done again with --resume."""
     lines = [json.dumps({"id": i, "body": f"the dog number {i} sees a cat"}) for i in range(61)]
@@ -161,6 +163,7 @@ def test_shares_are_of_the_same_rows(monkeypatch):
         cli._agreed_place("c.txt", 5)
 
 
+@pytest.mark.slow
 def test_whom_a_process_waits_for_is_said_and_a_signal_ends_it(golden, tmp_path):
     """Nor does a log stay behind that says nothing."""
     (tmp_path / "logs").mkdir()

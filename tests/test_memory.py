@@ -35,6 +35,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_freed_memory_is_not_mapped_again(monkeypatch):
     for name in ("LD_PRELOAD", "GLIBC_TUNABLES"):

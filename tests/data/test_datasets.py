@@ -110,6 +110,7 @@ def test_a_prepared_data_set_is_read_from_its_source(tmp_path, monkeypatch):
     assert data.text.rows([1]) == [("a man", "a person", "a dog")]
 
 
+@pytest.mark.slow
 def test_embedded_data_sets():
     gensim_test_data()
     sentences = load_training_data(DataConfig(), 0)

@@ -70,6 +70,7 @@ def test_the_other_numbers_of_devices(tiny, one_device, devices, chunks, paralle
     assert_the_update_is_that_of_one_device(tiny, one_device, *args)
 
 
+@pytest.mark.slow
 def test_there_is_something_to_compare(tiny, one_device):
     """Duplicates, labels and masks are in the cases, and every objective has a gradient."""
     for name in ("duplicates", "softmax", "masked LM"):

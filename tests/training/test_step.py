@@ -89,7 +89,7 @@ def reference_loss(tiny, objective, examples, pooling="cls"):
 @pytest.mark.parametrize(
     ("columns", "objective"),
     [
-        (1, SimCSE(mlm_weight=0.5)),
+        pytest.param(1, SimCSE(mlm_weight=0.5), marks=pytest.mark.slow),
         (3, SimCSE(head="train_and_test", hard_negative_weight=0.7, temperature=0.1)),
         (1, MaskedLM(probability=0.3)),
     ],
@@ -110,7 +110,7 @@ def test_gradient_is_that_of_the_equations(tiny, columns, objective):
 @pytest.mark.parametrize(
     ("columns", "pooling", "objective"),
     [
-        (1, "cls", SimCSE(mlm_weight=0.5)),
+        pytest.param(1, "cls", SimCSE(mlm_weight=0.5), marks=pytest.mark.slow),
         (3, "mean", SimCSE(head="none", shared_dropout=True)),
     ],
     ids=["one column, cls, masked LM", "triplets, mean, shared masks"],

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from experiments.bench import info_nce
 
 
+@pytest.mark.slow
 def test_versions_of_the_loss_take_turns_and_agree(tmp_path):
     output = tmp_path / "info_nce.json"
     versions = ("dense", "blockwise", "auto")

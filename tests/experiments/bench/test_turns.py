@@ -50,6 +50,7 @@ def workers(tmp_path, monkeypatch):
     return "fake_bench"
 
 
+@pytest.mark.slow
 def test_workers_take_turns_and_a_broken_one_is_left_out(workers, capsys):
     names = [turns.OURS, "broken", "other"]
     reports = turns.take_turns(workers, names, ["--size", "3"], rounds=2, threads=1)

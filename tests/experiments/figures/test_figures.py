@@ -22,6 +22,8 @@ from simcse_jax.evaluation.isotropy import frequency_bins
 from simcse_jax.evaluation.sts import paired_similarity, spearman
 from simcse_jax.training import make_mesh
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open():
