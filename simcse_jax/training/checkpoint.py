@@ -132,6 +132,12 @@ class RunCheckpoints:
             )
         except OSError as error:
             raise type(error)(f"cannot keep checkpoints in {self.folder}: {error}") from error
+        except (
+            Exception
+        ) as error:  # what orbax makes of a damaged checkpoint, which it does not name
+            raise ValueError(
+                f"a checkpoint in {self.folder} is damaged ({_named(error)}); delete it"
+            ) from error
 
     def __enter__(self) -> RunCheckpoints:
         return self
