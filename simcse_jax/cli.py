@@ -25,7 +25,7 @@ import tyro
 from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count
 from simcse_jax.extras import MissingExtra
-from simcse_jax.io import is_special, write_json, written_file
+from simcse_jax.io import check_not_input, is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
@@ -133,9 +133,10 @@ class Encode:
     def _run_alone(self) -> None:
         from simcse_jax import streaming
 
+        check_not_input(self.output, [self.input])
         source = streaming.open_source(self.input, self.column)
+        encoder = self.model.load()  # before a folder is made for the output
         with streaming.unfinished(self.output, self.resume) as part:
-            encoder = self.model.load()
             rows = streaming.encode_source(encoder, source, part, **self._options())
         self._tell(self.output, rows, encoder.dimension)
 
@@ -154,8 +155,9 @@ class Encode:
         index, count = _agreed_place(self.input, source.rows)
         start, stop = streaming.share_of(source.rows, index, count)
         shard = streaming.shard_of(self.output, index, count)
+        check_not_input(shard, [self.input])
+        encoder = self.model.load()  # before a folder is made for the output
         with streaming.unfinished(shard, self.resume) as part:
-            encoder = self.model.load()
             share: dict[str, Any] = {"start": start, "stop": stop, "show_progress": index == 0}
             rows = streaming.encode_source(
                 encoder, source, part, keep_progress=True, **share, **self._options()
@@ -225,14 +227,16 @@ class Evaluate:
             raise ValueError("--tasks has no effect without --data, SentEval's folder")
         if not self.pairs and self.columns != COLUMNS:
             raise ValueError("--columns has no effect without --pairs")
+        if self.output is not None:
+            check_not_input(self.output, self.pairs)
         tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
         own = [read_pairs(source, self.columns) for source in self.pairs]
         tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)
         )
+        encoder = self.model.load()  # before a folder is made for the output
         with output as temporary:
-            encoder = self.model.load()
             results = evaluate_sts(
                 lambda sentences: encoder.encode(sentences, batch_size=self.model.batch_size),
                 tasks,

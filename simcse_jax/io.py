@@ -89,6 +89,27 @@ def is_special(path: AnyPath) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
+def check_not_input(output: AnyPath, inputs: Iterable[AnyPath]) -> None:
+    """Raise a ValueError where an output is a file that is read: its content would be gone.
+
+    Args:
+        output: what is to be written; it need not exist.
+        inputs: what is read, where it is a file; ``-`` is standard input.
+    """
+    for path in inputs:
+        try:
+            read = os.stat("/dev/stdin" if str(path) == "-" else path)
+            written = os.stat(output)  # links followed, as whoever writes does
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(written.st_mode) and os.path.samestat(read, written):
+            name = "standard input" if str(path) == "-" else path
+            raise ValueError(
+                f"the output {output} is the same file as the input {name}, which would be lost; "
+                "give another output"
+            )
+
+
 @contextmanager
 def _copied_to(target: Path) -> Iterator[Path]:
     """Make a temporary file whose content is appended to ``target`` once the block is done."""
