@@ -187,15 +187,17 @@ def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: Unfi
         rows += len(piece.sentences)
     if rows != part.rows or digest.hexdigest() != part.record["read"]:
         name = "standard input" if source.name == "-" else source.name
+        what = "text" if part.target.suffix.lower() != ".parquet" else "text or columns"
         raise ValueError(
-            f"{name} begins with other text than the {part.rows:,} rows that {part.target} was "
-            f"begun with; give the same text, or delete {part.folder} to begin anew"
+            f"{name} begins with other {what} than the {part.rows:,} rows that {part.target} was "
+            f"begun with; give the same {what}, or delete {part.folder} to begin anew"
         )
 
 
 def _add(digest: Any, piece: Piece) -> None:
     digest.update(np.fromiter(map(len, piece.read), np.int64, len(piece.read)).data)
     digest.update("".join(piece.read).encode())
+    digest.update(piece.columns)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simcse_jax.checks import first_line
-from simcse_jax.data.parquet import arrow
+from simcse_jax.data.parquet import arrow, as_parquet
 from simcse_jax.streaming.sources import Piece
 
 # The column of a parquet file that the vectors are put in.
@@ -69,16 +68,11 @@ class ParquetFile:
         flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = piece.table.append_column(EMBEDDING, column)
-        if file.tell() == 0:  # before hours of work, not after
-            try:
+        with as_parquet():
+            if file.tell() == 0:  # before hours of work, not after
                 pa.parquet.ParquetWriter(pa.BufferOutputStream(), table.schema).close()
-            except pa.ArrowException as error:
-                raise ValueError(
-                    f"the input's columns cannot be written as parquet ({first_line(error)}); "
-                    "write to a .npy file"
-                ) from error
-        with pa.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table)
+            with pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
 
     def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
         pa = arrow()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simcse_jax.checks import first_line, listed, quoted
-from simcse_jax.data.parquet import arrow, parquet_file, whole_parquet
+from simcse_jax.data.parquet import arrow, as_parquet, parquet_file, whole_parquet
 from simcse_jax.encoder import CHUNK
 from simcse_jax.io import is_special, iter_lines, open_data, parse_json
 
@@ -24,11 +24,13 @@ class Piece(NamedTuple):
         sentences: their texts.
         read: what was read of them, by which they are known again.
         table: all of their columns, where they were asked for: a table of pyarrow.
+        columns: a digest of these, where `read` does not tell them.
     """
 
     sentences: list[str]
     read: list[str]
     table: Any = None
+    columns: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +218,19 @@ def _parquet_pieces(
                 "the row out, or give it an empty string"
             )
         row += len(sentences)
-        yield Piece(sentences, sentences, table)
+        yield Piece(sentences, sentences, table, _columns_digest(table) if whole else b"")
+
+
+def _columns_digest(table: Any) -> bytes:
+    """Return a digest of a table's values, which is the same whenever they are read again."""
+    pa = arrow()
+    # Not of Arrow's own bytes: what lies where a value is null may be anything.
+    written = pa.BufferOutputStream()
+    with as_parquet():
+        pa.parquet.write_table(
+            table, written, compression="NONE", use_dictionary=False, write_statistics=False
+        )
+    return hashlib.blake2b(written.getvalue(), digest_size=16).digest()
 
 
 def _tables(

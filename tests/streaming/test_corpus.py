@@ -208,6 +208,33 @@ def test_what_is_of_something_else_is_never_gone_on_with(tiny, golden, tmp_path,
     assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+def test_columns_that_changed_are_not_gone_on_with(tiny, tmp_path):
+    """Under the same text and the same footer; of .npy they are no concern."""
+    path = tmp_path / "c.parquet"
+
+    def write(ids):
+        ids = pa.array([None, *ids], pa.int64())
+        pq.write_table(
+            pa.table({"text": SENTENCES, "id": ids}), path, use_dictionary=False, compression="none"
+        )
+
+    write(range(59))
+    first = path.read_bytes()
+    for output in (tmp_path / "v.parquet", tmp_path / "v.npy"):
+        path.write_bytes(first)
+        with in_the_middle():
+            encode(tiny, path, output)
+        write([0, *range(1, 58)[::-1], 58])
+        if output.suffix == ".npy":
+            assert encode(tiny, path, output, resume=True) == 60
+            continue
+        with pytest.raises(ValueError, match="begins with other text or columns than the 24 rows"):
+            encode(tiny, path, output, resume=True)
+        path.write_bytes(first)
+        assert encode(tiny, path, output, resume=True) == 60
+        assert pq.read_table(output)["id"].to_pylist() == [None, *range(59)]
+
+
 def test_standard_input_goes_on_where_it_is_fed_again(tiny, tmp_path, text, monkeypatch):
     def encode_input(raw, resume):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
