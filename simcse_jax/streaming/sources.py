@@ -165,17 +165,36 @@ def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -
     pa = arrow()
     at = f"{_spoken(path)}, lines {line} to {line + len(rows) - 1}"
     mend = "write the vectors to a .npy file, or give the corpus as parquet"
-    if fields is not None:
-        known = {field.name for field in fields}
-        if new := set().union(*rows) - known:
-            raise ValueError(
-                f"{at}: have a field {quoted(min(new))} that the first lines lack; {mend}"
-            )
     try:
-        found = pa.array(rows, fields)
+        found = pa.array(rows)
+        if fields is not None:
+            # By the types of the first piece, pyarrow cuts off what they have no place for.
+            if wrong := _difference(found.type, fields):
+                raise ValueError(f"{at}: have {wrong}; {mend}")
+            found = pa.array(rows, fields)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise ValueError(f"{at}: are no table ({first_line(error)}); {mend}") from error
     return pa.Table.from_struct_array(found), found.type
+
+
+def _difference(found: Any, known: Any, name: str = "") -> str | None:
+    """Return what values of one type have and a column of another would lose; None for nothing."""
+    types = arrow().types
+    if types.is_list(found) and types.is_list(known):
+        return _difference(found.value_type, known.value_type, name)
+    if types.is_struct(found) and types.is_struct(known):
+        names = {field.name for field in known}
+        for field in found:
+            inner = f"{name}.{field.name}" if name else field.name
+            if field.name not in names:
+                return f"a field {quoted(inner)} that the first lines lack"
+            if wrong := _difference(field.type, known.field(field.name).type, inner):
+                return wrong
+        return None
+    widened = types.is_int64(found) and types.is_float64(known)
+    if widened or types.is_null(found) or found == known:
+        return None
+    return f"{found} in the field {quoted(name)}, where the first lines have {known}"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -98,14 +98,25 @@ def test_json_lines_that_are_no_table_are_named(tmp_path):
     for odd, message in (
         ({"text": "a", "new": 1}, "lines 9 to 10: have a field 'new' that the first lines lack"),
         (
+            {"text": "a", "of": [{"x": {"y": 1, "z": 2}}]},
+            r"lines 9 to 10: have a field 'of\.x\.z' that the first lines lack",
+        ),
+        (
             {"text": "a", "id": "x"},
             "lines 9 to 10: are no table .*write the vectors to a .npy file",
         ),
+        ({"text": "a", "id": 2.5}, "9 to 10: have double in the field 'id', where .* have int64"),
+        ({"text": "a", "of": []}, None),
+        ({"text": "a", "of": [{"x": None}]}, None),
     ):
-        lines = [*ROWS[:9], odd]
+        first = [{**row, "of": [{"x": {"y": 1}}]} for row in ROWS[:9]]
+        lines = [*(first if "of" in odd else ROWS[:9]), odd]
         (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
         source = open_source(str(tmp_path / "c.jsonl"), piece_rows=8)
         assert len(list(source.read(0, None, False))) == 2
+        if message is None:
+            assert [piece.table.num_rows for piece in source.read(0, None, True)] == [8, 2]
+            continue
         with pytest.raises(ValueError, match=message):
             list(source.read(0, None, True))
     (tmp_path / "c.jsonl").write_text(
