@@ -420,6 +420,12 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def json_digest(value: Any) -> str:
+    """Return a digest of what a JSON file holds, the same once it is read again."""
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def write_tensors(
     path: AnyPath, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:

@@ -1,7 +1,7 @@
 """What vectors are written to: NumPy's file, or a column of parquet.
 
-A format says what comes before the first rows (``begin``), how the vectors of a piece are appended
-to a file (``append``), and how the output is made of that, in its place or beside it (``finish``).
+A format says what comes before the first rows (``begin``), what is appended for the vectors of a
+piece (``encoded``), and how the output is made of that, in its place or beside it (``finish``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class NpyFile:
     def begin(self, file: BufferedRandom) -> None:
         self._write_header(file, 0)
 
-    def append(self, file: BufferedRandom, piece: Piece, vectors: np.ndarray) -> None:
-        file.write(np.ascontiguousarray(vectors, "<f4").data)
+    def encoded(self, piece: Piece, vectors: np.ndarray, is_first: bool) -> memoryview:
+        return np.ascontiguousarray(vectors, "<f4").reshape(-1).view(np.uint8).data
 
     def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
         file.seek(0)
@@ -59,7 +59,7 @@ class ParquetFile:
     def begin(self, file: BufferedRandom) -> None:
         pass
 
-    def append(self, file: BufferedRandom, piece: Piece, vectors: np.ndarray) -> None:
+    def encoded(self, piece: Piece, vectors: np.ndarray, is_first: bool) -> memoryview:
         pa = arrow()
         if EMBEDDING in piece.table.column_names:
             raise ValueError(
@@ -69,10 +69,12 @@ class ParquetFile:
         column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = piece.table.append_column(EMBEDDING, column)
         with as_parquet():
-            if file.tell() == 0:  # before hours of work, not after
+            if is_first:  # before hours of work, not after
                 pa.parquet.ParquetWriter(pa.BufferOutputStream(), table.schema).close()
-            with pa.ipc.new_stream(file, table.schema) as stream:
+            data = pa.BufferOutputStream()
+            with pa.ipc.new_stream(data, table.schema) as stream:
                 stream.write_table(table)
+        return memoryview(data.getvalue())
 
     def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
         pa = arrow()

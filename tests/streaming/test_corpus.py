@@ -113,9 +113,9 @@ def test_parquet_has_the_columns_of_the_input(tiny, tmp_path):
 
 # Before which call of what, and how many rows are done by then.
 MOMENTS = {
-    "in the middle": (streaming.Unfinished, "keep", 4, 24),
-    "while the progress is written": (os, "replace", 3, 16),
-    "before the output is in its place": (os, "replace", 8, 56),
+    "in the middle": (streaming.Unfinished, "keep", 5, 24),
+    "while the progress is written": (os, "replace", 4, 16),
+    "before the output is in its place": (os, "replace", 9, 56),
     "once the output is in its place": (output_module, "_clear", 1, None),
 }
 
@@ -293,20 +293,75 @@ def test_of_two_that_write_at_once_the_second_is_refused(tiny, tmp_path, text):
 def test_what_others_put_there_is_not_touched(tmp_path):
     folder = tmp_path / ".v.npy.part"
     folder.mkdir()
-    for name, content in (("thesis.txt", "mine"), ("progress.json", "[]"), ("progress.json", "{}")):
+    for name, content in (
+        ("thesis.txt", "mine"),
+        ("progress.json", "[]"),
+        ("progress.json", "{}"),
+        ("vectors", "mine"),
+        ("whole", "mine"),
+        (".progress.json.bak", "mine"),
+    ):
         (folder / name).write_text(content)
         with pytest.raises(FileExistsError, match=f"{name} is not of an encoding that was begun"):  # noqa: SIM117
             with unfinished(tmp_path / "v.npy", resume=True):
                 pytest.fail("it began")
         assert (folder / name).read_text() == content
         (folder / name).unlink()
-    folder.rmdir()
-    folder.write_text("mine")
-    with (
-        pytest.raises(FileExistsError, match=r"cannot write .*v\.npy"),
-        unfinished(tmp_path / "v.npy"),
+    for name in ("vectors", "whole", "progress.json"):
+        (folder / name).mkdir()
+        with pytest.raises(FileExistsError, match=f"{name} is not of an encoding"):  # noqa: SIM117
+            with unfinished(tmp_path / "v.npy"):
+                pytest.fail("it began")
+        (folder / name).rmdir()
+    folder.rename(tmp_path / "users")
+    (tmp_path / "users" / "vectors").write_text("mine")
+    for make in (lambda: folder.symlink_to("users"), lambda: folder.write_text("mine")):
+        make()
+        with pytest.raises(FileExistsError, match="part is a link or a file, .* move it away"):  # noqa: SIM117
+            with unfinished(tmp_path / "v.npy"):
+                pytest.fail("it began")
+        folder.unlink()
+    assert (tmp_path / "users" / "vectors").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_what_was_damaged_is_never_gone_on_with(tiny, tmp_path, text, ending):
+    output, folder = tmp_path / f"v.{ending}", tmp_path / f".v.{ending}.part"
+    with in_the_middle():
+        encode(tiny, text, output)
+    vectors = (folder / "vectors").read_bytes()
+    progress = json.loads((folder / "progress.json").read_text())
+    size = progress["bytes"]
+    flipped = vectors[: size - 9] + bytes([vectors[size - 9] ^ 1]) + vectors[size - 8 :]
+    changes = [{"bytes": size - 128}, {"bytes": -5}, {"rows": 0}, {"rows": 2.0}, {"settings": {}}]
+    for raw, record, message in (
+        (
+            flipped,
+            progress,
+            rf"vectors is damaged: its first {size:,} bytes .*; delete .*\.part",
+        ),
+        (vectors[: size - 1], progress, "vectors is damaged"),
+        *((vectors, progress | change, "progress.json is damaged, or was") for change in changes),
     ):
-        pytest.fail("it began")
+        (folder / "vectors").write_bytes(raw)
+        (folder / "progress.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=message):
+            encode(tiny, text, output, resume=True)
+        assert names(tmp_path) == [folder.name, "c.txt"]
+    # What follows was written after the progress, and is written again.
+    (folder / "vectors").write_bytes(vectors[:size] + b"half a piece")
+    (folder / "progress.json").write_text(json.dumps(progress))
+    encode(tiny, text, output, resume=True)
+    encode(tiny, text, tmp_path / f"whole.{ending}")
+    assert output.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+
+
+def test_what_was_killed_before_its_first_rows_is_begun_anew(tiny, tmp_path, text):
+    with killed(streaming.Unfinished, "keep", 2):
+        encode(tiny, text, tmp_path / "v.npy")
+    assert names(tmp_path / ".v.npy.part") == ["progress.json", "vectors"]
+    encode(tiny, text, tmp_path / "v.npy")
+    assert names(tmp_path) == ["c.txt", "v.npy"]
 
 
 def test_what_a_kill_left_of_the_progress_alone_is_begun_anew(tiny, tmp_path, text):
