@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
-from simcse_jax.checks import check_count
+from simcse_jax.checks import check_count, one_line
 from simcse_jax.extras import MissingExtra
 from simcse_jax.io import check_not_input, is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
@@ -172,7 +172,7 @@ class Encode:
 
     @staticmethod
     def _tell(output: Path, rows: int, dimension: int) -> None:
-        tell(output, f"{output}: float32 {[rows, dimension]}")
+        tell(output, f"{one_line(str(output))}: float32 {[rows, dimension]}")
 
 
 def _agreed_place(name: str, rows: int) -> tuple[int, int]:
@@ -260,6 +260,7 @@ class Train:
 
 def tell(output: Path | None, text: str) -> None:
     """Print for people: not among what went to a pipe, which may be standard output itself."""
+    text = "\n".join(map(one_line, text.split("\n")))  # a file's name may hold anything
     print(text, file=sys.stderr if output is not None and is_special(output) else sys.stdout)
 
 
@@ -406,22 +407,26 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
         with unwinding_on_sigterm():
             run()
     except KeyboardInterrupt:
-        print(f"error: stopped by Ctrl-C{anew}", file=sys.stderr)
+        _print_error(f"stopped by Ctrl-C{anew}")
         raise SystemExit(128 + signal.SIGINT) from None
     except Terminated:
-        print(f"error: stopped by SIGTERM{anew}", file=sys.stderr)
+        _print_error(f"stopped by SIGTERM{anew}")
         raise
     except Interrupted as error:
-        print(f"error: {error}{goes_on}", file=sys.stderr)
+        _print_error(f"{error}{goes_on}")
         raise SystemExit(error.exit_code) from None
     except (OSError, ValueError, TypeError, FloatingPointError, MissingExtra) as error:
         gone = isinstance(error, BrokenPipeError) and nobody_reads()
         if gone or os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         loss = hosts.loss_in(error)
-        print(f"error: {error if loss is None else hosts.lost_sentence(loss)}", file=sys.stderr)
+        _print_error(str(error) if loss is None else hosts.lost_sentence(loss))
         own = loss is None and not isinstance(error, FloatingPointError)
         raise SystemExit(2 if own else 1) from None
+
+
+def _print_error(sentence: str) -> None:
+    print(f"error: {one_line(sentence)}", file=sys.stderr)
 
 
 def explain_logs() -> None:

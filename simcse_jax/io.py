@@ -50,7 +50,7 @@ def written_file(path: AnyPath) -> Iterator[Path]:
         OSError: the place cannot be written.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {target}: it is a folder; give the name of a file")
     if is_special(target):
         with _copied_to(target) as temporary:
@@ -339,7 +339,8 @@ def _make_beside(target: Path, make: Callable[[Path], None]) -> Path:
 
 def cannot_write(target: Path, error: OSError) -> OSError:
     """Return the error that says which file was to be written."""
-    return type(error)(f"cannot write {target}: {error.strerror or error}")
+    mend = "; give a shorter name" if error.errno == errno.ENAMETOOLONG else ""
+    return type(error)(f"cannot write {target}: {error.strerror or error}{mend}")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -417,7 +418,9 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
         value: what `json.dumps` takes.
         indent: how far to indent, for people who read it; None is a single line.
     """
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    # The name of a file may hold bytes that are no text, which stand there as JSON's own escapes.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def json_digest(value: Any) -> str:
@@ -585,6 +588,10 @@ def open_data(path: AnyPath) -> BufferedReader:
         raise PermissionError(f"{path} may not be read; change its permissions") from None
     except NotADirectoryError:
         raise NotADirectoryError(f"{path} lies below a file; give the path of a file") from None
+    except OSError as error:
+        if error.errno is None:  # it says what is wrong already
+            raise
+        raise OSError(f"{path} cannot be read: {error.strerror}; check the path") from None
 
 
 _GIVEN_TO_US = re.compile(r"/dev/stdin|(/dev|/proc/self)/fd/\d+")

@@ -119,6 +119,26 @@ def test_the_input_is_never_overwritten(tmp_path, capsys, monkeypatch):
     assert sorted(os.listdir()) == ["hard.npy", "in.txt", "link.npy"]
 
 
+def test_names_that_hold_anything_are_told_on_one_line(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("a dog\n")
+    for name, error in (
+        ("no\nfile.txt", r"no\nfile.txt does not exist; check the path"),
+        ("x" * 300, "cannot be read: File name too long; check the path"),
+        ("no\udcff.txt", r"no\udcff.txt does not exist"),
+    ):
+        fails(["encode", name, "--output", "o.npy", *model], capsys, error)
+    fails(["encode", "in.txt", "--output", "x" * 300, *model], capsys, "give a shorter name")
+    for name, shown in (("\udcff.npy", r"\udcff.npy"), ("a\nb.npy", r"a\nb.npy")):
+        main(["encode", "in.txt", "--output", name, *model])
+        assert capsys.readouterr().out == f"{shown}: float32 [1, 32]\n"
+        assert np.load(name).shape == (1, 32)
+    (tmp_path / "\udcff.csv").write_text("sentence1,sentence2,score\na,b,1\nc d,d,2\n")
+    main(["evaluate", "--pairs", "\udcff.csv", "--output", "r.json", *model])
+    assert r"\udcff" in capsys.readouterr().out
+    assert "\udcff" in json.loads((tmp_path / "r.json").read_text())["tasks"]
+
+
 def test_a_model_that_is_not_there_leaves_no_folder(tmp_path, capsys):
     (tmp_path / "in.txt").write_text("a dog\n")
     (tmp_path / "p.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n")

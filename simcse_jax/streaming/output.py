@@ -149,7 +149,7 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
         ValueError: ``resume``, for what is no file.
     """
     target = Path(output)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {target}: it is a folder; give the name of a file")
     if is_special(target):
         if resume:
@@ -158,6 +158,12 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
             yield Unfinished(temporary, temporary.parent, resumable=False)
         return
     target = Path(os.path.realpath(target))
+    try:  # whether it may have this name, before folders are made: theirs are shorter
+        os.lstat(next(above for above in target.parents if above.exists()) / target.name)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise cannot_write(target, error) from error
     folder = target.parent / f".{_short(target.name)}.part"
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         raise FileExistsError(

@@ -143,6 +143,8 @@ def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
         wrong = f"the field {column!r} holds a {type(row[column]).__name__}; it must be a string"
     elif "\\u" in line and not _is_unicode(row[column]):
         wrong = f"the field {column!r} holds half of a surrogate pair, which is no text"
+    elif "\0" in row[column]:
+        wrong = f"the field {column!r} holds a NUL character; delete the escape \\u0000"
     else:
         return row
     raise ValueError(f"{_spoken(path)}, line {number}: {wrong}")
@@ -216,17 +218,31 @@ def _parquet_source(path: str, column: str, size: int) -> Source:
         raise ValueError(
             f"{path} has no column {column!r}; it has {listed(schema.names)}: name one by --column"
         )
+    if schema.names.count(column) > 1:
+        raise ValueError(f"{path} has several columns {column!r}; rename all but one")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind not in (pa.string(), pa.large_string(), pa.string_view()):
         raise ValueError(f"{path}: the column {column!r} holds {kind}; it must hold strings")
-    read = functools.partial(_parquet_pieces, path, size, column)
+    several = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    read = functools.partial(_parquet_pieces, path, size, column, several)
     return Source(path, f"column {column!r} of parquet {digest}", rows, size, read)
 
 
 def _parquet_pieces(
-    path: str, size: int, column: str, start: int, stop: int | None, whole: bool
+    path: str,
+    size: int,
+    column: str,
+    several: list[str],
+    start: int,
+    stop: int | None,
+    whole: bool,
 ) -> Iterator[Piece]:
+    if whole and several:
+        raise ValueError(
+            f"{path} has several columns of one name, {listed(several)}; rename all but one, or "
+            "write the vectors to a .npy file"
+        )
     row = start + 1  # as everywhere, the first row is row 1
     for table in _tables(path, size, None if whole else [column], start, stop):
         with whole_parquet(path):
@@ -235,6 +251,11 @@ def _parquet_pieces(
             raise ValueError(
                 f"{path}, row {row + sentences.index(None)}: the column {column!r} is null; leave "
                 "the row out, or give it an empty string"
+            )
+        wrong = next((i for i, text in enumerate(sentences) if "\0" in text), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{path}, row {row + wrong}: the column {column!r} holds a NUL character; delete it"
             )
         row += len(sentences)
         yield Piece(sentences, sentences, table, _columns_digest(table) if whole else b"")

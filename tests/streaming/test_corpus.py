@@ -374,12 +374,41 @@ def test_what_a_kill_left_of_the_progress_alone_is_begun_anew(tiny, tmp_path, te
     assert names(tmp_path) == ["c.txt", "v.npy"]
 
 
+def test_json_too_deep_for_a_table_is_said_in_one_sentence(tiny, tmp_path):
+    deep = '{"a":' * 100 + "1" + "}" * 100
+    (tmp_path / "c.jsonl").write_text(f'{{"text": "a dog", "x": {deep}}}\n')
+    with pytest.raises(
+        ValueError, match="columns cannot be written as parquet .*; write to a .npy"
+    ):
+        encode(tiny, tmp_path / "c.jsonl", tmp_path / "v.parquet")
+    assert names(tmp_path) == ["c.jsonl"]
+
+
+def test_what_is_no_text_is_told_by_the_stream(tiny, unchecked):
+    for sentences, options, error, message in (
+        (["a", "b\0"], {}, ValueError, "sentence 1 holds a NUL character; leave it out"),
+        (["a", "\ud83d"], {}, ValueError, r"the sentence '\\ud83d' holds half of a surrogate pair"),
+        (["a"], {"on_progress": 3}, TypeError, "on_progress is 3; it must be a function, or None"),
+        (
+            ["a"],
+            {"normalize": "x"},
+            ValueError,
+            "normalize is 'x'; it must be true or false or None",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            list(tiny.encode_stream(sentences, **options))
+
+
 def test_long_names_stay_two(tiny, tmp_path, text):
     for end in ("1", "2"):
         output = tmp_path / f"{'x' * 240}{end}.npy"
         with in_the_middle():
             encode(tiny, text, output)
     assert len(list(tmp_path.glob(".x*.part"))) == 2
+    with pytest.raises(OSError, match="^cannot write .*: File name too long; give a shorter name$"):
+        encode(tiny, text, tmp_path / "new" / ("x" * 300))
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_fingerprint_is_of_all_that_vectors_depend_on(tiny, golden):

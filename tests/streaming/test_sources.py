@@ -77,6 +77,10 @@ def test_standard_input_is_text_or_with_a_column_json(monkeypatch):
             r"line 19: has no field 'text'; it has body, n: name one by --co",
         ),
         ('{"text": null}', r"line 19: the field 'text' holds a NoneType; it must be a string"),
+        (
+            r'{"text": "a\u0000b"}',
+            r"line 19: the field 'text' holds a NUL character; delete the esc",
+        ),
         (r'{"text": "\ud83d"}', r"line 19: the field 'text' holds half of a surrogate pair"),
     ],
 )
@@ -147,12 +151,25 @@ def test_what_is_no_source(tmp_path):
         list(open_source(str(parquet)).read(0, None, False))
 
 
-def test_a_row_without_text_is_named(tmp_path):
-    pq.write_table(pa.table({"text": [*SENTENCES[:20], None]}), tmp_path / "c.parquet")
+@pytest.mark.parametrize(("cell", "wrong"), [(None, "is null"), ("a\0", "holds a NUL character")])
+def test_a_row_without_text_is_named(tmp_path, cell, wrong):
+    pq.write_table(pa.table({"text": [*SENTENCES[:20], cell]}), tmp_path / "c.parquet")
     pieces = open_source(str(tmp_path / "c.parquet"), piece_rows=16).read(3, None, False)
     next(pieces)
-    with pytest.raises(ValueError, match=r"c\.parquet, row 21: .* is null"):
+    with pytest.raises(ValueError, match=rf"c\.parquet, row 21: .* {wrong}"):
         next(pieces)
+
+
+def test_columns_of_one_name_are_no_damage(tmp_path):
+    path = tmp_path / "c.parquet"
+    text = pa.array(["a dog"])
+    pq.write_table(pa.Table.from_arrays([text, text, text], names=["text", "d", "d"]), path)
+    source = open_source(str(path))
+    assert next(source.read(0, None, False)).sentences == ["a dog"]
+    with pytest.raises(ValueError, match=r"several columns of one name, d; rename all but one, or"):
+        next(source.read(0, None, True))
+    with pytest.raises(ValueError, match=r"c\.parquet has several columns 'd'; rename all but one"):
+        open_source(str(path), "d")
 
 
 def test_kinds_of_strings(tmp_path):
