@@ -21,6 +21,7 @@ from simcse_jax.transforms import (
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config, load_config
+    from simcse_jax.data.pairs import read_pairs
     from simcse_jax.data.senteval import read_sts
     from simcse_jax.evaluation.geometry import alignment, uniformity
     from simcse_jax.evaluation.search import similarity_search
@@ -47,6 +48,7 @@ __all__ = [
     "info_nce",
     "load_config",
     "load_transform",
+    "read_pairs",
     "read_sts",
     "similarity_search",
     "train",
@@ -61,6 +63,7 @@ _LATER = {
     "evaluate_transfer": "simcse_jax.evaluation.transfer",
     "info_nce": "simcse_jax.losses.info_nce",
     "load_config": "simcse_jax.config",
+    "read_pairs": "simcse_jax.data.pairs",
     "read_sts": "simcse_jax.data.senteval",
     "similarity_search": "simcse_jax.evaluation.search",
     "train": "simcse_jax.trainer",

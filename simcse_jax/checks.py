@@ -47,12 +47,18 @@ def check_choice(name: str, value: object, known: Iterable[str]) -> None:
         raise _wrong(name, value, f"one of {', '.join(known)}")
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Raise ValueError for what is no whole number, or below the least."""
+# JAX and NumPy hold no whole number beyond it.
+LARGEST = 2**63 - 1
+
+
+def check_count(name: str, value: object, least: int = 1, most: float = LARGEST) -> None:
+    """Raise ValueError for what is no whole number, or below the least, or above the most."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise _wrong(name, value, "a whole number")
     if value < least:
         raise _wrong(name, value, f"at least {least}")
+    if int(value) > most:
+        raise _wrong(name, value, f"at most {most}")
 
 
 def check_positive(name: str, value: object) -> None:
@@ -95,7 +101,7 @@ def check_between(name: str, value: object, low: float, high: float, ends: str =
 
 def check_seed(name: str, value: object) -> None:
     """Raise ValueError for what is no whole number of 32 bits."""
-    check_count(name, value, 0)
+    check_count(name, value, 0, math.inf)
     if value >= 2**32:  # type: ignore[operator]
         raise _wrong(name, value, "at least 0 and below 2**32")
 
@@ -112,7 +118,7 @@ def check_type(name: str, value: object, hint: Any) -> None:
 
     NumPy's numbers are numbers; a bool is none.
     """
-    if not _is_of(hint, value):
+    if not is_of(hint, value):
         raise _wrong(name, value, _in_words(hint))
 
 
@@ -131,14 +137,15 @@ _TYPES: dict[Any, tuple[Any, str]] = {
 }
 
 
-def _is_of(hint: Any, value: object) -> bool:
+def is_of(hint: Any, value: object) -> bool:
+    """Tell whether a value is of a type, as a field is annotated with it; see `check_type`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_is_of(arg, value) for arg in args)
+        return any(is_of(arg, value) for arg in args)
     if origin is typing.Literal:
         return isinstance(value, str) and value in args
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(args[0], item) for item in value)
+        return isinstance(value, tuple) and all(is_of(args[0], item) for item in value)
     if hint is type(None):
         return value is None
     if hint in (int, float) and isinstance(value, bool):
@@ -243,6 +250,8 @@ def _number(name: str, value: object) -> float:
     # NaN is left to the comparisons, none of which holds for it.
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise _wrong(name, value, "a number")
+    if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST:
+        raise _wrong(name, value, "a number of 64 bits")
     return float(value)
 
 

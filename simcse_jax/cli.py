@@ -25,7 +25,7 @@ import tyro
 from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count
 from simcse_jax.extras import MissingExtra
-from simcse_jax.io import is_special, read_lines, write_json, written_file
+from simcse_jax.io import is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
@@ -72,39 +72,138 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Processes:
+    """Several processes, on one host or many, that share the work."""
+
+    distributed: bool = False
+    """This is one of several processes, each of which encodes its share of the input and writes a
+    file of its own, vectors-00003-of-00016.npy. TPU pods, Slurm and Open MPI say who they are;
+    elsewhere give the three options that follow."""
+    coordinator: str | None = None
+    """HOST:PORT of the process with process id 0, for all processes the same."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """The number of this process among them, from 0."""
+    join_timeout: int = 120
+    """Wait so many seconds for the other processes to start."""
+
+    def check(self) -> None:
+        """Raise ValueError where the options cannot be so."""
+        check_count("join_timeout", self.join_timeout)
+        hosts.check_processes(self.coordinator, self.num_processes, self.process_id)
+        if self.coordinator is not None and not self.distributed:
+            raise ValueError("coordinator is given without distributed; give --distributed too")
+
+    def join(self) -> None:
+        """Join the others; see `simcse_jax.hosts.join`."""
+        hosts.join(self.coordinator, self.num_processes, self.process_id, self.join_timeout)
+
+
+@dataclasses.dataclass(frozen=True)
 class Encode:
-    """Encode a text file, a sentence a line, into a NumPy file of float32 [lines, D]."""
+    """Encode text of any size, a sentence a row, into a NumPy file of float32 [n, D] or parquet."""
 
     input: tyro.conf.Positional[str]
-    """The file, UTF-8; '-' is standard input."""
+    """The file: text in UTF-8 with a sentence a line, or .jsonl or .parquet; '-' is standard input,
+    of text, or of JSON lines where --column is given."""
     output: Path
-    """The .npy file to write."""
+    """The file to write: with the ending .parquet the columns of the input and one more,
+    'embedding'; else a .npy file."""
+    column: str | None = None
+    """The field of a .jsonl file, or the column of a .parquet file, that holds the sentences;
+    default: text."""
     normalize: bool | None = None
     """Scale vectors to length one; default: as the model says."""
+    resume: bool = False
+    """Go on where a command that was killed or stopped has been, to the same bytes; without this
+    option one that was begun is refused. Standard input must be given the same text again."""
     model: Annotated[Model, tyro.conf.arg(name="")] = Model()
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
 
     def run(self) -> None:
         """Run the command."""
         self.model.check()
-        sentences = read_lines(self.input)
-        with written_file(self.output) as temporary:
+        self.processes.check()
+        if self.processes.distributed:
+            self._run_share()
+        else:
+            self._run_alone()
+
+    def _run_alone(self) -> None:
+        from simcse_jax import streaming
+
+        source = streaming.open_source(self.input, self.column)
+        with streaming.unfinished(self.output, self.resume) as part:
             encoder = self.model.load()
-            vectors = encoder.encode(
-                sentences, batch_size=self.model.batch_size, normalize=self.normalize
+            rows = streaming.encode_source(encoder, source, part, **self._options())
+        self._tell(self.output, rows, encoder.dimension)
+
+    def _run_share(self) -> None:
+        """Encode this process's share of the input."""
+        from simcse_jax import streaming
+
+        if is_special(self.output):
+            raise ValueError(
+                f"{self.output} is no regular file; each process writes one of its own"
             )
-            # Opened to be read too, NumPy writes by Python's own means: by C's it does not notice
-            # a disk that is full at the very end.
-            with temporary.open("w+b") as file:
-                np.save(file, vectors)
-        tell(self.output, f"{self.output}: float32 {list(vectors.shape)}")
+        source = streaming.open_source(self.input, self.column)
+        if source.rows is None:
+            raise ValueError("standard input cannot be shared by several processes; give a file")
+        self.processes.join()
+        index, count = _agreed_place(self.input, source.rows)
+        start, stop = streaming.share_of(source.rows, index, count)
+        shard = streaming.shard_of(self.output, index, count)
+        with streaming.unfinished(shard, self.resume) as part:
+            encoder = self.model.load()
+            share: dict[str, Any] = {"start": start, "stop": stop, "show_progress": index == 0}
+            rows = streaming.encode_source(
+                encoder, source, part, keep_progress=True, **share, **self._options()
+            )
+            # Who is done waits for the others, and keeps the progress until then: where one of
+            # them is lost, all are started again, and what is done is not done again.
+            hosts.wait_for_others()
+        self._tell(shard, rows, encoder.dimension)
+
+    def _options(self) -> dict[str, Any]:
+        return {"batch_size": self.model.batch_size, "normalize": self.normalize}
+
+    @staticmethod
+    def _tell(output: Path, rows: int, dimension: int) -> None:
+        tell(output, f"{output}: float32 {[rows, dimension]}")
+
+
+def _agreed_place(name: str, rows: int) -> tuple[int, int]:
+    """Return the number of this process and how many there are, once all see the same input.
+
+    Raises:
+        ValueError: they do not.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    halves = np.asarray(divmod(rows, 2**31), np.int32)  # what a device takes of a whole number
+    gathered = np.asarray(multihost_utils.process_allgather(halves)).reshape(-1, 2).tolist()
+    seen = [high * 2**31 + low for high, low in gathered]
+    if len(set(seen)) > 1:
+        raise ValueError(
+            f"{name} has {min(seen):,} rows for one process and {max(seen):,} for another; give "
+            "all of them the same file"
+        )
+    return jax.process_index(), jax.process_count()
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Score a model on the seven STS tasks, in the protocols all, mean and wmean."""
+    """Score a model on pairs of yours, or the seven STS tasks by the protocols all, mean, wmean."""
 
-    data: Path
+    data: Path | None = None
     """The folder that holds SentEval's STS/ and SICK/."""
+    pairs: tuple[str, ...] = ()
+    """Pairs of your own, each file a task: .csv, .tsv, .jsonl or .parquet files, or names of
+    other libraries' data sets, hf:NAME[/CONFIG][:SPLIT] or tfds:NAME[/CONFIG][:SPLIT]."""
+    columns: tuple[str, str, str] = ("sentence1", "sentence2", "score")
+    """The columns of the pairs, by their names: first sentence, second sentence, score."""
     output: Path | None = None
     """A JSON file for the results."""
     tasks: tuple[str, ...] = ()
@@ -113,13 +212,22 @@ class Evaluate:
 
     def run(self) -> None:
         """Run the command."""
-        from simcse_jax.data.senteval import TASKS, read_sts
+        from simcse_jax.data.pairs import COLUMNS, read_pairs
+        from simcse_jax.data.senteval import TASKS, StsTask, read_sts
         from simcse_jax.evaluation.sts import evaluate_sts, format_table, results_to_json
 
         self.model.check()
         if unknown := set(self.tasks) - set(TASKS):
             raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
-        tasks = read_sts(self.data, self.tasks or TASKS)
+        if self.data is None and not self.pairs:
+            raise ValueError("give --data, SentEval's folder, or --pairs, files of your own")
+        if self.data is None and self.tasks:
+            raise ValueError("--tasks has no effect without --data, SentEval's folder")
+        if not self.pairs and self.columns != COLUMNS:
+            raise ValueError("--columns has no effect without --pairs")
+        tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
+        own = [read_pairs(source, self.columns) for source in self.pairs]
+        tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)
         )
@@ -187,7 +295,10 @@ def run_command(args: list[str]) -> None:
         description="Encode sentences, train and evaluate their encoders; --version tells which.",
         args=args,
     )
-    run_or_explain(command.run)
+    if isinstance(command, Encode) and command.processes.distributed and not hosts.is_child():
+        raise SystemExit(hosts.watch(args))
+    run = functools.partial(run_or_explain, command.run)
+    hosts.run_as_child(run) if hosts.is_child() else run()
 
 
 def train_command(args: list[str]) -> None:
@@ -271,8 +382,9 @@ def refuse_empty(args: list[str]) -> None:
     Raises:
         ValueError: there is one; the message names it.
     """
+    several = ("--train-files", "--test-files", "--columns", "--eval-columns", "--seeds")
     for option, after in itertools.pairwise([*args, "--"]):
-        if option in ("--train-files", "--test-files", "--seeds") and after.startswith("--"):
+        if option in several and after.startswith("--"):
             raise ValueError(f"{option} is given without a value; name some, or leave it out")
 
 
@@ -320,6 +432,8 @@ def explain_logs() -> None:
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
         sys.excepthook = print_what_ends_the_program
+        # What a destructor raises, such as that of orbax's event loop after a full disk.
+        sys.unraisablehook = lambda _: None
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 

@@ -24,9 +24,11 @@ from simcse_jax.checks import (
     check_seed,
     check_type,
     check_types,
+    is_of,
     quoted,
 )
 from simcse_jax.data.datasets import DataConfig
+from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
 from simcse_jax.training.devices import Parallel
@@ -70,7 +72,11 @@ class RunConfig:
     """The number of updates, instead of epochs."""
     eval_data: Path | None = None
     """SentEval's folder: STS-B dev chooses the best model, STS-B test is scored at the end.
-    Default: the embedded Lee corpus for both."""
+    Or a .csv, .tsv, .jsonl or .parquet file of pairs with a score, for both. Default: the embedded
+    Lee corpus for both."""
+    eval_columns: tuple[str, ...] = COLUMNS
+    """The columns of the pairs in eval_data, by their names: first sentence, second sentence,
+    score."""
     all_tasks: bool = False
     """Score all seven STS tasks at the end, not STS-B alone."""
     test_before: bool = False
@@ -90,6 +96,8 @@ class RunConfig:
     chunk, loss and gradient stay those of the whole batch."""
     parallel: Parallel = "shard_map"
     """What maps the step over the devices: shard_map, or pmap; the numbers are the same."""
+    wandb: str | None = None
+    """Log to Weights & Biases too, in the project of this name, under the name of output_dir."""
     resume: bool = False
     """Continue an interrupted run; a finished one is reused."""
     distributed: bool = False
@@ -168,13 +176,14 @@ _SECTIONS = {
 # when a run is resumed.
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
-    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps"),
+    *("label_column", "score_column", "highest_score", "eval_columns"),
+    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps", "wandb"),
     *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
 
 NOT_OF_A_FLOW = (
     *("dropout", "positives", "share", "window", "max_steps", "eval_every"),
-    *("grad_cache_chunks", "parallel"),
+    *("grad_cache_chunks", "parallel", "wandb"),
     *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 )
 """The fields that change nothing of a flow: its encoder is frozen, and one process fits it."""
@@ -428,8 +437,10 @@ def _converted(hint: Any, value: Any) -> Any:
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        only = next(arg for arg in args if arg is not type(None))
-        return None if value is None else _converted(only, value)
+        kinds = [arg for arg in args if arg is not type(None)]
+        found = [_converted(kind, value) for kind in kinds]
+        fits = (x for x, kind in zip(found, kinds, strict=True) if is_of(kind, x))
+        return None if value is None else next(fits, found[0])
     if origin is tuple:
         # A single one is obviously meant where several are possible.
         several = value if isinstance(value, list | tuple) else (value,)

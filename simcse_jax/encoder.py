@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import sys
+import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +34,39 @@ from simcse_jax.checks import (
 from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
 
-# Sentences tokenised at a time: memory is bounded by this, not by the corpus.
+# Sentences tokenised at a time, and those of a chunk of a stream: its memory is bounded by this.
 CHUNK = 16_384
 ROW_LENGTHS = (64, 128, 256, 512)
 # The device gets room for so many tokens per sentence of a batch.
 _TOKENS_PER_SENTENCE = 16
+
+
+class _How(NamedTuple):
+    """What `SentenceEncoder.encode` was asked for, with the settings in the place of None.
+
+    Attributes:
+        limit: the longest input in tokens.
+        refuses_long: whether a longer one is an error.
+        warns_of_long: whether longer ones are warned of.
+        batch_size: about how many sentences the device gets; None is its usual number.
+        normalize: whether vectors are scaled to length one; None is as the model is set.
+        prompt: the text before every sentence.
+        width: how many dimensions are kept.
+    """
+
+    limit: int
+    refuses_long: bool
+    warns_of_long: bool
+    batch_size: int | None
+    normalize: bool | None
+    prompt: str
+    width: int
 
 
 def embed(
@@ -113,6 +139,7 @@ class SentenceEncoder:
         settings: pooling, normalisation, maximal length, prompts.
         transform: whitening, a flow, or another map fitted to the pooled embeddings; None for none.
         dtype: the compute type; parameters and results are float32.
+        origin: where the weights come from; None where that is not known.
     """
 
     def __init__(
@@ -126,6 +153,7 @@ class SentenceEncoder:
         dtype: Any = jnp.float32,
         tokenizer_folder: Path | None = None,
         devices: Sequence[jax.Device] | None = None,
+        origin: hub.Origin | None = None,
     ):
         """Put the parts together; most callers want :meth:`from_pretrained`.
 
@@ -139,6 +167,7 @@ class SentenceEncoder:
             tokenizer_folder: where the tokenizer's other files lie, to be copied on saving.
             devices: the rows of a batch are spread over these; default every GPU or TPU of
                 this process, or one CPU device.
+            origin: where the weights come from, for the card that is written on saving.
 
         Raises:
             ValueError: the model cannot be pooled so, or the transform takes other dimensions.
@@ -150,6 +179,7 @@ class SentenceEncoder:
         if self.dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
             raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
         self.tokenizer_folder = tokenizer_folder
+        self.origin = origin
         hub.check_settings(self.settings, config, params)
         self._pooled_size = pooled_size(self.settings.pooling, config.hidden_size)
         if transform is not None and transform.input_dim != self._pooled_size:
@@ -226,7 +256,8 @@ class SentenceEncoder:
                     )
         config, params = hub.load_params(core, whole, num_layers)
         changes = {"pooling": pooling, "normalize": normalize, "max_length": max_length}
-        settings = hub.replace_settings(settings, changes)
+        said, settings = settings, hub.replace_settings(settings, changes)
+        as_saved = is_there(folder / hub.SETTINGS_FILE) and (config, settings) == (whole, said)
         tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
         return cls(
             config,
@@ -237,6 +268,9 @@ class SentenceEncoder:
             dtype=dtype,
             tokenizer_folder=core,
             devices=devices,
+            origin=hub.read_origin(str(name), folder)._replace(
+                unchanged=as_saved, num_layers=num_layers
+            ),
         )
 
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
@@ -261,7 +295,8 @@ class SentenceEncoder:
 
     def _but(self, **changes: Any) -> SentenceEncoder:
         """Return the same encoder with other parts."""
-        return SentenceEncoder(**self._parts() | changes)
+        origin = None if self.origin is None else self.origin._replace(unchanged=False)
+        return SentenceEncoder(**self._parts() | {"origin": origin} | changes)
 
     def _parts(self) -> dict[str, Any]:
         """Return what the constructor made this encoder of."""
@@ -274,6 +309,7 @@ class SentenceEncoder:
             "dtype": self.dtype,
             "tokenizer_folder": self.tokenizer_folder,
             "devices": list(self._rows_sharding.mesh.devices.flat),
+            "origin": self.origin,
         }
 
     def fit(
@@ -405,25 +441,19 @@ class SentenceEncoder:
         if show_progress_bar is not None:
             _check_one_name("show_progress", show_progress, "show_progress_bar")
             show_progress = show_progress_bar
-        if truncate_dim is not None:
-            check_count("truncate_dim", truncate_dim)
         only = isinstance(sentences, str)
         sentences = [sentences] if isinstance(sentences, str) else _as_list(sentences)
-        check_choice("on_truncation", on_truncation, ("warn", "error"))
-        limit = self.max_length if max_length is None else max_length
-        _check_length(limit, self.config)
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
         if dropout_seed is not None:
             check_seed("dropout_seed", dropout_seed)
+        how = self._how(
+            batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
+        )
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)
-        width = self.dimension if truncate_dim is None else min(self._whole_dimension, truncate_dim)
-        result = np.empty((len(distinct), width), np.float32)
-        prompt = self._prompt(prompt_name) if prompt is None else prompt
-        texts = [prompt + sentence for sentence in distinct] if prompt else distinct
-        truncated = 0
+        result = np.empty((len(distinct), how.width), np.float32)
+        chunks = (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
+        start = truncated = 0
         with tqdm(
             total=len(distinct),
             desc="encode",
@@ -431,29 +461,148 @@ class SentenceEncoder:
             delay=1,
             disable=None if show_progress is None else not show_progress,
         ) as bar:
-            for start, ids, cut in self._tokenised(texts, limit):
-                self._check_ids(ids, distinct[start : start + CHUNK])
-                if cut and on_truncation == "error":
-                    raise ValueError(f"{cut} sentences are longer than {limit} tokens")
+            for vectors, cut in self._encode_chunks(chunks, how, key, bar.update):
+                result[start : start + len(vectors)] = vectors
+                start += len(vectors)
                 truncated += cut
-                pooled = np.empty((len(ids), self._pooled_size), np.float32)
-                own_key = None if key is None else jax.random.fold_in(key, start)
-                for order, vectors in self._embed_chunk(ids, limit, batch_size, own_key):
-                    pooled[order] = vectors
-                    bar.update(len(order))
-                self._check_finite(pooled, distinct[start : start + CHUNK])
-                result[start : start + len(ids)] = self._finish(pooled, normalize, width)
-        if truncated and max_length is None:
+        if truncated and how.warns_of_long:
             warnings.warn(
-                f"{truncated} of {len(distinct)} distinct sentences were cut to {limit} tokens",
+                f"{truncated} of {len(distinct)} distinct sentences were cut to {how.limit} tokens",
                 stacklevel=2,
             )
         if only:
             return result[0]
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
-        index = {sentence: i for i, sentence in enumerate(distinct)}
-        return result[[index[s] for s in sentences]]
+        return result[_places(distinct, sentences)]
+
+    def encode_stream(
+        self,
+        sentences: Iterable[str],
+        *,
+        chunk_size: int = CHUNK,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        on_truncation: str = "warn",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+        on_progress: Callable[[int], Any] | None = None,
+    ) -> Iterator[Float[np.ndarray, "n D"]]:
+        """Encode sentences as they come, a chunk at a time: `encode` for more than memory holds.
+
+        Two chunks of sentences are held at a time, the one on the device and the one that is
+        tokenised meanwhile, and of the vectors one chunk. Equal sentences are computed once within
+        a chunk. The vectors of a chunk depend on its sentences alone, to the bit.
+
+        Example:
+            >>> with open("corpus.txt", encoding="utf-8") as file:
+            ...     for vectors in encoder.encode_stream(map(str.strip, file)):
+            ...         index.add(vectors)
+
+        Args:
+            sentences: strings, of which no more are taken than the next chunk needs.
+            chunk_size: how many sentences each array has, but for the last.
+            batch_size: as in `encode`; so are the options that follow.
+            normalize: scale to length one.
+            max_length: cut to so many tokens, without a warning.
+            on_truncation: ``"warn"``, once the sentences have ended, or ``"error"``.
+            prompt_name: put this prompt of the settings before every sentence.
+            prompt: put this text before every sentence.
+            truncate_dim: keep the first so many dimensions.
+            on_progress: called with the number of sentences that were done since its last call,
+                every time the device has done some.
+
+        Returns:
+            An iterator over float32 ``[n, D]``, in the order of the sentences.
+
+        Raises:
+            TypeError: as in `encode`; for a sentence that is no string when it is met.
+            ValueError: as in `encode`, or a ``chunk_size`` below 1.
+            FloatingPointError: as in `encode`.
+        """
+        check_count("chunk_size", chunk_size)
+        if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+            raise TypeError(f"sentences are a {type(sentences).__name__}; give an iterable of them")
+        how = self._how(
+            batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
+        )
+        return self._stream(iter(sentences), chunk_size, how, on_progress or (lambda _: None))
+
+    def _stream(
+        self, sentences: Iterator[str], size: int, how: _How, progress: Callable[[int], Any]
+    ) -> Iterator[np.ndarray]:
+        """Encode chunks of a stream; those ahead wait here for the places of equal sentences."""
+        waiting: deque[list[str]] = deque()
+
+        def distinct_chunks() -> Iterator[list[str]]:
+            taken = 0
+            while chunk := list(itertools.islice(sentences, size)):
+                _check_strings(chunk, taken)
+                taken += len(chunk)
+                waiting.append(chunk)
+                yield list(dict.fromkeys(chunk))
+
+        truncated = done = 0
+        for vectors, cut in self._encode_chunks(distinct_chunks(), how, None, progress):
+            chunk = waiting.popleft()
+            truncated += cut
+            done += len(chunk)
+            if len(vectors) < len(chunk):
+                progress(len(chunk) - len(vectors))
+                vectors = vectors[_places(list(dict.fromkeys(chunk)), chunk)]
+            yield vectors
+        if truncated and how.warns_of_long:
+            warnings.warn(
+                f"{truncated} of {done} sentences were cut to {how.limit} tokens", stacklevel=2
+            )
+
+    def _how(
+        self,
+        batch_size: int | None,
+        normalize: bool | None,
+        max_length: int | None,
+        on_truncation: str,
+        prompt_name: str | None,
+        prompt: str | None,
+        truncate_dim: int | None,
+    ) -> _How:
+        """Check the options of `encode`, and put in what the settings say where they are None."""
+        if truncate_dim is not None:
+            check_count("truncate_dim", truncate_dim)
+        check_choice("on_truncation", on_truncation, ("warn", "error"))
+        limit = self.max_length if max_length is None else max_length
+        _check_length(limit, self.config)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        prompt = self._prompt(prompt_name) if prompt is None else prompt
+        width = self.dimension if truncate_dim is None else min(self._whole_dimension, truncate_dim)
+        refuses = on_truncation == "error"
+        warns = not refuses and max_length is None
+        return _How(limit, refuses, warns, batch_size, normalize, prompt, width)
+
+    def _encode_chunks(
+        self,
+        chunks: Iterable[list[str]],
+        how: _How,
+        key: Array | None,
+        progress: Callable[[int], Any],
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """Encode chunks of sentences: the vectors of each, and how many sentences were cut."""
+        start = 0
+        for sentences, ids, cut in self._tokenised(chunks, how.prompt, how.limit):
+            self._check_ids(ids, sentences)
+            if cut and how.refuses_long:
+                raise ValueError(f"{cut} sentences are longer than {how.limit} tokens")
+            pooled = np.empty((len(ids), self._pooled_size), np.float32)
+            own_key = None if key is None else jax.random.fold_in(key, start)
+            for order, vectors in self._embed_chunk(ids, how.limit, how.batch_size, own_key):
+                pooled[order] = vectors
+                progress(len(order))
+            self._check_finite(pooled, sentences)
+            start += len(ids)
+            yield self._finish(pooled, how.normalize, how.width), cut
 
     def encode_query(
         self, sentences: str | Iterable[str], **options: Any
@@ -534,20 +683,22 @@ class SentenceEncoder:
                 )
 
     def _tokenised(
-        self, sentences: list[str], limit: int
-    ) -> Iterator[tuple[int, list[np.ndarray], int]]:
-        """Chunks of token ids; the next one is made while the device works on this one."""
-        starts = range(0, len(sentences), CHUNK)
+        self, chunks: Iterable[list[str]], prompt: str, limit: int
+    ) -> Iterator[tuple[list[str], list[np.ndarray], int]]:
+        """Tokenise chunks of sentences; the next one while the device works on this one."""
+
+        def tokenise(sentences: list[str]) -> tuple[list[np.ndarray], int]:
+            return self.tokenizer([prompt + s for s in sentences] if prompt else sentences, limit)
+
         with ThreadPoolExecutor(1) as ahead:
-            pending: Future | None = None
-            for start in starts:
-                job = pending or ahead.submit(
-                    self.tokenizer, sentences[start : start + CHUNK], limit
-                )
-                after = sentences[start + CHUNK : start + 2 * CHUNK]
-                ids, cut = job.result()
-                pending = ahead.submit(self.tokenizer, after, limit) if after else None
-                yield start, ids, cut
+            pending: deque[tuple[list[str], Future]] = deque()
+            for sentences in chunks:
+                pending.append((sentences, ahead.submit(tokenise, sentences)))
+                if len(pending) == 2:
+                    before, job = pending.popleft()
+                    yield before, *job.result()
+            for last, job in pending:
+                yield last, *job.result()
 
     def _embed_chunk(
         self, ids: list[np.ndarray], limit: int, batch_size: int | None, key: Array | None
@@ -596,14 +747,17 @@ class SentenceEncoder:
                 "simcse_jax.cosine_similarity compares them by the cosine all the same"
             )
         first, second = (
-            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x) for x in (a, b)
+            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x)
+            for x in (list(x) if isinstance(x, Iterator) else x for x in (a, b))
         )
         return cosine_similarity(first, second)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that this class, transformers and sentence-transformers load.
 
-        What else lies in the folder stays; a model there is replaced.
+        What else lies in the folder stays; a model there is replaced. Its card, ``README.md``, is
+        the one that came with a model of ours that is unchanged, else a short one of its own; a
+        card of the user's, or one that was edited, stays.
 
         A linear transform (whitening, the calibrations) becomes a Dense module there. A flow has no
         counterpart: sentence-transformers refuses the folder rather than leave it out.
@@ -621,7 +775,47 @@ class SentenceEncoder:
             self.tokenizer,
             self.tokenizer_folder,
             self.transform,
+            self.origin,
         )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Add a model of simcse_jax",
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hugging Face hub.
+
+        The repository, and the branch, are made where there is none. A card there that somebody has
+        edited stays, unless the model's own card was edited.
+
+        Args:
+            repo_id: the repository, as ``"user/name"``.
+            private: whether a repository that is made is private; default what the hub says.
+            token: of the hub; default the one that ``hf auth login`` has stored.
+            revision: the branch; default the main one.
+            commit_message: the commit's title.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: the hub has no such names of repositories.
+            OSError: the hub cannot be reached or refuses it; the message says what mends it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload(
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
 
 def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEncoder:
@@ -642,10 +836,20 @@ def _as_list(sentences: Iterable[str]) -> list[str]:
     if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
         raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
     listed = list(sentences)
-    for i, sentence in enumerate(listed):
+    _check_strings(listed)
+    return listed
+
+
+def _check_strings(sentences: list[Any], start: int = 0) -> None:
+    for i, sentence in enumerate(sentences, start):
         if not isinstance(sentence, str):
             raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
-    return listed
+
+
+def _places(distinct: list[str], sentences: list[str]) -> list[int]:
+    """Return where each sentence stands among the distinct ones."""
+    index = {sentence: i for i, sentence in enumerate(distinct)}
+    return [index[sentence] for sentence in sentences]
 
 
 def _check_one_name(name: str, value: object, other: str) -> None:

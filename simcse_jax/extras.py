@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Extra = Literal["train", "data", "transfer", "tokenizers", "mteb"]
+Extra = Literal["train", "data", "parquet", "datasets", "wandb", "transfer", "tokenizers", "mteb"]
 _WHAT: dict[Extra, str] = {
     "train": "training, or fitting a flow,",
     "data": "reading Wikipedia and TensorFlow Datasets",
+    "parquet": "reading a parquet file",
+    "datasets": "a data set of Hugging Face's, by its name or folder,",
+    "wandb": "logging to Weights & Biases",
     "transfer": "a transfer task or an estimator of scikit-learn's kind",
     "tokenizers": "a tokenizer without tokenizer.json",
     "mteb": "a model for mteb",

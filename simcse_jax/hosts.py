@@ -99,6 +99,8 @@ def _initialize(
                 process_id,
                 initialization_timeout=RUNTIME_SECONDS,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                # Who is done may wait long for the others: `wait_for_others`.
+                shutdown_timeout_seconds=RUNTIME_SECONDS,
             )
         except BaseException as error:
             failure.append(error)
@@ -121,6 +123,31 @@ def _initialize(
             said = True
             waits = _waits(coordinator, num_processes, process_id)
             print(f"{waits}, for {timeout:g} s at most", file=sys.stderr, flush=True)
+    if failure:
+        raise failure[0]
+
+
+def wait_for_others() -> None:
+    """Wait until all processes of the run are done, and part from them.
+
+    Not by a collective, which the transport between CPUs gives up after half an hour. In a thread,
+    since within JAX no signal is heard.
+
+    Raises:
+        JaxRuntimeError: one of them was lost; as a rule the runtime aborts this one then.
+    """
+    failure: list[BaseException] = []
+
+    def part() -> None:
+        try:
+            jax.distributed.shutdown()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=part, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
     if failure:
         raise failure[0]
 

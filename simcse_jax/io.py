@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import functools
@@ -16,7 +17,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def naming(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error) from error
         raise
 
 
@@ -94,7 +95,7 @@ def _copied_to(target: Path) -> Iterator[Path]:
     try:
         mode = os.stat(target).st_mode
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error) from error
     if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         raise OSError(f"cannot write {target}: it is a disk or a socket; give the name of a file")
     if not os.access(target, os.W_OK):
@@ -108,7 +109,7 @@ def _copied_to(target: Path) -> Iterator[Path]:
             with temporary.open("rb") as source, target.open("ab") as sink:
                 shutil.copyfileobj(source, sink)
         except OSError as error:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error) from error
 
 
 # Without this file no reader, ours or another's, takes a folder for a model.
@@ -149,7 +150,7 @@ def written_folder(
         except OSError as error:
             if error.errno is None:  # it says what is wrong already
                 raise
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error) from error
     finally:
         finish_write(target, marker)  # where an interrupt came between two files
         if _unfinished(target, marker) != temporary:  # else it holds what the folder lacks
@@ -271,13 +272,19 @@ def _unfinished(target: Path, marker: str) -> Path | None:
     return source if whole else None
 
 
-def is_written(folder: AnyPath, marker: str) -> bool:
-    """Tell whether a folder holds all that `written_folder` put there."""
+def is_written(folder: AnyPath, marker: str, spare: Iterable[str] = ()) -> bool:
+    """Tell whether a folder holds all that `written_folder` put there.
+
+    Args:
+        folder: where.
+        marker: as in `written_folder`.
+        spare: the files that may be gone.
+    """
     try:
         record = read_object(Path(folder) / marker)
     except (OSError, ValueError):
         return False
-    files = record.get("files", [])  # version 0.1 lists none
+    files = set(record.get("files", [])).difference(spare)  # version 0.1 lists none
     return not record.get("incomplete") and all((Path(folder) / name).is_file() for name in files)
 
 
@@ -305,11 +312,12 @@ def _make_beside(target: Path, make: Callable[[Path], None]) -> Path:
         remove_leftovers(target.parent, target.name)
         make(temporary)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error) from error
     return temporary
 
 
-def _cannot_write(target: Path, error: OSError) -> OSError:
+def cannot_write(target: Path, error: OSError) -> OSError:
+    """Return the error that says which file was to be written."""
     return type(error)(f"cannot write {target}: {error.strerror or error}")
 
 
@@ -425,7 +433,7 @@ def read_json(path: AnyPath) -> Any:
         FileNotFoundError: no such file.
         ValueError: it is not UTF-8 or not JSON; the message names file and line.
     """
-    return _parse_json(_read_text(path), path)
+    return parse_json(_read_text(path), path)
 
 
 def read_object(path: AnyPath) -> dict[str, Any]:
@@ -448,10 +456,15 @@ def read_json_lines(path: AnyPath) -> list[Any]:
         FileNotFoundError: no such file.
         ValueError: a line is not UTF-8 or not JSON; the message names file and line.
     """
-    return [_parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
+    return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
 
 
-def _parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
+def parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
+    """Parse JSON that stands in a file from this line on.
+
+    Raises:
+        ValueError: it is not JSON; the message names file and line.
+    """
     try:
         return json.loads(text)
     except RecursionError:
@@ -480,6 +493,47 @@ def read_lines(path: AnyPath, encoding: str = "utf-8") -> list[str]:
     # Not str.splitlines, which also breaks at characters that sentences may hold (U+2028, U+0085).
     lines = _read_text(path, encoding).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def iter_lines(path: AnyPath, start: int = 0) -> Iterator[str]:
+    r"""Read a text file a line at a time: `read_lines` for more than memory holds.
+
+    Args:
+        path: the file; ``-`` is standard input.
+        start: leave out so many lines; they are not looked at.
+
+    Raises:
+        FileNotFoundError, OSError: as in `read_lines`.
+        ValueError: as in `read_lines`, when the line is met.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else open_data(path) as file:
+        for number, line in enumerate(_raw_lines(file, name), 1):
+            if number > start:
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise _not_text(error, name, "utf-8", number) from error
+                if "\0" in text:
+                    raise _nul_byte(name, number)
+                yield text
+
+
+def _raw_lines(file: Iterable[bytes], name: str) -> Iterator[bytes]:
+    r"""Split a file into lines without their ends, a byte order mark left out.
+
+    A file whose lines end with ``\r`` alone is taken whole.
+    """
+    for number, line in enumerate(file):
+        if number == 0:
+            _check_unpacked(line, name)
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if not line:  # nothing but the mark
+                return
+        if b"\r" in line:
+            yield from _with_newlines(line).removesuffix(b"\n").split(b"\n")
+        else:
+            yield line.removesuffix(b"\n")
 
 
 def open_data(path: AnyPath) -> BufferedReader:
@@ -525,14 +579,22 @@ def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
         name = str(path)
         with open_data(path) as file:
             raw = file.read()
-    for magic, unpack in _COMPRESSED.items():
-        if re.match(magic, raw):
-            raise ValueError(f"{name} is compressed; unpack it with {unpack}")
+    _check_unpacked(raw, name)
     text = _decode(_with_newlines(raw), name, encoding)
     if "\0" in text and encoding == "utf-8":
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{name}, line {line}: holds a NUL byte; give a text file in UTF-8")
+        raise _nul_byte(name, text[: text.index("\0")].count("\n") + 1)
     return text
+
+
+def _check_unpacked(start: bytes, name: str) -> None:
+    """Raise a ValueError where a file starts as a compressed one does."""
+    for magic, unpack in _COMPRESSED.items():
+        if re.match(magic, start):
+            raise ValueError(f"{name} is compressed; unpack it with {unpack}")
+
+
+def _nul_byte(name: str, line: int) -> ValueError:
+    return ValueError(f"{name}, line {line}: holds a NUL byte; give a text file in UTF-8")
 
 
 def _with_newlines(text: bytes) -> bytes:
@@ -543,12 +605,18 @@ def _decode(raw: bytes, name: AnyPath, encoding: str) -> str:
     try:
         return raw.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
-        # error.object is what follows the byte order mark, from where error.start counts.
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{name}, line {line}: not {encoding.upper()} (byte 0x{error.object[error.start]:02x});"
-            " convert it with iconv"
-        ) from error
+        raise _not_text(error, name, encoding) from error
+
+
+def _not_text(
+    error: UnicodeDecodeError, name: AnyPath, encoding: str, first_line: int = 1
+) -> ValueError:
+    # error.object is what follows the byte order mark, from where error.start counts.
+    line = first_line + error.object[: error.start].count(b"\n")
+    return ValueError(
+        f"{name}, line {line}: not {encoding.upper()} (byte 0x{error.object[error.start]:02x});"
+        " convert it with iconv"
+    )
 
 
 # ---------------------------------------------------------------------------------------------

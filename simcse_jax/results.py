@@ -1,9 +1,9 @@
-"""What a run leaves of its scores: ``results.json``, ``summary.json``, and the closing table."""
+"""What a run leaves of its scores: in ``results.json``, ``summary.json``, cards, closing table."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +12,14 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.table import Table
 
-from simcse_jax import io
+from simcse_jax import hub, io
 from simcse_jax.config import Config
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Column, Scores
 from simcse_jax.machine import hardware
+from simcse_jax.run_card import outcome
 from simcse_jax.training import FitResult
-from simcse_jax.training.run_folder import RESULTS, SUMMARY
+from simcse_jax.training.run_folder import MODELS, RESULTS, SUMMARY
 
 console = Console(width=110)
 
@@ -39,8 +40,12 @@ def write_results(
     dev_before: Mapping[str, float],
     before: Mapping[str, Any] | None,
     best_metric: str | None,
+    card: Callable[[hub.Outcome], str],
 ) -> dict[str, Any]:
-    """Score the best and the last model and write ``results.json``."""
+    """Score the best and the last model, and write their cards and ``results.json``.
+
+    The latter comes last: a run that is killed before has not ended, and does all of it again.
+    """
     chosen = result.best or {"step": result.step, "value": None}
     folder = config.run.output_dir
     if jax.process_count() > 1:
@@ -66,6 +71,8 @@ def write_results(
         "last": best if chosen["step"] == result.step else test("last"),
     }
     if jax.process_index() == 0:
+        for name in MODELS:
+            hub.write_card(folder / name, card(outcome(config, results, name, scores)))
         io.write_json(folder / RESULTS, results)
     return results
 

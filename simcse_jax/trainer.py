@@ -1,16 +1,18 @@
 """Train a model by one call: the data, the model, the step, the loop, the folder.
 
 It reads from top to bottom. A run's folder then holds ``run.json`` (the configuration),
-``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``best/`` and ``last/`` (model folders) and
-``results.json``; several seeds have a folder each, and ``summary.json`` beside them.
+``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``best/`` and ``last/`` (model folders with
+their cards) and ``results.json``; several seeds have a folder each, and ``summary.json`` beside
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,23 +25,24 @@ from jax.sharding import Mesh
 from simcse_jax import hosts, hub, io
 from simcse_jax.checks import check_finite, quoted
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
-from simcse_jax.config import Config, fixed_fields, load_config, replace, to_json
+from simcse_jax.config import OBJECTIVES, Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
 from simcse_jax.data.datasets import (
     GIVEN,
     TrainingData,
-    check_supervised,
+    given_data,
     load_training_data,
     with_positives,
 )
+from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.data.training_text import TrainingText
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Scores, sts_scores, triplet_scores, with_nli
 from simcse_jax.extras import needs
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import Model, Sbert
 from simcse_jax.results import close, say, write_results
+from simcse_jax.run_card import training_facts
 from simcse_jax.training import (
     Evaluation,
     FitResult,
@@ -64,24 +67,31 @@ from simcse_jax.training.run_folder import (
     on_first_process,
     read_results,
 )
+from simcse_jax.training.writers import records
 from simcse_jax.transforms import Flow, FlowConfig
 
 Evaluate = Callable[[SentenceEncoder], Mapping[str, float]]
 Before = dict[str, Mapping[str, Any]]
 """Scores before training, by a digest of the model."""
+Card = Callable[[hub.Outcome | None], str]
+"""From what a run has given to the card of a model; None while it goes on."""
 # The data of a run whose sentences are given, in its configuration.
 GIVEN_DATA: dict[str, Any] = {
     "dataset": GIVEN,
     **dict.fromkeys(("train_files", "test_files"), ()),
     **dict.fromkeys(("dataset_source", "columns", "per_article"), None),
+    **dict.fromkeys(("label_column", "score_column"), None),
+    "highest_score": 1.0,
     "labelled_nli": False,
 }
+# What of it says how the sentences that are given are to be read.
+_HOW = ("columns", "label_column", "score_column", "highest_score", "labelled_nli", "test_files")
 
 
 def train(
     config: Config | str | Path,
     *,
-    sentences: Iterable[str] | Iterable[Sequence[str]] | None = None,
+    sentences: Any = None,
     evaluate: Evaluate | None = None,
     **changes: Any,
 ) -> SentenceEncoder:
@@ -95,8 +105,10 @@ def train(
 
     Args:
         config: a configuration, its name (see `simcse_jax.config.CONFIGS`), or its file.
-        sentences: what to train on instead of what the configuration says: sentences, or tuples of
-            two (sentence, positive) or three (and a hard negative).
+        sentences: what to train on instead of what the configuration says: an iterable of
+            sentences, or of tuples of two (sentence, positive) or three (and a hard negative); or
+            what has columns, such as a `Dataset` of Hugging Face's or a frame of pandas or polars,
+            of which ``columns=("question", "answer")`` are trained on. All of it is read at once.
         evaluate: measures the model on the way, instead of STS; the first of its numbers chooses
             the best model, higher is better.
         **changes: fields of the configuration by name, such as ``output_dir`` or ``batch_size``.
@@ -126,7 +138,7 @@ def train(
 def train_seeds(
     config: Config,
     *,
-    sentences: Iterable[str] | Iterable[Sequence[str]] | None = None,
+    sentences: Any = None,
     evaluate: Evaluate | None = None,
 ) -> list[dict[str, Any]]:
     """Train every seed and close with a table; see `train`.
@@ -144,10 +156,13 @@ def train_seeds(
     enable_compilation_cache()
     compiled = compilations()
     run = config.run
-    text = None
+    check_label_columns(config)
+    if run.wandb is not None:
+        with needs("wandb"):  # said before the text is read
+            import wandb  # noqa: F401
+    data = None
     if sentences is not None:
-        text = text_of(sentences)
-        check_supervised(config.data, len(text.columns))
+        data = given_data(sentences, config.data, run.seed)
         config = replace(config, **GIVEN_DATA)
     if config.data.data_seed is None:
         config = replace(config, data_seed=run.seed)
@@ -160,10 +175,8 @@ def train_seeds(
         for folder in dict.fromkeys((run.output_dir, *(c.run.output_dir for c in own))):
             stack.enter_context(claimed(folder))
         on_first_process(lambda: check_folders(config, own))
-        if text is None:
+        if data is None:
             data = load_training_data(config.data, run.seed, run.eval_data)
-        else:
-            data = TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
         scores = choose_scores(config, data, evaluate)
         if "nli" in data.held_out:
             say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
@@ -221,7 +234,8 @@ def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
     Raises:
         ValueError: ``train_files`` and the like beside ``sentences``, or none in ``train_files``.
     """
-    if sentences and (twice := next((name for name in GIVEN_DATA if changes.get(name)), None)):
+    others = [name for name in GIVEN_DATA if name not in _HOW]
+    if sentences and (twice := next((name for name in others if changes.get(name)), None)):
         raise ValueError(
             f"sentences and {twice} are both given, and both say what to train on; leave one out"
         )
@@ -230,40 +244,26 @@ def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
         raise ValueError("train_files is empty; name a file, or leave train_files out")
 
 
-def text_of(sentences: Iterable[str] | Iterable[Sequence[str]]) -> TrainingText:
-    """Make a training text of sentences, or of tuples of two or three.
-
-    Raises:
-        ValueError: neither of them, or tuples of different lengths.
-    """
-    if isinstance(sentences, str):
-        raise ValueError("sentences is one string; give a list of them, or a file as train_files")
-    rows = []
-    if isinstance(sentences, Iterable):
-        for row in sentences:
-            several = isinstance(row, Iterable) and not isinstance(row, str)
-            rows.append(tuple(row) if several else (row,))
-    widths = {len(row) for row in rows}
-    strings = all(isinstance(sentence, str) for row in rows for sentence in row)
-    if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
-        raise ValueError(
-            "sentences must be a list of strings, or of tuples of two or three strings, all of one "
-            "length"
-        )
-    return TrainingText(tuple(zip(*rows, strict=True)))
-
-
 def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None) -> Scores:
     """Choose what is measured on the way and at the end."""
     run = config.run
     if run.all_tasks and run.eval_data is None:
         raise ValueError("all_tasks has no effect without eval_data, SentEval's folder")
+    own_pairs = run.eval_data is not None and run.eval_data.is_file()
+    if own_pairs and run.all_tasks:
+        raise ValueError(f"all_tasks needs SentEval's folder as eval_data, not {run.eval_data}")
+    if not own_pairs and run.eval_columns != COLUMNS:
+        raise ValueError(
+            f"eval_columns is {' '.join(run.eval_columns)}, which has no effect: it needs a file "
+            "of pairs as eval_data"
+        )
+    measured = run.eval_data, run.all_tasks, run.eval_columns
     if "dev" in data.held_out:
         distance = config.objective.distance if isinstance(config.objective, Sbert) else "euclidean"
-        sts = None if run.eval_data is None else sts_scores(run.eval_data, run.all_tasks)
+        sts = None if run.eval_data is None else sts_scores(*measured)
         scores = triplet_scores(data.held_out, distance, sts)
     else:
-        scores = sts_scores(run.eval_data, run.all_tasks)
+        scores = sts_scores(*measured)
     objective = config.objective
     if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
         scores = with_nli(scores, data.held_out["nli"])
@@ -276,6 +276,24 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
             "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
         )
     return scores
+
+
+def check_label_columns(config: Config) -> None:
+    """Refuse a column of classes or of similarities that the objective does not learn.
+
+    Raises:
+        ValueError: there is one.
+    """
+    objective, data = config.objective, config.data
+    if type(objective) not in OBJECTIVES.values():
+        return  # of the user's own
+    kind = objective.kind if isinstance(objective, Sbert) else None
+    for field, learner in (("label_column", "softmax"), ("score_column", "regression")):
+        if (name := getattr(data, field)) is not None and kind != learner:
+            raise ValueError(
+                f"{field} is {name!r}, which this objective does not learn; leave it out, or train "
+                f"Sentence-BERT's {learner}"
+            )
 
 
 def checked(evaluate: Evaluate) -> Evaluate:
@@ -324,6 +342,8 @@ def train_seed(
     text = with_positives(data, config.data, run.seed)
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
+    if isinstance(objective, Sbert) and (labels := getattr(text, "labels", None)) is not None:
+        objective.check_labels(labels)
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
     with naming_text(config):
@@ -340,6 +360,7 @@ def train_seed(
     batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
     total = run.total_steps(batches.steps_per_epoch)
+    card = card_of(untrained, training_facts(config, data, text, total, scores))
 
     # Optimizer and step
     optimizer = make_optimizer(config.optimizer, total)
@@ -360,7 +381,9 @@ def train_seed(
         best_metric = scores.best_metric or next(iter(dev_before), None)
 
         # Loop
-        record = stack.enter_context(tensorboard(run.output_dir))
+        record = stack.enter_context(
+            records(run.output_dir, to_json(config), run.wandb, run.resume)
+        )
         result = fit(
             compiled,
             replicate(state, mesh),
@@ -370,7 +393,7 @@ def train_seed(
             checkpoints=checkpoints,
             checkpoint_every=run.checkpoint_steps,
             resume=run.resume,
-            evaluation=evaluation_of(config, scores, untrained, best_metric),
+            evaluation=evaluation_of(config, scores, untrained, best_metric, card),
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
             on_start=lambda start: say_start(config, start, total),
@@ -384,15 +407,25 @@ def train_seed(
         )
     if jax.process_index() == 0:
         for name in ("last",) if result.best else ("last", "best"):
-            save_trained(config, untrained, result.state.params, name)
+            save_trained(config, untrained, result.state.params, name, card)
     seconds = time.perf_counter() - started
     return write_results(
-        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric, card
     )
 
 
+def card_of(encoder: SentenceEncoder, training: hub.Training) -> Card:
+    """Return the card of a run's models, but for the outcome: None before its end."""
+    facts = hub.model_facts(encoder.config, encoder.settings, encoder.transform)
+    return functools.partial(hub.model_card, facts, encoder.origin, training)
+
+
 def evaluation_of(
-    config: Config, scores: Scores, untrained: SentenceEncoder, best_metric: str | None
+    config: Config,
+    scores: Scores,
+    untrained: SentenceEncoder,
+    best_metric: str | None,
+    card: Card,
 ) -> Evaluation | None:
     """Say how the loop scores parameters and keeps the best; None where nothing is scored."""
     if best_metric is None:
@@ -401,7 +434,7 @@ def evaluation_of(
         config.run.eval_every,
         lambda params: scores.dev(with_trained(config, untrained, params)),
         best_metric,
-        lambda params, *_: save_trained(config, untrained, params, "best"),
+        lambda params, *_: save_trained(config, untrained, params, "best", card),
         lambda: hub.is_whole(config.run.output_dir / "best"),
     )
 
@@ -499,7 +532,7 @@ def load_model(config: Config) -> Model:
         )
     settings = hub.read_settings(folder, config.model.pooling)
     if (transform := hub.read_transform(folder)) is not None:
-        say(f"{folder} ends with a {transform.kind}; training is of the encoder, and leaves it out")
+        say(f"{folder} ends with a {transform.kind}, which is left out: training is of the encoder")
     tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
@@ -514,10 +547,28 @@ def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncode
         model.config,
         exported(config, params),
         model.tokenizer,
-        hub.read_settings(folder, objective.export_pooling(config.model.pooling)),
+        settings_without_transform(folder, objective.export_pooling(config.model.pooling)),
         dtype=config.model.dtype,
         tokenizer_folder=hub.encoder_folder(folder),
+        origin=start_of(config, folder),
     )
+
+
+def start_of(config: Config, folder: Path) -> hub.Origin:
+    """Say for the card which model training starts from, which lies in a folder."""
+    origin = hub.read_origin(config.model.model, folder)
+    return origin._replace(num_layers=config.model.num_layers)
+
+
+def settings_without_transform(folder: Path, pooling: str) -> hub.EncoderSettings:
+    """Read how a start folder is used, with another pooling and without its transform.
+
+    Its embeddings are not truncated then: that was said of what the transform gives.
+    """
+    settings = hub.read_settings(folder, pooling)
+    if hub.read_transform(folder) is None:
+        return settings
+    return dataclasses.replace(settings, truncate_dim=None)
 
 
 def with_trained(config: Config, encoder: SentenceEncoder, params: Any) -> SentenceEncoder:
@@ -525,12 +576,18 @@ def with_trained(config: Config, encoder: SentenceEncoder, params: Any) -> Sente
     return encoder.with_params(exported(config, params))
 
 
-def save_trained(config: Config, encoder: SentenceEncoder, params: Any, name: str) -> None:
-    """Write parameters that are being trained as a model of the run, with the objective's own."""
+def save_trained(
+    config: Config, encoder: SentenceEncoder, params: Any, name: str, card: Card
+) -> None:
+    """Write parameters that are being trained as a model of the run, with the objective's own.
+
+    Its card has no scores until `write_results` writes them.
+    """
     assert not isinstance(config.objective, FlowConfig)
     with hub.model_folder(config.run.output_dir / name) as folder:
         with_trained(config, encoder, params).save_pretrained(folder)
         config.objective.save(folder, jax.tree.map(np.asarray, params))
+        hub.write_card(folder, card(None))
 
 
 def exported(config: Config, params: Any) -> hub.Params:
@@ -551,6 +608,7 @@ def check_flow(config: Config) -> None:
         ("grad_cache_chunks", run.grad_cache_chunks, 1),
         ("parallel", run.parallel, "shard_map"),
         ("dropout", config.model.dropout, None),
+        ("wandb", run.wandb, None),
     ):
         if value != only:
             raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")
@@ -573,16 +631,11 @@ def train_flow_seed(
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
     fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
-    if (finished := finished_results(config, fixed)) is not None:
+    with naming_text(config):
+        finished = finished_results(config, fixed)
+    if finished is not None:
         return finished
-    encoder = SentenceEncoder.from_pretrained(
-        config.model.model,
-        pooling=config.model.pooling,
-        num_layers=config.model.num_layers,
-        max_length=config.data.max_length,
-        normalize=False,
-        dtype=config.model.dtype,
-    ).with_transform(None)
+    encoder = frozen_encoder(config)
     start_folder(config)
     scores_before = score_before(encoder, scores, before) if run.test_before else None
     started = time.perf_counter()
@@ -604,16 +657,34 @@ def train_flow_seed(
         resume=run.resume,
     )
     fitted = encoder.with_transform(flow)
+    card = card_of(fitted, training_facts(config, data, data.text, flow.steps, scores))
     if jax.process_index() == 0:
         for name in ("best", "last"):
             fitted.save_pretrained(run.output_dir / name)
+            hub.write_card(run.output_dir / name, card(None))
     metrics = dict(scores.dev(fitted))
     best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
     result = FitResult(None, flow.steps, None, best)
     seconds = time.perf_counter() - started
     return write_results(
-        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric
+        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric, card
     )
+
+
+def frozen_encoder(config: Config) -> SentenceEncoder:
+    """Make the encoder that a flow is fitted to, used as its start folder says but for lengths."""
+    folder = hub.find_model(config.model.model)
+    model = load_model(config)
+    settings = settings_without_transform(folder, config.model.pooling)
+    return SentenceEncoder(
+        model.config,
+        dict(model.params),
+        model.tokenizer,
+        dataclasses.replace(settings, max_length=config.data.max_length, normalize=False),
+        dtype=config.model.dtype,
+        tokenizer_folder=hub.encoder_folder(folder),
+        origin=start_of(config, folder),
+    ).with_transform(None)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -645,29 +716,3 @@ def start_folder(config: Config) -> None:
     """Write the configuration into the run's folder."""
     if jax.process_index() == 0:
         io.write_json(config.run.output_dir / RUN, to_json(config))
-
-
-@contextmanager
-def tensorboard(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Give a function that writes the loop's records for TensorBoard, from the first process."""
-    if jax.process_index() != 0:
-        yield lambda values: None
-        return
-    with needs("train"):
-        from tensorboardX import SummaryWriter
-
-    place = folder / "tensorboard"
-    with io.naming(place):
-        writer = SummaryWriter(str(place))
-
-    def record(values: Mapping[str, Any]) -> None:
-        for name, value in {**values, **values.get("eval", {})}.items():
-            if name not in ("step", "eval"):
-                with io.naming(place):
-                    writer.add_scalar(name, value, values["step"])
-
-    try:
-        yield record
-    finally:
-        with io.naming(place):
-            writer.close()

@@ -16,6 +16,7 @@ from simcse_jax.checks import (
     check_positive,
     check_seed,
     listed,
+    quoted,
 )
 from simcse_jax.data.packing import pack_rows
 from simcse_jax.encoder import cosine_similarity
@@ -30,7 +31,7 @@ NAN, INF = float("nan"), float("inf")
 
 def test_what_is_right_passes():
     check_choice("a", "x", ("x", "y"))
-    for value in (1, np.int64(1), 2**70):
+    for value in (1, np.int64(1), 2**62):
         check_count("a", value)
     for value in (1e-300, 1, INF, np.float32(1), np.int32(1)):
         check_positive("a", value)
@@ -48,6 +49,9 @@ def test_what_is_right_passes():
     [
         (lambda v: check_choice("a", v, ("x", "y")), ("z", "", 1, None, ["x"]), "one of x, y"),
         (lambda v: check_count("a", v), (0, -1), "at least 1"),
+        (lambda v: check_count("a", v), (2**63, 10**400), f"at most {2**63 - 1}"),
+        (lambda v: check_count("a", v, 1, 5), (6,), "at most 5"),
+        (lambda v: check_positive("a", v), (2**63,), "a number of 64 bits"),
         (lambda v: check_count("a", v), (1.0, NAN, True, "1", None, np.True_), "a whole number"),
         (lambda v: check_positive("a", v), (0, -1.0, NAN, -INF), "positive"),
         (lambda v: check_positive("a", v), (True, "1", None, [1], 1j), "a number"),
@@ -61,7 +65,7 @@ def test_what_is_right_passes():
 )
 def test_what_is_wrong_is_named_with_what_would_be_right(check, values, wanted):
     for value in values:
-        sentence = re.escape(f"a is {value!r}; it must be {wanted}")
+        sentence = re.escape(f"a is {quoted(value)}; it must be {wanted}")
         with pytest.raises(ValueError, match=f"^{sentence}$"):
             check(value)
 

@@ -1,7 +1,6 @@
 """The console command: what it writes, and that a wrong input costs one sentence."""
 
 import _thread
-import errno
 import inspect
 import io
 import json
@@ -17,10 +16,13 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from simcse_jax import SentenceEncoder, __version__, trainer
+from simcse_jax import SentenceEncoder, __version__
 from simcse_jax.cli import (
+    Encode,
+    Processes,
     is_not_from_below,
     main,
     print_what_ends_the_program,
@@ -109,7 +111,7 @@ def test_a_signal_leaves_nothing_half_made(
         os.kill(os.getpid(), number)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(SentenceEncoder, "encode", stopped)
+    monkeypatch.setattr(SentenceEncoder, "encode_stream", stopped)
     with pytest.raises(SystemExit) as stop:
         main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.npy"), *model])
     assert stop.value.code == code
@@ -132,6 +134,42 @@ def test_vectors_go_through_a_pipe_and_words_beside_it(golden, model, tmp_path, 
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "float32 [1, 32]" in printed.err
+
+
+def test_a_corpus_of_json_lines_to_parquet(golden, model, tmp_path, capsys):
+    corpus, out = tmp_path / "c.jsonl", tmp_path / "v.parquet"
+    corpus.write_text('{"id": 7, "body": "a dog"}\n{"id": 8, "body": "a cat eats"}\n')
+    command = ["encode", str(corpus), "--output", str(out), *model]
+    main([*command, "--column", "body"])
+    assert capsys.readouterr().out == f"{out}: float32 [2, 32]\n"
+    found = pq.read_table(out)
+    assert found.column("id").to_pylist() == [7, 8]
+    expected = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean").encode(
+        ["a dog", "a cat eats"]
+    )
+    np.testing.assert_array_equal(found.column("embedding").to_pylist(), expected)
+    fails(command, capsys, "c.jsonl, line 1: has no field 'text'; it has id, body")
+
+
+def test_options_of_a_corpus_that_cannot_be(model, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("a dog\n")
+    os.mkfifo(tmp_path / "pipe")
+    base = ["encode", str(tmp_path / "in.txt"), *model]
+    out = ["--output", str(tmp_path / "v.npy")]
+    pipe = ["--output", str(tmp_path / "pipe")]
+    for options, message in (
+        ([*out, "--column", "text"], "--column is given, and"),
+        ([*pipe, "--resume"], "pipe is no regular file; leave --resume out"),
+        ([*out, "--num-processes", "2"], "coordinator, num_processes and process_id go together"),
+        ([*out, "--join-timeout", "0"], "join_timeout is 0; it must be at least 1"),
+    ):
+        fails([*base, *options], capsys, message)
+    shared = Encode(str(tmp_path / "in.txt"), tmp_path / "pipe", processes=Processes(True))
+    with pytest.raises(ValueError, match="pipe is no regular file; each process writes"):
+        shared.run()
+    shared = Encode("-", tmp_path / "v.npy", processes=Processes(True))
+    with pytest.raises(ValueError, match="standard input cannot be shared by several processes"):
+        shared.run()
 
 
 def test_log_lines_of_the_libraries_below_are_kept_from_people():
@@ -199,6 +237,25 @@ def test_evaluate(model, tmp_path, capsys):
     assert f"{task['all']:.2f}" in capsys.readouterr().out
 
 
+def test_evaluate_on_pairs_of_ones_own(model, tmp_path, capsys):
+    rows = [("5.0", "a dog", "the dog"), ("1.0", "a cat eats", "the piano"), ("3", "man", "woman")]
+    write_stsb(tmp_path, rows)
+    own = tmp_path / "own.tsv"
+    own.write_text("stars\tone\tthe other\n" + "".join("\t".join(row) + "\n" for row in rows))
+    results = tmp_path / "results.json"
+    args = ["evaluate", "--pairs", str(own), "--columns", "one", "the other", "stars"]
+    main([*args, "--data", str(tmp_path), "--tasks", "STS-B", "--output", str(results), *model])
+    tasks = json.loads(results.read_text())["tasks"]
+    same = tasks["STS-B"] | {"subsets": {"own": tasks["STS-B"]["subsets"]["test"]}}
+    assert tasks == {"STS-B": tasks["STS-B"], "own": same}
+    main([*args, *model])
+    assert f"{tasks['own']['all']:.2f}" in capsys.readouterr().out
+    fails(args[:3], capsys, "own.tsv has no column 'sentence1'; name one of those it has: stars,")
+    fails(["evaluate"], capsys, "give --data, SentEval's folder, or --pairs")
+    fails(["evaluate", "--pairs", str(own), "--tasks", "STS-B"], capsys, "--tasks has no effect")
+    fails(["evaluate", "--data", "x", *args[3:]], capsys, "--columns has no effect without --pairs")
+
+
 def test_evaluate_what_is_not_there(model, tmp_path, capsys):
     fails(["evaluate", "--data", str(tmp_path), *model], capsys, "lacks 50 of 50 files")
     fails(
@@ -239,20 +296,3 @@ def test_callbacks_of_other_threads_print_no_traceback(capsys):
     time.sleep(0.2)
     print_what_ends_the_program(type(error), error, None)  # Python is below, and goes on
     assert capsys.readouterr().err == ""
-
-
-def test_a_disk_that_fills_up_under_tensorboard_is_named(tmp_path, monkeypatch):
-    class Full:
-        def __init__(self, folder):
-            pass
-
-        def add_scalar(self, *arguments):
-            pass
-
-        def close(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tensorboardX.SummaryWriter", Full)
-    with pytest.raises(OSError, match="cannot write .*/tensorboard: No space left on device"):  # noqa: SIM117
-        with trainer.tensorboard(tmp_path) as record:
-            record({"step": 1, "loss": 2.0})

@@ -113,6 +113,24 @@ def test_the_command_line_changes_any_field():
     assert isinstance(config, Config)
 
 
+def test_columns_are_a_number_or_names():
+    for args, columns in (
+        ("--columns 2", 2),
+        ("--columns text", ("text",)),
+        ("--columns premise entailment contradiction", ("premise", "entailment", "contradiction")),
+    ):
+        config = override(CONFIGS["sup_simcse"], "sup_simcse", args.split())
+        assert config.data.columns == columns
+        assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    config = replace(CONFIGS["sup_simcse"], columns=["text"])
+    assert replace(config, columns="text") == config
+    assert replace(config, columns=np.int64(2)).data.columns == 2
+    with pytest.raises(ValueError, match="columns is 1.5; it must be a whole number or a tuple"):
+        replace(config, columns=1.5)
+    with pytest.raises(ValueError, match="--columns is given without a value"):
+        override(CONFIGS["sup_simcse"], "sup_simcse", ["--columns", "--seed", "1"])
+
+
 def test_a_flow_is_not_offered_what_it_does_not_hear(capsys):
     with pytest.raises(SystemExit):
         override(CONFIGS["flow"], "flow", ["--help"])

@@ -364,6 +364,8 @@ def test_similarity(minilm):
     lists = [vector.tolist() for vector in vectors[1]]
     np.testing.assert_allclose(minilm.similarity(first, lists), scores, atol=1e-6)
     np.testing.assert_allclose(minilm.similarity("a dog", np.array(second)), scores, atol=1e-6)
+    iterators = iter(first), (vector for vector in vectors[1])
+    np.testing.assert_allclose(minilm.similarity(*iterators), scores, atol=1e-6)
 
 
 def test_similarity_of_what_is_not_finite_is_refused(tiny):

@@ -1,5 +1,6 @@
 """Several processes through the command line: what they compute, and what is said when one dies."""
 
+import json
 import os
 import signal
 import socket
@@ -11,8 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
-from simcse_jax import hosts
+from simcse_jax import cli, hosts
 from simcse_jax.cli import main, run_or_explain
 from simcse_jax.config import CONFIGS, replace
 from simcse_jax.io import read_json, read_json_lines
@@ -37,11 +39,26 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def start(args: list[str], address: str, number: int, **environment: str) -> subprocess.Popen:
+# The child of `hosts.watch` alone, which misses the others after seconds.
+IMPATIENT_CHILD = """
+import os, socket, sys, tempfile
+from simcse_jax import cli, hosts
+hosts.HEARTBEAT_SECONDS = 4
+parent, own = socket.socketpair()
+log, name = tempfile.mkstemp()
+os.environ["SIMCSE_JAX_CHILD"] = f"{log} {own.detach()} {name}"
+cli.main(sys.argv[1:])
+"""
+COMMAND = "from simcse_jax.cli import main; main()"
+
+
+def start(
+    args: list[str], address: str, number: int, code: str = COMMAND, **environment: str
+) -> subprocess.Popen:
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     rank = ["--distributed", "--coordinator", address, "--num-processes", "2", "--process-id"]
     return subprocess.Popen(
-        [sys.executable, "-m", "simcse_jax.cli", *args, *rank, str(number)],
+        [sys.executable, "-c", code, *args, *rank, str(number)],
         env=os.environ | {"XLA_FLAGS": flags} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -100,6 +117,50 @@ def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
     for which in ("best", "last"):
         mine, theirs = (x / which / "model.safetensors" for x in (tmp_path / "broken", whole))
         assert mine.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_commands_encode_their_shares_and_a_lost_one_costs_no_other_its_work(golden, tmp_path):
+    """Together they have the rows of one process; what is done is not done again with --resume."""
+    lines = [json.dumps({"id": i, "body": f"the dog number {i} sees a cat"}) for i in range(61)]
+    corpus, one = tmp_path / "corpus.jsonl", tmp_path / "one.npy"
+    args = ["encode", str(corpus), "--column", "body", "--model", str(golden / "tiny-bert")]
+    args += ["--pooling", "mean", "--output"]
+    shards = [tmp_path / "out" / f"v-0000{i}-of-00002.npy" for i in range(2)]
+
+    corpus.write_text("\n".join([*lines[:50], "{", *lines[51:]]))
+    address = free_address()
+    words = [*args, str(tmp_path / "out" / "v.npy")]
+    (code, *_), (failed, _, errors) = finish(
+        [start(words, address, i, IMPATIENT_CHILD, TMPDIR=str(tmp_path)) for i in range(2)]
+    )
+    assert code not in (0, 2)  # the first is done, and lost the second while it waits for it
+    assert failed == 2
+    assert errors == f"error: {corpus}, line 51: not JSON (Expecting property name enclosed in " + (
+        "double quotes at column 2)\n"
+    )
+    done = shards[0].stat()
+    assert not shards[1].exists()
+
+    corpus.write_text("\n".join(lines))
+    main([*args, str(one)])
+    ends = finish(start_both([*args, str(tmp_path / "out" / "v.npy"), "--resume"]))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert [out for _, out, _ in ends] == [
+        f"{shard}: float32 [{rows}, 32]\n" for shard, rows in zip(shards, (30, 31), strict=True)
+    ]
+    assert shards[0].stat().st_mtime_ns == done.st_mtime_ns
+    assert sorted((tmp_path / "out").iterdir()) == shards
+    together = np.concatenate([np.load(shard) for shard in shards])
+    np.testing.assert_allclose(together, np.load(one), atol=1e-6)
+
+
+def test_shares_are_of_the_same_rows(monkeypatch):
+    gathered = np.array([[0, 5], [1, 7]], np.int32)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda _: gathered)
+    message = "c.txt has 5 rows for one process and 2,147,483,655 for another; give all"
+    with pytest.raises(ValueError, match=message):
+        cli._agreed_place("c.txt", 5)
 
 
 @pytest.mark.slow

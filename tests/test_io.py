@@ -24,6 +24,7 @@ from simcse_jax.io import (
     finish_write,
     is_special,
     is_written,
+    iter_lines,
     read_json,
     read_json_lines,
     read_lines,
@@ -360,22 +361,34 @@ def test_lines_keep_their_numbers(tmp_path, monkeypatch):
         ("\ufeffa\u2028b\r\nc\n".encode(), ["a\u2028b", "c"]),
         (b"a\rb\r\rc\r", ["a", "b", "", "c"]),
         (b"a\rb\r\nc\nd", ["a", "b", "c", "d"]),
+        (b"\xef\xbb\xbf", []),
+        (b"\xef\xbb\xbf\n\xef\xbb\xbfa\r\n\r\n", ["", "\ufeffa", ""]),
     ]:
         path.write_bytes(text)
         assert read_lines(path) == lines
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
-        assert read_lines("-") == lines
+        for start in range(len(lines) + 2):
+            assert list(iter_lines(path, start)) == lines[start:]
+        for read in (read_lines, iter_lines):
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+            assert list(read("-")) == lines
 
 
 def test_bytes_of_another_encoding_are_named_with_their_line(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes(b"\xef\xbb\xbf\n\xe9\n")
-    with pytest.raises(ValueError, match=r"t\.txt, line 2: not UTF-8 \(byte 0xe9\); convert it"):
-        read_lines(path)
+    for read in (read_lines, iter_lines):
+        message = r"t\.txt, line 2: not UTF-8 \(byte 0xe9\); convert it"
+        with pytest.raises(ValueError, match=message):
+            list(read(path))
     assert read_lines(path, "latin-1") == ["ï»¿", "é"]
     path.write_bytes(b"a\rb\r\xe9\r")
-    with pytest.raises(ValueError, match=r"t\.txt, line 3: not UTF-8"):
-        read_lines(path)
+    for read in (read_lines, iter_lines):
+        with pytest.raises(ValueError, match=r"t\.txt, line 3: not UTF-8"):
+            list(read(path))
+    path.write_bytes(b"a\n\nb\0\n")
+    for read in (read_lines, iter_lines):
+        with pytest.raises(ValueError, match=r"t\.txt, line 3: holds a NUL byte"):
+            list(read(path))
 
 
 def test_what_is_no_readable_file_is_refused_and_never_waited_for(tmp_path, monkeypatch):
@@ -389,7 +402,7 @@ def test_what_is_no_readable_file_is_refused_and_never_waited_for(tmp_path, monk
         (folder, IsADirectoryError, "folder is a folder; give a file"),
         (text / "below", NotADirectoryError, "below lies below a file"),
     ):
-        for read in (read_lines, read_json, read_json_lines):
+        for read in (read_lines, read_json, read_json_lines, lambda path: list(iter_lines(path))):
             with pytest.raises(error, match=message):
                 read(path)
 
@@ -415,8 +428,10 @@ def test_a_compressed_file_is_no_text(tmp_path):
     for pack, unpack in ((gzip.compress, "gunzip"), (bz2.compress, "bunzip2")):
         path = tmp_path / "t.txt"
         path.write_bytes(pack(b"a\n"))
-        with pytest.raises(ValueError, match=rf"t\.txt is compressed; unpack it with {unpack}"):
-            read_lines(path)
+        for read in (read_lines, iter_lines):
+            message = rf"t\.txt is compressed; unpack it with {unpack}"
+            with pytest.raises(ValueError, match=message):
+                list(read(path))
 
 
 def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):

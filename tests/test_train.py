@@ -6,18 +6,29 @@ import os
 import re
 import shutil
 import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import ModelCard
 from jax import lax
 from tiny_data import LABELS, SENTENCES
 
 import simcse_jax
-from simcse_jax import SentenceEncoder, cli, train, trainer
-from simcse_jax.config import CONFIGS, load_config, replace
-from simcse_jax.data.datasets import TrainingData, load_training_data, split_premises
+from simcse_jax import SentenceEncoder, Whitening, cli, train, trainer
+from simcse_jax.config import CONFIGS, from_json, load_config, replace
+from simcse_jax.data.datasets import (
+    TrainingData,
+    given_data,
+    load_training_data,
+    split_premises,
+)
 from simcse_jax.data.training_text import read_labelled_nli
 from simcse_jax.evaluation.scores import no_scores, sts_scores
 from simcse_jax.io import read_json, read_json_lines
@@ -56,6 +67,11 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
+def card(folder):
+    """The card of a model, as the hub's own reader has it."""
+    return ModelCard.load(folder / "README.md")
+
+
 def test_seeds_with_all_that_a_run_leaves(make, tiny_data, tmp_path, capsys):
     config = make(
         "unsup_simcse", seeds=(0, 1), mlm_weight=0.1, train_files=(tiny_data / "text.txt",)
@@ -83,11 +99,38 @@ def test_seeds_with_all_that_a_run_leaves(make, tiny_data, tmp_path, capsys):
             model = SentenceEncoder.from_pretrained(folder / which)
             assert model.settings.pooling == "cls"
             assert model.config.num_hidden_layers == 1
+            check_card(config, results, folder / which)
     printed = capsys.readouterr().out
     assert "mean ± sd" in printed
     assert f"{summary['mean'][1]:.2f} ± {summary['sd'][1]:.2f}" in printed
     best = SentenceEncoder.from_pretrained(out / "seed-0" / "best")
     np.testing.assert_array_equal(encoder.encode(SENTENCES[:3]), best.encode(SENTENCES[:3]))
+
+
+def check_card(config, results, folder):
+    """A card has the scores, the settings and the text's fingerprint of its run."""
+    read, task = card(folder), results[folder.name]["tasks"]["STS-B"]
+    (sts, pearson) = read.data.eval_results
+    assert (sts.dataset_name, sts.dataset_split, sts.metric_type) == (
+        *("STS-B", "test", "spearman_cosine"),
+    )
+    assert sts.metric_value == round(task["all"] / 100, 6)
+    assert pearson.metric_value == round(task["pearson"]["all"] / 100, 6)
+    assert read.data.base_model is None
+    seed = results["settings"]["seed"]
+    settings = json.loads(re.search("```json\n(.*?)```", read.text, re.S)[1])
+    own = replace(config, seed=seed, seeds=(), model="tiny-bert", train_files=("text.txt",))
+    places = {"output_dir": from_json(settings).run.output_dir, "eval_data": None}
+    assert from_json(settings) == replace(own, **places, data_seed=config.run.seed)
+    assert f"`{results['settings']['text']}`" in read.text
+    assert "text.txt: 60 sentences" in read.text
+    assert "title = {{SimCSE}: Simple Contrastive Learning" in read.text
+    assert f"All scores are of one run, with seed {seed}." in read.text
+    assert results["hardware"] in read.text
+    assert f"jax {jax.__version__}, jaxlib" in read.text
+    if folder.name == "best":
+        assert f"after update {results['best_step']}, the best of the evaluations" in read.text
+    assert str(config.run.output_dir.parent) not in str(read)
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, monkeypatch, capsys):
@@ -185,11 +228,24 @@ def test_a_finished_run_is_never_overwritten(make, tiny_data, tmp_path, capsys):
 def test_a_best_model_that_was_deleted_is_written_again(make, tiny_data, tmp_path, capsys):
     config = make("unsup_simcse", train_files=(tiny_data / "text.txt",), eval_every=4)
     found = train_seeds(config)[0]
-    before = weights(tmp_path / "run" / "best")
-    shutil.rmtree(tmp_path / "run" / "best")
+    best, last = tmp_path / "run" / "best", tmp_path / "run" / "last"
+    before, said = weights(best), str(card(best))
+    shutil.rmtree(best)
+    # The other model is written again as well: but not the card, which is the user's now.
+    (last / "README.md").write_text(f"{card(last)}\nMine.\n")
     again = train_seeds(replace(config, resume=True))[0]
     assert again["best"] == found["best"]
-    assert weights(tmp_path / "run" / "best") == before
+    assert weights(best) == before
+    assert str(card(best)) == said
+    assert str(card(last)).endswith("\nMine.\n")
+    # As if it had been killed between the cards and the results.
+    (tmp_path / "run" / "results.json").unlink()
+    assert train_seeds(replace(config, resume=True))[0]["best"] == found["best"]
+    assert str(card(best)) == said
+    # A card that is gone is no model that is gone.
+    (best / "README.md").unlink()
+    train(replace(config, resume=True))
+    assert not (best / "README.md").exists()
     printed = " ".join(capsys.readouterr().out.split())
     assert "its model best is gone; its checkpoints give it again" in printed
 
@@ -261,6 +317,9 @@ def test_seeds_without_scores_have_a_summary_too(make, tmp_path, monkeypatch, ca
     assert summary["columns"] == summary["mean"] == []
     assert len(summary["train_seconds"]) == 2
     assert "nothing is scored" in capsys.readouterr().out
+    said = card(tmp_path / "run" / "seed-0" / "best")
+    assert said.data.eval_results is None
+    assert "Not measured: the run had no data to score its models on." in said.text
 
 
 def test_a_loss_that_is_no_number_is_one_line_with_causes(make, tiny_data, tmp_path, capsys):
@@ -322,6 +381,8 @@ def test_a_signal_ends_the_command_with_its_exit_code(
         for moment in moments
     ]
     assert found[1:] == found[:-1]
+    cards = {str(card(tmp_path / m / name)) for m in moments for name in ("best", "last")}
+    assert len(cards) == 2
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{tmp_path / 'before'}: no checkpoint to continue from, so it starts anew" in printed
     assert f"{tmp_path / 'ctrl-c'}: continues at step 3 of 4" in printed
@@ -351,6 +412,9 @@ def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
     logits = features @ np.asarray(classifier["kernel"]) + np.asarray(classifier["bias"])
     right = [LABELS[k] == row["label"] for k, row in zip(logits.argmax(1), rows, strict=True)]
     np.testing.assert_allclose(results["last"]["nli"], 100 * np.mean(right))
+    *_, nli = card(folder).data.eval_results
+    assert (nli.dataset_name, nli.metric_value) == ("NLI", round(np.mean(right), 6))
+    assert "a pair of sentences with a label" in card(folder).text
 
     # The folder is where STS-B goes on from.
     more = {"model": str(folder), "num_layers": None, "output_dir": tmp_path / "stsb"}
@@ -419,6 +483,56 @@ def test_wikisections_of_a_dump(make, tmp_path, capsys):
     records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     assert records[-2]["loss"] < records[0]["loss"]
     assert "section triplets of" in capsys.readouterr().out
+    said = {
+        (r.dataset_type, r.metric_type): r for r in card(tmp_path / "run/last").data.eval_results
+    }
+    assert said["wikipedia-sections", "euclidean_accuracy"].metric_value == round(
+        results["last"]["sections"] / 100, 6
+    )
+    assert len(said) == 3
+    assert '"dataset_source": "dump.xml"' in card(tmp_path / "run/last").text
+
+
+def test_columns_and_scores_of_ones_own_from_the_command_line(
+    golden, tmp_path, monkeypatch, capsys
+):
+    """Pairs with a score train, choose and test; and the run is logged twice."""
+    library = SimpleNamespace(Error=Exception, begun=[], logged=[])
+    library.init = lambda **options: library.begun.append(options) or library
+    library.id, library.finish = "its-id", lambda exit_code: None
+    library.define_metric, library.log = lambda *_, **__: None, library.logged.append
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    rows = [(SENTENCES[i], SENTENCES[(7 * i) % 60], i % 6, "x") for i in range(32)]
+    columns = dict(zip(("q", "a b", "stars", "more"), zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    (tmp_path / "dev.jsonl").write_text(
+        "".join(json.dumps({"q": q, "p": p, "stars": s}) + "\n" for q, p, s, _ in rows)
+    )
+    command = [
+        *("train", "sbert_stsb", "--model", str(golden / "tiny-bert"), "--num-layers", "1"),
+        *("--train-files", str(tmp_path / "train.parquet"), "--columns", "q", "a b"),
+        *("--score-column", "stars", "--highest-score", "5", "--wandb", "mine"),
+        *("--eval-data", str(tmp_path / "dev.jsonl"), "--eval-columns", "q", "p", "stars"),
+        *("--batch-size", "8", "--max-length", "16", "--max-steps", "2", "--eval-every", "1"),
+        *("--output-dir", str(tmp_path / "run")),
+    ]
+    cli.main(command)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "32 pairs from 2 columns (q, a b), each with its score 'stars'" in printed
+    assert "dev and test are the 32 pairs of dev.jsonl" in printed
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["dev_metric"] == "pairs_dev"
+    assert results["best"]["tasks"]["dev"]["all"] == pytest.approx(results["dev_best"])
+    assert library.begun[0]["config"]["data"]["columns"] == ["q", "a b"]
+    logged = [{n: x for n, x in r.items() if n != "eval"} for r in library.logged]
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert logged == [
+        {n: x for n, x in {**r, **r.get("eval", {})}.items() if n != "eval"} for r in records
+    ]
+    # The same rows by another way are the same text.
+    given = {name: columns[name] for name in ("q", "a b", "stars")}
+    config = replace(load_config(tmp_path / "run" / "run.json"), dataset="embedded_wikipedia")
+    assert given_data(given, config.data, 0).text.fingerprint == results["settings"]["text"]
 
 
 def test_a_list_of_triplets_keeps_the_head(make, tmp_path):
@@ -439,6 +553,11 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
     results = read_json(tmp_path / "run" / "results.json")
     assert results["best"]["tasks"]["STS-B"]["all"] != results["before"]["tasks"]["STS-B"]["all"]
     assert train_seeds(replace(config, resume=True))[0]["best"] == results["best"]
+    read = card(tmp_path / "run" / "best")
+    assert read.data.library_name == "simcse_jax"
+    assert read.text.count("```python") == 1
+    assert "after the last update, number 14; STS-B dev is" in read.text
+    assert "BERT-flow from tiny-bert" in read.text
     with pytest.raises(FileExistsError, match="holds a run at step 14; resume it"):
         train_seeds(config)
     (tmp_path / "run" / "results.json").unlink()
@@ -452,6 +571,24 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
         train(make("flow", **files, max_steps=3))
     with pytest.raises(ValueError, match=r"epochs is 0\.5; .* whole epochs: give a whole number"):
         train(make("flow", **files, max_steps=None, epochs=0.5))
+
+
+def test_a_flow_that_starts_where_another_ended(make, golden, tiny_data, tmp_path, capsys):
+    """The transform of the start folder is left out, with what was said of its vectors."""
+    start = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", num_layers=1)
+    whitened = start.fit(Whitening, SENTENCES, k=4)
+    settings = dataclasses.replace(whitened.settings, truncate_dim=3)
+    whitened._but(settings=settings).save_pretrained(tmp_path / "start")
+    text = Path(shutil.copy(tiny_data / "text.txt", tmp_path))  # other tests read that one, too
+    options = {"model": str(tmp_path / "start"), "train_files": (text,)}
+    flow = {"levels": 1, "depth": 1, "max_steps": None, "epochs": 1, "output_dir": tmp_path / "a"}
+    encoder = train(make("flow", **options, **flow, pooling="cls"))
+    assert "ends with a whitening, which is left out" in capsys.readouterr().out
+    assert (encoder.settings.pooling, encoder.dimension) == ("cls", start.dimension)
+    assert trainer.settings_without_transform(tmp_path / "start", "mean").truncate_dim is None
+    text.write_text("Another text.\n" * 20)
+    with pytest.raises(ValueError, match=r"the text at hand is .*text\.txt"):
+        train(make("flow", **options, **flow, pooling="cls", resume=True))
 
 
 def test_continued_pretraining_from_the_command_line(golden, tiny_data, tmp_path, capsys):
@@ -540,6 +677,7 @@ def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
     assert "STS-B dev" not in printed
     assert "dev is mine; test is Spearman × 100" in printed
     assert "mine before" in printed
+    assert "by the user's own measure `mine`, which is 3.00" in card(tmp_path / "run/best").text
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -588,6 +726,9 @@ def test_one_corpus_for_dev_and_test_is_told_of(make, tmp_path, monkeypatch, cap
     config = make("unsup_simcse", eval_data=None, max_steps=1)
     train(config, sentences=SENTENCES)
     assert "dev and test are one corpus, Lee's 50 documents" in capsys.readouterr().out
+    said = card(tmp_path / "run" / "best").text
+    assert "| Lee, 1,225 pairs | Spearman's rank correlation | 50.00 |" in said
+    assert "Dev and test are one corpus, Lee's 50 documents, so" in said
 
 
 def test_a_pooling_that_cannot_be_is_refused_before_text_is_read(make, monkeypatch):
@@ -623,6 +764,23 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_stsb", "'regression' needs a label for each pair", sentences=[("a", "b")] * 8)
     fails("unsup_simcse", "columns is 2, but the training text has 1", **text, columns=2)
     fails("sbert_nli", "train_files is missing: name NLI files")
+    fails(
+        "unsup_simcse",
+        "label_column is 'a', which this .* train Sentence-BERT's soft",
+        label_column="a",
+    )
+    fails("sbert_nli", "score_column is 'a', which this .* Sentence-BERT's regr", score_column="a")
+    labelled = {"sentences": {"a": ["x"] * 60, "b": SENTENCES, "l": [4] * 60}}
+    labelled |= {"columns": ("a", "b"), "label_column": "l", "labelled_nli": False}
+    fails("sbert_nli", "num_labels is 3, but a label is 4; .* must be at least 5", **labelled)
+    fails("unsup_simcse", "eval_columns is a b c, which has no effect", eval_columns=tuple("abc"))
+    fails(
+        "unsup_simcse",
+        "all_tasks needs SentEval's folder as eval_data, not .*text.txt",
+        **text,
+        eval_data=text["train_files"][0],
+        all_tasks=True,
+    )
     fails("sbert_stsb", "eval_data is missing", eval_data=None)
     fails("sbert_stsb", r"sts-dev\.csv|sts-train\.csv", eval_data=tmp_path)
     fails("sbert_wikisections", "does not exist", dataset_source=tmp_path / "no.xml")

@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, get_args, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -50,12 +50,13 @@ class PreparedText:
     them, as `columns` does, takes most of a minute.
 
     Attributes:
+        names: of the columns.
         description: one sentence for the user about what was prepared.
         fingerprint: the digest of the rows, equal to that of the same `TrainingText`.
     """
 
     def __init__(self, builder: _TextBuilder):
-        self._names = builder.columns
+        self.names: tuple[str, ...] = builder.columns
         self._source = builder.as_data_source("train")
         self.description: str = builder.info.metadata["description"]
         self.fingerprint: str = builder.info.metadata["fingerprint"]
@@ -63,7 +64,7 @@ class PreparedText:
     @property
     def kind(self) -> Kind:
         """Return what the number of columns makes of it."""
-        return _KINDS[len(self._names)]
+        return _KINDS[len(self.names)]
 
     def __len__(self) -> int:
         return len(self._source)
@@ -71,7 +72,7 @@ class PreparedText:
     def rows(self, indices: Sequence[int]) -> list[tuple[str, ...]]:
         """Return the rows at these places."""
         found = self._source.__getitems__(list(indices))
-        return [tuple(row[name].decode("utf-8") for name in self._names) for row in found]
+        return [tuple(row[name].decode("utf-8") for name in self.names) for row in found]
 
     @cached_property
     def columns(self) -> tuple[tuple[str, ...], ...]:
@@ -188,6 +189,9 @@ _BUILDERS: dict[str, type[_Builder]] = {
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
 """What `load` knows."""
+
+TEXTS: tuple[str, ...] = get_args(TextName)
+"""Those of them that are training text."""
 
 
 @overload

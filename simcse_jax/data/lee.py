@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int
 
+from simcse_jax.checks import first_line
 from simcse_jax.data.embedded import gensim_test_data
 from simcse_jax.io import read_lines
 
@@ -120,7 +121,7 @@ def _read_similarities(path: Path) -> Float64[np.ndarray, "50 50"]:
         try:
             row = [float(field) for field in fields]
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}.") from None
+            raise ValueError(f"{path}, line {number}: {first_line(error)}") from None
         if not all(0.0 <= value <= 1.0 for value in row):  # also refuses nan
             raise ValueError(f"{path}, line {number}: a similarity lies outside [0, 1].")
         rows.append(row)

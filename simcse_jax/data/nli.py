@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from simcse_jax.checks import listed, quoted
-from simcse_jax.data.tables import Table, read_table
+from simcse_jax.data.tables import SUFFIXES, Table, read_table
 from simcse_jax.io import read_lines
 
 Label = Literal["entailment", "neutral", "contradiction"]
@@ -78,17 +78,17 @@ def is_nli_split(path: str | Path) -> bool:
     path = Path(path)
     if path.is_dir():
         return any(path.glob("labels.*"))
-    return path.stem in _SPLIT_FILES and path.suffix not in ("", ".txt", ".csv", ".tsv", ".jsonl")
+    return path.stem in _SPLIT_FILES and path.suffix not in ("", ".txt", *SUFFIXES)
 
 
 def read_nli(path: str | Path) -> NliFile:
     """Read NLI examples.
 
     Args:
-        path: a `.jsonl`, `.tsv` or `.csv` file with the columns premise, hypothesis and label, or
-            SNLI's and MultiNLI's own sentence1, sentence2 and gold_label, other columns being
-            ignored; or a folder with `s1.<split>`, `s2.<split>` and `labels.<split>`, or one of
-            these three files. Labels are words, or the hub's 0, 1, 2 and -1.
+        path: a `.jsonl`, `.tsv`, `.csv` or `.parquet` file with the columns premise, hypothesis and
+            label, or SNLI's and MultiNLI's own sentence1, sentence2 and gold_label, other columns
+            being ignored; or a folder with `s1.<split>`, `s2.<split>` and `labels.<split>`, or one
+            of these three files. Labels are words, or the hub's 0, 1, 2 and -1.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -109,13 +109,13 @@ def nli_examples(table: Table) -> NliFile:
     fields = nli_fields(table.names)
     if fields is None:
         raise ValueError(
-            f"{table.path} has the columns {listed(table.names)}; "
+            f"{table.source} has the columns {listed(table.names)}; "
             "NLI needs premise, hypothesis and label, or sentence1, sentence2 and gold_label"
         )
     premise, hypothesis, label = (table.names.index(field) for field in fields)
     examples, unlabelled = [], 0
-    for row, line in enumerate(table.lines):
-        gold = _label(table.path, line, table.rows[row][label])
+    for row in range(len(table.rows)):
+        gold = _label(table.place(row), table.rows[row][label])
         if gold is None:
             unlabelled += 1
         else:
@@ -123,13 +123,13 @@ def nli_examples(table: Table) -> NliFile:
     return NliFile(tuple(examples), unlabelled)
 
 
-def _label(path: Path, line: int, value: object) -> Label | None:
+def _label(place: str, value: object) -> Label | None:
     try:
         return _LABELS[str(value).strip()]
     except KeyError:
         raise ValueError(
-            f"{path}, line {line}: the label {quoted(value)} is none of entailment, neutral, "
-            "contradiction (0, 1, 2) and - (-1); correct it or delete the line"
+            f"{place}: the label {quoted(value)} is none of entailment, neutral, contradiction "
+            "(0, 1, 2) and - (-1); correct or delete it"
         ) from None
 
 
@@ -157,7 +157,7 @@ def _read_split(path: Path) -> NliFile:
     for row, (premise, hypothesis, label) in enumerate(
         zip(premises, hypotheses, labels_, strict=True)
     ):
-        gold = _label(files[2], row + 1, label)
+        gold = _label(f"{files[2]}, line {row + 1}", label)
         if gold is None:
             unlabelled += 1
         else:

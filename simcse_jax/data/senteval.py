@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from simcse_jax.checks import quoted
+from simcse_jax.checks import check_array, quoted
 from simcse_jax.io import read_lines
 
 Split = Literal["train", "dev", "test"]
@@ -72,6 +72,8 @@ class Pairs:
                 f"the pairs {self.name!r} need as many first sentences as second ones and scores, "
                 f"got {n1}, {n2} and scores of shape {shape}"
             )
+        if not np.isfinite(check_array("scores", self.scores, 1)).all():
+            raise ValueError(f"the scores of the pairs {self.name!r} must be finite")
 
     def __len__(self) -> int:
         return len(self.sentences1)

@@ -1,82 +1,123 @@
-"""Tables of text as people keep them: `.csv`, `.tsv` and `.jsonl`, with a name for each column.
+"""Tables of text as people keep them: rows of cells, with a name for each column.
 
 - `.csv`: commas, quotes as spreadsheets and pandas write them; the first row names the columns.
 - `.tsv`: tabs; a quote is text; the first row names the columns.
 - `.jsonl`: one JSON object a line, all with the keys of the first.
+- `.parquet`: read by pyarrow, batch by batch.
+- What another library holds in memory: a `Dataset` of Hugging Face's, a frame of pandas or polars,
+  a table of pyarrow, a mapping of columns, or rows that are mappings. It is known by how it looks,
+  so that none of these libraries is imported.
 
-Lines with nothing on them are no rows. Every other oddity is an error that says where.
+Lines with nothing on them are no rows. Every other oddity is an error that says where. Columns that
+are asked for by name are the only ones read: then others may hold anything, the objects of a
+`.jsonl` file may have other keys beside them, and a name may have spaces.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from simcse_jax.checks import listed, quoted
-from simcse_jax.io import read_lines
+from simcse_jax.checks import first_line, listed, quoted
+from simcse_jax.extras import needs
+from simcse_jax.io import open_data, read_lines
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+# What pandas writes beside the columns where the rows were filtered.
+_INDEX = "__index_level_"
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows with named columns, and where they stand in their file.
+    """Rows with named columns, and where they stand.
 
     Attributes:
-        path: the file.
+        source: what errors call it: the file, or the argument that it was given as.
         names: the columns' names.
-        rows: the cells of each row in the order of `names`: strings of csv and tsv, any JSON value
-            of jsonl.
-        lines: the line each row starts at, from 1.
+        rows: the cells of each row in the order of `names`: strings of csv and tsv, any value of
+            what has types.
+        numbers: of each row: the line it starts at in a file of lines, else its own, from 1.
+        unit: what the numbers count.
     """
 
-    path: Path
+    source: str
     names: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
-    lines: tuple[int, ...]
+    numbers: Sequence[int]
+    unit: Literal["line", "row"] = "line"
+
+    def place(self, row: int) -> str:
+        """Return what errors call a row."""
+        return f"{self.source}, {self.unit} {self.numbers[row]}"
+
+    @property
+    def header(self) -> str:
+        """Return what errors call the place of the columns' names."""
+        return f"{self.source}, line 1" if self.unit == "line" else self.source
+
+    def column(self, name: str) -> int:
+        """Return the place of a column.
+
+        Raises:
+            ValueError: there is none of that name, or there are several.
+        """
+        check_columns(self.source, self.names, (name,))
+        return self.names.index(name)
 
     def text(self, row: int, column: int) -> str:
         """Return a cell as a sentence; an empty one is a space, as in SimCSE's code.
 
         Raises:
-            ValueError: the cell is no text.
+            ValueError: the cell is no text, or it is missing where an empty text could stand.
         """
         cell = self.rows[row][column]
-        if cell is None or cell == "":
+        if cell is None and self.unit == "line":
             return " "
         if not isinstance(cell, str):
+            mend = (
+                "put it in quotes or leave the column out"
+                if self.unit == "line"
+                else "leave the row out, or fill in a text, '' for an empty one"
+                if repr(cell) in ("None", "nan", "<NA>")  # the last two are what pandas has
+                else "make the column one of texts, or name another"
+            )
             raise ValueError(
-                f"{self.path}, line {self.lines[row]}: {quoted(self.names[column])} is "
-                f"{quoted(cell)}, not a "
-                "text; put it in quotes or leave the column out"
+                f"{self.place(row)}: {quoted(self.names[column])} is {quoted(cell)}, not a text; "
+                f"{mend}"
             )
         if not cell.isascii() and any("\ud800" <= c <= "\udfff" for c in cell):
             # JSON may hold half a character, "\ud83d"; the tokenizer would only fail much later.
             raise ValueError(
-                f"{self.path}, line {self.lines[row]}: {quoted(self.names[column])} holds "
-                "half of a surrogate pair; delete the broken \\u escape"
+                f"{self.place(row)}: {quoted(self.names[column])} holds half of a surrogate pair; "
+                "delete the broken \\u escape"
             )
         if "\0" in cell:
             # As in text files: no sentence has one, and tokenizers disagree on what it is.
             raise ValueError(
-                f"{self.path}, line {self.lines[row]}: {quoted(self.names[column])} holds the "
-                "escape \\u0000; delete it"
+                f"{self.place(row)}: {quoted(self.names[column])} holds the escape \\u0000; delete "
+                "it"
             )
-        return cell
+        return str(cell) or " "  # NumPy's strings become Python's
 
 
-def read_table(path: str | Path) -> Table:
-    """Read a `.csv`, `.tsv` or `.jsonl` file.
+def read_table(path: str | Path, columns: Sequence[str] = ()) -> Table:
+    """Read a `.csv`, `.tsv`, `.jsonl` or `.parquet` file.
+
+    Args:
+        path: the file.
+        columns: the names of those to read, in the order that the table is to have; default: all.
 
     Raises:
         FileNotFoundError: no such file.
+        MissingExtra: a parquet file without pyarrow.
         ValueError: another suffix, bytes that are not UTF-8, no rows, a header that is none, a row
-            with more or fewer cells than the header, a line that is no JSON object; the message
-            names file, line and mend.
+            with more or fewer cells than the header, a line that is no JSON object, a parquet file
+            that is not whole, a column that is not there; the message names file, place and mend.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -85,8 +126,13 @@ def read_table(path: str | Path) -> Table:
             f"{path} ends in {suffix or 'no suffix'!r}, which is no table this library reads; "
             f"convert or rename it to one of {', '.join(SUFFIXES)}"
         )
+    if suffix == ".parquet":
+        return _read_parquet(path, columns)
     lines = read_lines(path)
-    numbered = _json_rows(path, lines) if suffix == ".jsonl" else _cell_rows(path, lines, suffix)
+    if suffix == ".jsonl":
+        numbered = _json_rows(path, lines, columns)
+    else:
+        numbered = _cell_rows(path, lines, suffix, columns)
     first = next(numbered, None)
     if first is None:
         raise ValueError(f"{path} is empty; it needs {_EMPTY_MEND[suffix]}")
@@ -97,7 +143,18 @@ def read_table(path: str | Path) -> Table:
         raise ValueError(
             f"{path} holds the header {header} and no rows; add a row for each example"
         )
-    return Table(path, names, tuple(row for _, row in found), tuple(line for line, _ in found))
+    return Table(str(path), names, tuple(row for _, row in found), tuple(line for line, _ in found))
+
+
+def check_columns(source: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise ValueError for a wanted column that is not there, or there several times."""
+    for name in wanted:
+        if name not in names:
+            raise ValueError(
+                f"{source} has no column {quoted(name)}; name one of those it has: {listed(names)}"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"{source} has several columns {quoted(name)}; rename all but one")
 
 
 _EMPTY_MEND = {
@@ -107,14 +164,17 @@ _EMPTY_MEND = {
 }
 
 
-def _cell_rows(path: Path, lines: list[str], suffix: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The header, then the rows, each with the line it starts at."""
+def _cell_rows(
+    path: Path, lines: list[str], suffix: str, columns: Sequence[str]
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The header, then the rows, each with the line it starts at, and of some columns alone."""
     if suffix == ".csv":
         # strict: otherwise a quote that is never closed swallows the rest of the file in silence.
         reader = csv.reader((line + "\n" for line in lines), strict=True)
     else:
         reader = csv.reader((line + "\n" for line in lines), delimiter="\t", quoting=csv.QUOTE_NONE)
     names: tuple[str, ...] | None = None
+    chosen: list[int] | None = None
     while True:
         line = reader.line_num + 1
         try:
@@ -129,15 +189,19 @@ def _cell_rows(path: Path, lines: list[str], suffix: str) -> Iterator[tuple[int,
         if not row:
             continue
         if names is None:
-            _check_header(path, line, row)
             names = row
+            if columns:
+                check_columns(str(path), names, columns)
+                chosen = [names.index(name) for name in columns]
+            else:
+                _check_header(path, line, row)
         elif len(row) != len(names):
             what = "too few" if len(row) < len(names) else "too many"
             raise ValueError(
                 f"{path}, line {line}: {what} columns, {len(row)} for the header's {len(names)} "
                 f"({listed(names)}); complete the row, quote its cells or delete it"
             )
-        yield line, row
+        yield line, row if chosen is None else tuple(row[i] for i in chosen)
 
 
 def _check_header(path: Path, line: int, row: tuple[str, ...]) -> None:
@@ -150,8 +214,10 @@ def _check_header(path: Path, line: int, row: tuple[str, ...]) -> None:
         )
 
 
-def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """The first object's keys, then the values of every object."""
+def _json_rows(
+    path: Path, lines: list[str], columns: Sequence[str]
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """The first object's keys, or those asked for, then their values of every object."""
     names: tuple[str, ...] | None = None
     for line, text in enumerate(lines, start=1):
         if not text.strip():
@@ -171,14 +237,157 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[int, tuple[Any, .
                 f'{text.strip()[:40]!r}; write it as {{"sentence": "…"}}'
             )
         if names is None:
-            names = tuple(row)
+            check_columns(str(path), tuple(row), columns)
+            names = tuple(columns) or tuple(row)
             yield line, names
-        missing = [name for name in names if name not in row]
-        extra = [name for name in row if name not in names]
-        if missing or extra:
-            what = f"{quoted(missing[0])} is missing" if missing else f"{quoted(extra[0])} is new"
+        yield line, _fields(f"{path}, line {line}", row, names, "object", bool(columns))
+
+
+def _fields(
+    place: str, row: Mapping[Any, Any], names: Sequence[str], what: str, named: bool
+) -> tuple[Any, ...]:
+    """The values of a row that names them; it has no others, unless some were asked for by name."""
+    missing = [name for name in names if name not in row]
+    extra = [] if named else [name for name in row if name not in names]
+    if missing or extra:
+        problem = f"{quoted(missing[0])} is missing" if missing else f"{quoted(extra[0])} is new"
+        why = "it was asked for" if named else f"the first {what} has the fields {listed(names)}"
+        raise ValueError(
+            f"{place}: {problem}, for {why}; give every {what} the same, null where empty"
+        )
+    return tuple(row[name] for name in names)
+
+
+# ---------------------------------------------------------------------------------------------
+# Parquet
+# ---------------------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
+    with open_data(path) as stream:
+        with needs("parquet"):
+            from pyarrow.parquet import ParquetFile
+        rows: list[tuple[Any, ...]] = []
+        with _whole_parquet(path, rows):
+            # Pages are compared with their checksums where they have some.
+            file = ParquetFile(stream, page_checksum_verification=True)
+            all_names = tuple(file.schema_arrow.names)
+        check_columns(str(path), all_names, columns)
+        names = tuple(columns) or tuple(n for n in all_names if not n.startswith(_INDEX))
+        check_columns(str(path), all_names, names)
+        with _whole_parquet(path, rows):
+            for group in range(file.num_row_groups):  # each by itself, to say how far it went
+                for batch in file.iter_batches(row_groups=[group], columns=list(names)):
+                    cells = [batch.column(name).to_pylist() for name in names]
+                    rows += zip(*cells, strict=True)
+    if not rows:
+        raise ValueError(f"{path} has the columns {listed(names)} and no rows; write some")
+    return Table(str(path), names, tuple(rows), range(1, len(rows) + 1), "row")
+
+
+@contextmanager
+def _whole_parquet(path: Path, rows: Sequence[object]) -> Iterator[None]:
+    """Say in one sentence what pyarrow cannot read."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+        after = f", after row {len(rows)}" if rows else ""
+        raise ValueError(
+            f"{path}{after}: not a whole parquet file ({first_line(error)}); write it again"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------
+# What other libraries hold
+# ---------------------------------------------------------------------------------------------
+
+
+def table_of(data: Any, source: str, columns: Sequence[str] = ()) -> Table | None:
+    """Make a table of what has named columns, whatever library it is of.
+
+    Args:
+        data: an object with ``column_names`` or ``columns`` and a length, whose columns are
+            ``data[name]``; a mapping of columns by name; or an iterable of rows that are mappings.
+        source: what errors call it.
+        columns: the names of those to read, in the order that the table is to have; default: all.
+
+    Returns:
+        The table; None for what has no names, such as strings and tuples, of which nothing is read
+        but what is an iterator, whose rows are then lost.
+
+    Raises:
+        ValueError: a set of splits, a column that is not there, columns of different lengths, rows
+            with other names than the first, or no rows.
+    """
+    names = _names_of(data, source)
+    if names is None:
+        return None
+    check_columns(source, names, columns)
+    names = tuple(columns) or names
+    check_columns(source, names, names)
+    cells = [_cells(data[name]) for name in names]
+    counts = [len(column) for column in cells]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"{source}: the columns {listed(names)} have {', '.join(map(str, counts))} rows; they "
+            "must be equally long"
+        )
+    if not counts or not counts[0]:
+        raise ValueError(f"{source} has the columns {listed(names)} and no rows; give some")
+    rows = tuple(zip(*cells, strict=True))
+    return Table(source, names, rows, range(1, len(rows) + 1), "row")
+
+
+def _names_of(data: Any, source: str) -> tuple[str, ...] | None:
+    """The names of columns that are got by ``data[name]``; None where there are none."""
+    if isinstance(data, Mapping):
+        if any(hasattr(part, "column_names") for part in data.values()):
             raise ValueError(
-                f"{path}, line {line}: {what}, for the first object has the fields "
-                f"{listed(names)}; give every line the same, null where empty"
+                f"{source} is a set of splits; give one of them: {listed(map(repr, data))}"
             )
-        yield line, tuple(row[name] for name in names)
+        names: Any = list(data)
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        names = getattr(data, "column_names", None)  # Hugging Face's datasets, pyarrow
+        if names is None:
+            names = getattr(data, "columns", None)  # pandas, polars
+        if names is None:
+            return None
+        names = list(names)
+    else:
+        return None
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"{source} has a column {quoted(wrong[0])}; name its columns by strings")
+    return tuple(names)
+
+
+def _cells(column: Any) -> list[Any]:
+    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)  # pyarrow's
+
+
+def table_of_rows(
+    rows: Iterable[Mapping[str, Any]], source: str, columns: Sequence[str] = ()
+) -> Table:
+    """Make a table of rows that are mappings, such as a streamed `IterableDataset` gives.
+
+    Args:
+        rows: one at least.
+        source: what errors call it.
+        columns: the names of those to read, in the order that the table is to have; default: all
+            of the first row.
+
+    Raises:
+        ValueError: a row that is no mapping, or lacks a column.
+    """
+    names: tuple[str, ...] | None = None
+    found = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{source}, row {number}: {quoted(row)} has no names, as others have")
+        if names is None:
+            check_columns(source, tuple(row), columns)
+            names = tuple(columns) or tuple(row)
+        found.append(_fields(f"{source}, row {number}", row, names, "row", bool(columns)))
+    assert names is not None
+    return Table(source, names, tuple(found), range(1, len(found) + 1), "row")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from simcse_jax.checks import first_line
 from simcse_jax.extras import needs
 from simcse_jax.io import check_is_file, is_there, read_object
 
@@ -50,7 +51,7 @@ class Tokenizer:
             # Straight from the file: importing transformers costs seconds at the start.
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing more particular
-            raise ValueError(f"{path} is not a tokenizer: {error}") from error
+            raise ValueError(f"{path} is not a tokenizer: {first_line(error)}") from error
         _check_normalizer(Path(folder), backend)
         return cls(backend, lower_case)
 
@@ -89,7 +90,7 @@ class Tokenizer:
             encodings = self.backend.encode_batch_fast(list(sentences))
             ids = [np.asarray(e.ids, np.int32) for e in encodings]
         except Exception as error:  # tokenizers raises nothing more particular
-            raise ValueError(f"the model's tokenizer does not work: {error}") from error
+            raise ValueError(f"the model's tokenizer does not work: {first_line(error)}") from error
         truncated = 0
         if max_length is not None:
             for i, sequence in enumerate(ids):
@@ -106,7 +107,9 @@ def _built_backend(folder: Path) -> tokenizers.Tokenizer:
     try:
         backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     except Exception as error:  # whatever it meets in the files
-        raise ValueError(f"{folder} has no vocabulary that transformers reads: {error}") from error
+        raise ValueError(
+            f"{folder} has no vocabulary that transformers reads: {first_line(error)}"
+        ) from error
     if backend.get_vocab_size() <= len(backend.get_added_tokens_decoder()):
         # It had been looking for other files, and made a tokenizer of the special tokens alone.
         raise ValueError(f"{folder} has no vocabulary that transformers reads; give tokenizer.json")

@@ -6,12 +6,13 @@ The number of columns decides, as in the authors' code:
 - two: pairs of a sentence and its positive;
 - three: triplets of a sentence, its positive and its hard negative.
 
-A `.txt` file is one column, a sentence a line. `.csv`, `.tsv` and `.jsonl` have named columns, of
-which the order counts and not the names, but for natural-language-inference data (`premise,
-hypothesis, label`), which becomes triplets as in the paper.
+A `.txt` file is one column, a sentence a line. `.csv`, `.tsv`, `.jsonl` and `.parquet` have named
+columns, and so has what other libraries hold (`simcse_jax.data.tables`). Which of them are trained
+on is said by name; else the order counts and not the names, but for natural-language-inference data
+(`premise, hypothesis, label`), which becomes triplets as in the paper.
 
-Sentence-BERT's rows have labels too: the class of an NLI pair (`read_labelled_nli`) or the
-similarity of an STS pair.
+Sentence-BERT's rows have labels too: the class of a pair (`read_labelled_nli`, or a column of
+classes) or its similarity (a column of scores).
 
 An empty cell is a sentence of one space, as in the authors' code. A blank line is no row; the
 authors keep those of `.txt` files as empty sentences, but these are nothing but false negatives of
@@ -21,13 +22,16 @@ each other. How many were left out is in the description.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from simcse_jax.checks import listed, quoted
+from simcse_jax.data.libraries import is_saved
 from simcse_jax.data.nli import (
     Label,
     NliExample,
@@ -38,7 +42,7 @@ from simcse_jax.data.nli import (
     nli_triplets,
     read_nli,
 )
-from simcse_jax.data.tables import SUFFIXES, Table, read_table
+from simcse_jax.data.tables import SUFFIXES, Table, read_table, table_of, table_of_rows
 from simcse_jax.io import read_lines
 
 Kind = Literal["sentences", "pairs", "triplets"]
@@ -119,24 +123,119 @@ class TrainingText:
         return digest.hexdigest()
 
 
-def read_training_file(path: str | Path | Sequence[str | Path], *, seed: int = 0) -> TrainingText:
+class Choice(NamedTuple):
+    """Which columns of a table are trained on, by their names.
+
+    Attributes:
+        texts: one to three, in the order sentence, positive, hard negative; default: all but the
+            other two.
+        label: the column of each row's class, or None.
+        score: the column of each row's similarity, or None.
+        highest_score: of the scale of the scores, which are divided by it.
+    """
+
+    texts: tuple[str, ...] = ()
+    label: str | None = None
+    score: str | None = None
+    highest_score: float = 1.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all columns to read; none where no texts are named, and all are to be read."""
+        others = [name for name in (self.label, self.score) if name is not None]
+        return (*self.texts, *others) if self.texts else ()
+
+
+WHOLE = Choice()
+"""The whole of a table, or what is NLI in it."""
+
+
+def read_training_file(
+    path: str | Path | Sequence[str | Path], *, seed: int = 0, choice: Choice = WHOLE
+) -> TrainingText:
     """Read what to train on; the number of columns decides what it is (see the module).
 
     Args:
-        path: a `.txt`, `.csv`, `.tsv` or `.jsonl` file; or a folder or file of NLI in the layout
-            `s1.<split>, s2.<split>, labels.<split>`; or several of the same kind, read as one.
-            The premises of several NLI files are put together.
+        path: a `.txt`, `.csv`, `.tsv`, `.jsonl` or `.parquet` file; or a folder or file of NLI in
+            the layout `s1.<split>, s2.<split>, labels.<split>`; or several of the same kind, read
+            as one. The premises of several NLI files are put together.
         seed: which contradiction (and entailment) is drawn for each premise of NLI files.
+        choice: which columns are read, by their names; by default all, or those of NLI.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read as described; the message names file, line and mend.
+        ValueError: the file cannot be read as described; the message names file, place and mend.
     """
     paths = _paths(path)
     if not paths:
         raise ValueError("no training file was given; name one or more")
-    parts = [_read(p) for p in paths]
     names = " and ".join(p.name for p in paths)
+    return _text_of_parts([_read(p, choice) for p in paths], names, seed)
+
+
+def text_of_table(
+    table: Table, choice: Choice = WHOLE, *, seed: int = 0, labelled: bool = False
+) -> TrainingText:
+    """Make a training text of a table, as of a file of the same columns.
+
+    Args:
+        table: of whatever source.
+        choice: which columns are read, by their names; by default all, or those of NLI.
+        seed: which contradiction (and entailment) is drawn for each premise of NLI.
+        labelled: whether NLI stays pairs with a label instead of becoming triplets.
+
+    Raises:
+        ValueError: the columns are not as described.
+    """
+    part = _part_of(table, choice)
+    if isinstance(part, NliFile) and labelled:
+        return _labelled_text([part], table.source)
+    return _text_of_parts([part], table.source, seed)
+
+
+def text_of_sentences(
+    sentences: Any, choice: Choice = WHOLE, *, seed: int = 0, labelled: bool = False
+) -> TrainingText:
+    """Make a training text of what Python holds.
+
+    Args:
+        sentences: an iterable of strings, or of tuples of two or three; or what has named columns
+            (see `simcse_jax.data.tables.table_of`), such as a `Dataset` or a frame; or an iterable
+            of rows that are mappings.
+        choice: see `text_of_table`; only for what has names.
+        seed: see `text_of_table`.
+        labelled: see `text_of_table`.
+
+    Raises:
+        ValueError: none of them, tuples of different lengths, or columns that are not as described.
+    """
+    if isinstance(sentences, str):
+        raise ValueError("sentences is one string; give a list of them, or a file as train_files")
+    if (table := table_of(sentences, "sentences", choice.names)) is not None:
+        return text_of_table(table, choice, seed=seed, labelled=labelled)
+    rows = list(sentences) if isinstance(sentences, Iterable) else []
+    if rows and isinstance(rows[0], Mapping):
+        table = table_of_rows(rows, "sentences", choice.names)
+        return text_of_table(table, choice, seed=seed, labelled=labelled)
+    if choice != WHOLE:
+        raise ValueError(
+            "columns are named, but sentences has none by name; leave the names out, or give a "
+            "dataset, a frame or rows that are mappings"
+        )
+    several = [isinstance(row, Iterable) and not isinstance(row, str) for row in rows]
+    rows = [tuple(row) if s else (row,) for row, s in zip(rows, several, strict=True)]
+    widths = {len(row) for row in rows}
+    strings = all(isinstance(sentence, str) for row in rows for sentence in row)
+    if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
+        raise ValueError(
+            "sentences must be a list of strings, or of tuples of two or three strings, all of one "
+            "length"
+        )
+    return TrainingText(tuple(zip(*rows, strict=True)))
+
+
+def _text_of_parts(parts: Sequence[_Columns | NliFile], names: str, seed: int) -> TrainingText:
+    """Make one text of files of one kind."""
     nli = [part for part in parts if isinstance(part, NliFile)]
     plain = [part for part in parts if isinstance(part, _Columns)]
     if nli and plain:
@@ -153,12 +252,16 @@ def read_training_file(path: str | Path | Sequence[str | Path], *, seed: int = 0
             "need equally many"
         )
     columns = tuple(tuple(s for part in plain for s in part.columns[c]) for c in range(widths[0]))
-    blank = sum(part.blank for part in plain)
-    header = plain[0].names
-    description = _describe(names, len(columns[0]), columns, header)
-    if blank:
+    first = plain[0]
+    labels = None if first.labels is None else tuple(x for part in plain for x in part.labels or ())
+    if labels == ():
+        raise ValueError(f"{names}: no row has a label; check the labels")
+    description = _describe(names, len(columns[0]), columns, first)
+    if blank := sum(part.blank for part in plain):
         description += f"; {blank} blank lines left out"
-    return TrainingText(columns, description)
+    if unlabelled := sum(part.unlabelled for part in plain):
+        description += f"; {unlabelled:,} more without a label left out"
+    return TrainingText(columns, description, labels)
 
 
 def _paths(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -170,22 +273,34 @@ class _Columns:
     columns: tuple[tuple[str, ...], ...]
     names: tuple[str, ...] = ()
     blank: int = 0
+    labels: tuple[int, ...] | tuple[float, ...] | None = None
+    label: str = ""
+    unlabelled: int = 0
 
 
-def _describe(name: str, rows: int, columns: Sequence, header: Sequence[str] = ()) -> str:
+def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = None) -> str:
     kind = _KINDS[len(columns)]
-    named = f" ({', '.join(header)})" if header else ""
+    named = f" ({', '.join(part.names)})" if part is not None and part.names else ""
     count = f"{rows:,} {kind if rows > 1 else kind.removesuffix('s')}"
     width = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
-    return f"{name}: {count} from {width}{named}, {_MEANING[kind]}"
+    if part is None or not part.label:
+        return f"{name}: {count} from {width}{named}, {_MEANING[kind]}"
+    return f"{name}: {count} from {width}{named}, each with its {part.label}"
 
 
-def _read(path: Path) -> _Columns | NliFile:
+def _read(path: Path, choice: Choice = WHOLE) -> _Columns | NliFile:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path")
+    if is_saved(path):
+        raise ValueError(f"{path} was written by save_to_disk; give it as the dataset hf:{path}")
+    suffix = path.suffix.lower()
+    if choice != WHOLE and suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path} has no columns by name, as {', '.join(SUFFIXES)} have; name none, or give "
+            "such a file"
+        )
     if path.is_dir() or is_nli_split(path):
         return read_nli(path)
-    suffix = path.suffix.lower()
     if suffix == ".txt":
         lines = read_lines(path)
         sentences = tuple(line for line in lines if line.strip())
@@ -197,32 +312,95 @@ def _read(path: Path) -> _Columns | NliFile:
             f"{path} ends in {suffix or 'no suffix'!r}, which is no training file this library "
             f"reads; convert or rename it to one of .txt, {', '.join(SUFFIXES)}"
         )
-    table = read_table(path)
-    if nli_fields(table.names) is not None:
+    return _part_of(read_table(path, choice.names), choice)
+
+
+def _part_of(table: Table, choice: Choice) -> _Columns | NliFile:
+    if choice == WHOLE and nli_fields(table.names) is not None:
         return nli_examples(table)
-    return _table_columns(table)
+    return _table_columns(table, choice)
 
 
-def _table_columns(table: Table) -> _Columns:
-    names = table.names
+def _table_columns(table: Table, choice: Choice) -> _Columns:
+    label = choice.label if choice.score is None else choice.score
+    place = None if label is None else table.column(label)
+    names = choice.texts or tuple(name for name in table.names if name != label)
     if len(names) not in _KINDS:
         raise ValueError(
-            f"{table.path}, line 1: {len(names)} columns ({listed(names)}), "
-            "which is neither "
-            "sentences (1), pairs (2), triplets (3) nor NLI (premise, hypothesis, label); keep the "
-            "columns to train on"
+            f"{table.header}: {len(names)} columns ({listed(names)}), which is neither sentences "
+            "(1), pairs (2), triplets (3) nor NLI (premise, hypothesis, label); name those to "
+            "train on as columns, or keep them alone"
         )
     wrong = next((name for name in names if name.lower() in _NO_TEXT), None)
-    if wrong is not None:
+    if wrong is not None and not choice.texts:
         raise ValueError(
-            f"{table.path}, line 1: the column {quoted(wrong)} holds no sentences; leave it out, "
-            "or name the columns of NLI data premise, hypothesis and label"
+            f"{table.header}: the column {quoted(wrong)} holds no sentences; leave it out, name "
+            "those that do as columns, or name the columns of NLI data premise, hypothesis and "
+            "label"
         )
+    rows = range(len(table.rows))
+    found = [None if place is None else _label(table, row, place, choice) for row in rows]
+    kept = rows if place is None else [row for row in rows if found[row] is not None]
     columns = tuple(
-        tuple(table.text(row, column) for row in range(len(table.rows)))
-        for column in range(len(names))
+        tuple(table.text(row, column) for row in kept) for column in map(table.column, names)
     )
-    return _Columns(columns, names)
+    return _Columns(
+        columns,
+        names,
+        labels=None if label is None else tuple(x for x in found if x is not None),
+        label="" if label is None else f"{'score' if choice.score else 'class'} {quoted(label)}",
+        unlabelled=len(rows) - len(kept),
+    )
+
+
+def _label(table: Table, row: int, column: int, choice: Choice) -> int | float | None:
+    """The class of a row, or its similarity; None where it has no class."""
+    cell = table.rows[row][column]
+    if choice.score is None:
+        return _class_of(cell, table.place(row))
+    score = number_of(cell, table.place(row)) / choice.highest_score
+    if abs(score) > 1:
+        raise ValueError(
+            f"{table.place(row)}: the score {quoted(cell)} is beyond {choice.highest_score:g}, the "
+            "highest of the scale; give the true one as highest_score"
+        )
+    return score
+
+
+def _class_of(cell: object, place: str) -> int | None:
+    known = {str(name): number for number, name in enumerate(NLI_LABELS)} | {"-": -1}
+    value = cell.strip() if isinstance(cell, str) else cell
+    if isinstance(value, str):
+        value = known.get(value, int(value) if value.isdecimal() or value == "-1" else None)
+    if isinstance(value, float) and value.is_integer():  # what pandas makes of whole numbers
+        value = int(value)
+    if not isinstance(value, numbers.Integral) or value < -1:
+        raise ValueError(
+            f"{place}: the label {quoted(cell)} is no class; write its number from 0 on, or one of "
+            f"{', '.join(NLI_LABELS)}, and -1 or - for none"
+        )
+    return None if value == -1 else int(value)
+
+
+def number_of(cell: object, place: str) -> float:
+    """Return a cell that is a score.
+
+    Args:
+        cell: a number, or its digits.
+        place: what an error calls the cell's row.
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    try:
+        score = math.nan if isinstance(cell, bool) or cell is None else float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError(
+            f"{place}: the score {quoted(cell)} is not a finite number; write one such as 3.75"
+        )
+    return score
 
 
 def _triplets_of(files: Sequence[NliFile], names: str, seed: int) -> TrainingText:
@@ -236,7 +414,7 @@ def _triplets_of(files: Sequence[NliFile], names: str, seed: int) -> TrainingTex
         )
     columns = tuple(zip(*triplets, strict=True))
     header = ("premise", "entailment", "contradiction")
-    description = _describe(names, len(triplets), columns, header)
+    description = _describe(names, len(triplets), columns, _Columns(columns, header))
     description += f"; drawn from {len(examples):,} NLI pairs with seed {seed}"
     if unlabelled:
         description += f", {unlabelled:,} more without a label left out"
@@ -256,8 +434,10 @@ def read_labelled_nli(path: str | Path | Sequence[str | Path]) -> TrainingText:
     paths = _paths(path)
     if not paths:
         raise ValueError("no NLI file was given; name one or more")
-    files = [read_nli(p) for p in paths]
-    names = " and ".join(p.name for p in paths)
+    return _labelled_text([read_nli(p) for p in paths], " and ".join(p.name for p in paths))
+
+
+def _labelled_text(files: Sequence[NliFile], names: str) -> TrainingText:
     examples = [example for file in files for example in file.examples]
     if not examples:
         raise ValueError(f"{names}: no NLI pair has a label; check the labels")
@@ -282,11 +462,12 @@ def labelled_nli(examples: Sequence[NliExample], names: str, unlabelled: int = 0
     return TrainingText(columns, description, labels)
 
 
-def read_sentences(path: str | Path | Sequence[str | Path]) -> list[str]:
+def read_sentences(path: str | Path | Sequence[str | Path], *, choice: Choice = WHOLE) -> list[str]:
     """Read every sentence of one or several files, whatever its label, to fit a transform to.
 
     Args:
         path: as for `read_training_file`, kinds mixed as one likes.
+        choice: as for `read_training_file`.
 
     Returns:
         The sentences file by file, row by row, repeated ones as often as they stand there. NLI
@@ -298,7 +479,7 @@ def read_sentences(path: str | Path | Sequence[str | Path]) -> list[str]:
     """
     paths = _paths(path)
     sentences: list[str] = []
-    for part in map(_read, paths):
+    for part in (_read(p, choice) for p in paths):
         if isinstance(part, NliFile):
             sentences += [s for e in part.examples for s in (e.premise, e.hypothesis)]
         else:

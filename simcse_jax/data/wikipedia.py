@@ -46,6 +46,10 @@ MOST_OPEN = 500
 """A page with more open pieces of markup at one place is left out: the parser reads on to the end
 of the page for each of them. Pages written by people have at most some hundred."""
 
+MOST_BYTES = 2**26
+"""A dump with more bytes in one element is refused: MediaWiki saves no text above two million, and
+a small file may be decompressed to no end."""
+
 SKIPPED_SECTIONS = frozenset(
     {
         "bibliography",
@@ -139,7 +143,8 @@ def read_articles(
 
     Raises:
         OSError: there is no such file, or it is a folder, a pipe or may not be read.
-        ValueError: while iterating; the file is cut off, not XML, not UTF-8 or not MediaWiki's.
+        ValueError: while iterating; the file is cut off, not XML, not UTF-8 or not MediaWiki's, or
+            has more than `MOST_BYTES` in one element.
     """
     path = Path(path)
     # A generator would only notice at the first `next`, far from the mistake.
@@ -177,12 +182,14 @@ def _wikitext_pages(path: Path, progress: bool) -> Iterator[tuple[_Site, str, st
             disable=not progress,
         ) as bar,
     ):
-        events = ET.iterparse(stream, events=("start", "end"))
+        bounded = _Bounded(stream)
+        events = ET.iterparse(bounded, events=("start", "end"))
         root: ET.Element | None = None
         site = _Site("en", dict(_CANONICAL_NAMESPACES))
         text = ""
         try:
             for event, element in events:
+                bounded.since = 0
                 tag = element.tag.rpartition("}")[2]  # the namespace names the export version
                 if root is None:
                     root = element
@@ -209,6 +216,21 @@ def _wikitext_pages(path: Path, progress: bool) -> Iterator[tuple[_Site, str, st
                     bar.update(raw.tell() - bar.n)
         except (ET.ParseError, EOFError, OSError, ValueError, zlib.error) as error:
             raise ValueError(f"{path}: {_what_is_wrong(error)}.") from error
+
+
+class _Bounded:
+    """A stream that raises ValueError once `MOST_BYTES` were read while `since` was not reset."""
+
+    def __init__(self, stream: BufferedIOBase):
+        self.stream = stream
+        self.since = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self.stream.read(size)
+        self.since += len(data)
+        if self.since > MOST_BYTES:
+            raise ValueError(f"one of its elements has more than {MOST_BYTES:,} bytes")
+        return data
 
 
 _REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
@@ -318,7 +340,7 @@ _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|", "]": "[", "-->": "<!--"}
 _DEEP_LIST = re.compile(r"^[*#:;]{200}", re.MULTILINE)
 # Each sign within a heading may be its end, for which the parser calls itself until the stack is
 # full and the process dies.
-_LONG_HEADING = re.compile(r"^=(?:[^=\n]*=+){200}", re.MULTILINE)
+_LONG_HEADING = re.compile(r"^=(?:[^=\n]*+=++){200}", re.MULTILINE)  # possessive: linear time
 
 
 def _is_unclosed(wikitext: str) -> bool:

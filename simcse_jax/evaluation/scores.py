@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from simcse_jax.data.lee import pair_indices, read_lee
-from simcse_jax.data.senteval import TASKS, read_sts, read_stsb
+from simcse_jax.data.pairs import COLUMNS, read_pairs
+from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.data.training_text import TrainingText
 from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
+from simcse_jax.hub import Score
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.triplet import Distance
 from simcse_jax.objectives.sbert import read_classifier
@@ -64,13 +66,16 @@ def no_scores() -> Scores:
     return Scores(lambda _: {}, None, "", lambda *_: {}, lambda *_: [])
 
 
-def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
+def sts_scores(
+    eval_data: Path | None, all_tasks: bool, eval_columns: Sequence[str] = COLUMNS
+) -> Scores:
     """Score by STS-B dev on the way and STS-B test, or all seven tasks, at the end.
 
     Args:
-        eval_data: SentEval's folder; without it everything is scored on the Lee corpus, or nothing
-            where that is not installed.
+        eval_data: SentEval's folder, or a file of pairs (see `pair_scores`); without it everything
+            is scored on the Lee corpus, or nothing where that is not installed.
         all_tasks: score all seven STS tasks at the end, not STS-B alone.
+        eval_columns: of a file of pairs.
     """
     if eval_data is None:
         try:
@@ -84,18 +89,48 @@ def sts_scores(eval_data: Path | None, all_tasks: bool) -> Scores:
         return Scores(
             lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns, note=note
         )
+    if eval_data.is_file():
+        return pair_scores(eval_data, eval_columns)
     pairs = read_stsb(eval_data, "dev")
     tasks = read_sts(eval_data) if all_tasks else read_sts(eval_data, ["STS-B"])
 
     def dev(encoder: SentenceEncoder) -> dict[str, float]:
-        vectors = encoder.encode([*pairs.sentences1, *pairs.sentences2], show_progress=False)
-        first, second = np.split(vectors, 2)
-        return {"stsb_dev": 100 * spearman(paired_similarity(first, second), pairs.scores)}
+        return {"stsb_dev": _spearman(encoder, pairs)}
 
     def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
         return results_to_json(evaluate_sts(encoder.encode, tasks))
 
     return Scores(dev, "stsb_dev", "STS-B dev", test, _sts_columns)
+
+
+def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
+    """Score by the pairs of a file, on the way and at the end.
+
+    Args:
+        file: as `simcse_jax.data.pairs.read_pairs` takes it.
+        columns: of it, by name: first sentence, second sentence, score.
+    """
+    pairs = read_pairs(file, columns)
+
+    def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
+        return results_to_json(evaluate_sts(encoder.encode, [StsTask(pairs.name, (pairs,))]))
+
+    return Scores(
+        lambda encoder: {"pairs_dev": _spearman(encoder, pairs)},
+        "pairs_dev",
+        "dev",
+        test,
+        _sts_columns,
+        note=f"dev and test are the {len(pairs):,} pairs of {file.name}, so the test is no measure "
+        "of new text",
+    )
+
+
+def _spearman(encoder: SentenceEncoder, pairs: Pairs) -> float:
+    """Spearman × 100 of cosines with the scores of pairs."""
+    vectors = encoder.encode([*pairs.sentences1, *pairs.sentences2], show_progress=False)
+    first, second = np.split(vectors, 2)
+    return 100 * spearman(paired_similarity(first, second), pairs.scores)
 
 
 def lee_score(encoder: SentenceEncoder) -> dict[str, float]:
@@ -108,11 +143,15 @@ def lee_score(encoder: SentenceEncoder) -> dict[str, float]:
 
 
 def _sts_columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
-    """STS-B or Lee of the best and the last model; all tasks and their average where scored."""
+    """STS-B, pairs of one's own or Lee of the best and the last model; and all tasks where scored.
+
+    Their average is beside them.
+    """
     columns = []
     for which, scores in (("best", best), ("last", last)):
         tasks = scores.get("tasks", {})
-        headline = tasks["STS-B"]["all"] if tasks else scores["lee_spearman"]
+        task = tasks.get("STS-B") or next(iter(tasks.values()), None)  # or that of one file
+        headline = scores["lee_spearman"] if task is None else task["all"]
         columns.append(Column(f"test_{which}", f"test, {which}", headline))
         if len(tasks) == len(TASKS):
             average = float(np.mean([round(tasks[t]["all"], 2) for t in TASKS]))
@@ -187,3 +226,110 @@ def _accuracy(
     vectors = encoder.encode(flat, normalize=False, show_progress=False)
     a, p, n = np.split(vectors, 3)
     return [triplet_accuracy(a, p, n, distance) for distance in distances]
+
+
+# ---------------------------------------------------------------------------------------------
+# For the model card
+# ---------------------------------------------------------------------------------------------
+
+_PROTOCOLS = {
+    "all": "one over all pairs",
+    "mean": "mean of the subsets",
+    "wmean": "mean of the subsets by size",
+}
+_STS = (
+    "STS: the test pairs in SentEval's files; the cosine of the two vectors of a pair against the "
+    "human score of the pair."
+)
+_LEE = (
+    "Lee: all pairs of 50 news documents; the cosine of the vectors of a pair against the mean of "
+    "the human judgements of it."
+)
+_SECTIONS = (
+    "Wikipedia sections: triplets of articles that were held out from training, all of them or a "
+    "sample of at most 50 an article; the share of those in which the first sentence is nearer to "
+    "the second, of the same section, than to the third, of another section of the article."
+)
+_NLI = (
+    "NLI: pairs that were not trained on; the share that the classifier of the training tells "
+    "right, whose weights are in classifier.safetensors."
+)
+
+
+def card_scores(found: Mapping[str, Any]) -> list[Score]:
+    """Return the scores of a test as a model card shows them; others than these are left out.
+
+    Args:
+        found: what the ``test`` of `Scores` returned.
+    """
+    tasks = found.get("tasks", {})
+    scores = [score for name, task in tasks.items() for score in _of_task(name, task)]
+    if len(tasks) == len(TASKS):
+        average = {"all": "one correlation a task", "mean": "mean of a task's subsets"}
+        average["wmean"] = f"{average['mean']} by size"
+        scores += [
+            _sts_score(
+                "average of the seven STS tasks",
+                "sts-average",
+                f"spearman_cosine{_ENDINGS[protocol]}",
+                f"Spearman's rank correlation, {what}",
+                found["average"][protocol],
+            )
+            for protocol, what in average.items()
+        ]
+    if "lee_spearman" in found:
+        of_documents = "Spearman's rank correlation"
+        lee = _sts_score("Lee", "lee", "spearman_cosine", of_documents, found["lee_spearman"])
+        scores.append(lee._replace(split=None, size="1,225 pairs", protocol=_LEE))
+    scores += [
+        Score(
+            task="triplet",
+            dataset=f"Wikipedia sections, {part}",
+            dataset_id=dataset_id,
+            split="test",
+            metric=f"{distance}_accuracy",
+            measure=f"accuracy, {distance} distance",
+            value=found[name],
+            protocol=_SECTIONS,
+        )
+        for name, part, dataset_id, distance in _SECTION_SCORES
+        if name in found
+    ]
+    if "nli" in found:
+        accuracy = found["nli"]
+        task = "natural-language-inference"
+        scores.append(Score(task, "NLI", "nli", "test", "accuracy", "accuracy", accuracy, _NLI))
+    return scores
+
+
+_ENDINGS = {"all": "", "mean": "_mean", "wmean": "_wmean"}
+_SECTION_SCORES = (
+    ("sections", "a sample", "wikipedia-sections", "euclidean"),
+    ("sections_cosine", "a sample", "wikipedia-sections", "cosine"),
+    ("sections_all", "all", "wikipedia-sections-all", "euclidean"),
+)
+
+
+def _of_task(name: str, task: Mapping[str, Any]) -> list[Score]:
+    """Return a task's correlations in every protocol, which agree where it is one subset."""
+    several = len(task["subsets"]) > 1
+    measures = {
+        f"spearman_cosine{_ENDINGS[protocol]}": (
+            f"Spearman's rank correlation{f', {what}' if several else ''}",
+            task[protocol],
+        )
+        for protocol, what in _PROTOCOLS.items()
+        if several or protocol == "all"
+    }
+    pearson = f"Pearson's correlation{', ' + _PROTOCOLS['all'] if several else ''}"
+    measures["pearson_cosine"] = (pearson, task["pearson"]["all"])
+    return [
+        _sts_score(name, name.lower(), metric, measure, value)._replace(
+            size=f"{task['pairs']:,} pairs"
+        )
+        for metric, (measure, value) in measures.items()
+    ]
+
+
+def _sts_score(dataset: str, dataset_id: str, metric: str, measure: str, value: float) -> Score:
+    return Score("semantic-similarity", dataset, dataset_id, "test", metric, measure, value, _STS)

@@ -10,7 +10,7 @@ from typing import Any
 from simcse_jax.data.embedded import minilm_folder
 from simcse_jax.io import check_is_file, is_there, read_object
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt"]
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "README.md"]
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:

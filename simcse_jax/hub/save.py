@@ -6,13 +6,15 @@ import dataclasses
 import logging
 import os
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from simcse_jax.data.tokenizer import Tokenizer
+from simcse_jax.hub.card import CARD_FILE, ModelFacts, Origin, is_users, model_card, write_card
 from simcse_jax.hub.names import config_to_json
 from simcse_jax.hub.sentence_transformers import (
     IDENTITY,
@@ -38,7 +40,7 @@ from simcse_jax.io import (
     written_folder,
 )
 from simcse_jax.models.config import BertConfig
-from simcse_jax.models.pooling import layers_and_reduction
+from simcse_jax.models.pooling import layers_and_reduction, pooled_size
 from simcse_jax.transforms import Affine, Chain, LayerNorm, Tanh, Transform, UnitRows
 
 log = logging.getLogger(__name__)
@@ -52,20 +54,36 @@ TOKENIZER_FILES = (
 )
 
 
-def model_folder(folder: str | os.PathLike[str]) -> AbstractContextManager[Path]:
+@contextmanager
+def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Make a folder to write a model into; its files are moved to ``folder`` at the end of a block.
 
-    See `simcse_jax.io.written_folder`: what else lies in ``folder`` stays.
+    See `simcse_jax.io.written_folder`: what else lies in ``folder`` stays, and so does a card that
+    is the user's.
 
     Raises:
         OSError: the folder cannot be written, or it is neither new nor empty nor a model's.
     """
-    return written_folder(folder, SETTINGS_FILE, _is_model)
+    with written_folder(folder, SETTINGS_FILE, _is_model) as out:
+        yield out
+        if is_users(Path(folder)):
+            _keep_card(Path(folder), out)
+
+
+def _keep_card(folder: Path, out: Path) -> None:
+    """Have a write leave the card of a folder as it is."""
+    (out / CARD_FILE).unlink(missing_ok=True)
+    try:
+        listed = CARD_FILE in read_object(folder / SETTINGS_FILE).get("files", [])
+    except (OSError, ValueError):
+        listed = False
+    if listed:  # one of ours that was edited: the write would remove it with our older files
+        shutil.copyfile(folder / CARD_FILE, out / CARD_FILE)
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether a folder holds a model that we have saved, and all of it."""
-    return is_written(folder, SETTINGS_FILE)
+    """Tell whether a folder holds a model that we have saved, and all of it but for its card."""
+    return is_written(folder, SETTINGS_FILE, spare=(CARD_FILE,))
 
 
 def _is_model(folder: Path) -> bool:
@@ -86,6 +104,7 @@ def save_model(
     tokenizer: Tokenizer,
     tokenizer_folder: Path | None = None,
     transform: Transform | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write a folder that we, ``transformers.AutoModel`` and sentence-transformers load.
 
@@ -99,6 +118,7 @@ def save_model(
         tokenizer_folder: a folder whose other tokenizer files are copied.
         transform: of the pooled embeddings; a linear one is also written as a Dense module, any
             other makes sentence-transformers refuse the folder, and a warning says so.
+        origin: where the weights come from, for the card.
 
     Returns:
         The folder.
@@ -123,6 +143,8 @@ def save_model(
         if transform is not None:
             transform.save(out / TRANSFORM_FOLDER)
         _write_modules(out, config, settings, _modules(config, params, settings, transform))
+        card = origin.readme if origin is not None and origin.unchanged else None
+        write_card(out, card or model_card(model_facts(config, settings, transform), origin))
     if transform is not None and _of_transform(transform) is None:
         log.warning(
             "%s ends with a %s, for which sentence-transformers has no module: it will refuse the "
@@ -131,6 +153,24 @@ def save_model(
             transform.kind,
         )
     return Path(folder)
+
+
+def model_facts(
+    config: BertConfig, settings: EncoderSettings, transform: Transform | None
+) -> ModelFacts:
+    """Return what the card of a model says of it."""
+    whole = pooled_size(settings.pooling, config.hidden_size)
+    if transform is not None:
+        whole = transform.output_dim
+    parts = transform.parts if isinstance(transform, Chain) else filter(None, [transform])
+    return ModelFacts(
+        f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}",
+        min(whole, settings.truncate_dim or whole),
+        min(settings.max_length or config.max_length, config.max_length),
+        settings,
+        tuple(part.kind for part in parts),
+        _of_transform(transform) is not None,
+    )
 
 
 def _refuse_other_tokenizer(folder: Path, tokenizer_folder: Path | None) -> None:

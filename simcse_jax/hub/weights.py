@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from simcse_jax.checks import first_line
 from simcse_jax.hub.find import weight_files
 from simcse_jax.hub.names import Entry, config_from_json, is_ignored, layer_of, our_name, tables
 from simcse_jax.io import is_there, read_object
@@ -166,7 +167,9 @@ def read_tensors(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -
                 for name in filter(wanted, file.keys()):
                     tensors[name] = Tensor(name, file.get_tensor(name), path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+            raise ValueError(
+                f"{path} is not a complete safetensors file: {first_line(error)}"
+            ) from error
         except OSError as error:  # which does not say of what file
             raise type(error)(f"{path} cannot be read: {error}") from error
     return tensors

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_at_least, check_choice
+from simcse_jax.checks import check_at_least, check_choice, check_matrix
 from simcse_jax.losses.cosine_regression import pair_cosine
 from simcse_jax.losses.geometry import float_rows
 
@@ -95,6 +95,7 @@ def triplet_loss(
       0.5 1
     """
     check_at_least("margin", margin, 0)
+    anchors = check_matrix("anchors", anchors)
     if not len(anchors):
         raise ValueError(f"anchors {anchors.shape} must be [B, D] with B > 0.")
     near = pair_distance(anchors, positives, distance)

@@ -7,6 +7,7 @@ of one forward pass.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ class Sbert(TokenObjective):
     def __post_init__(self) -> None:
         check_types(self)
         check_at_least("margin", self.margin, 0)
-        check_count("num_labels", self.num_labels, 2)
+        check_count("num_labels", self.num_labels, 2, 100_000)
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`: a softmax has a fresh ``"classifier"``.
@@ -137,6 +138,14 @@ class Sbert(TokenObjective):
         if labels == (self.kind == "triplet"):
             needs = "takes no labels" if labels else "needs a label for each pair"
             raise ValueError(f"the objective {self.kind!r} {needs}")
+
+    def check_labels(self, labels: Sequence[float]) -> None:
+        """Raise ValueError for labels that are no classes of the softmax."""
+        if self.kind == "softmax" and max(labels) >= self.num_labels:
+            raise ValueError(
+                f"num_labels is {self.num_labels}, but a label is {max(labels)}; they count from "
+                f"0, so it must be at least {max(labels) + 1}"
+            )
 
     def save(self, folder: Path, params: Params) -> None:
         """See `ObjectiveConfig.save`: the softmax' classifier, which `read_classifier` reads."""

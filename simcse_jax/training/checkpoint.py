@@ -117,6 +117,7 @@ class RunCheckpoints:
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
         self.folder, self.keep = Path(folder).absolute(), keep
+        self._failed: list[int] = []
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self._refuse_foreign()
@@ -183,15 +184,24 @@ class RunCheckpoints:
         older = self.latest
         try:
             self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
+            self._check_written(step)
         except Exception as error:  # orbax hands on whatever tensorstore and the system raise
-            if jax.process_index() == 0:
-                for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(partial, ignore_errors=True)
+            self._failed.append(step)
+            self._remove_partial()
             kept = "there is no older one" if older is None else f"that of step {older} is kept"
             raise OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder} "
                 f"({kept}): {_named(error)}"
             ) from error
+
+    def _check_written(self, step: int) -> None:
+        """Delete a checkpoint of which a file is missing, and raise OSError.
+
+        On a disk that is all but full, orbax has once called such a one written.
+        """
+        if self._checkpointer.checkpointables_metadata(step).metadata["run"] is None:
+            self._checkpointer.delete(step)
+            raise OSError("a file of it is missing")
 
     def check(self, resume: bool) -> None:
         """Refuse a run that is not to go on here, before anything of it is done.
@@ -282,6 +292,13 @@ class RunCheckpoints:
         # After a failed save orbax raises the same error again here; it has been reported.
         with contextlib.suppress(Exception):
             self._checkpointer.close()
+        self._remove_partial()  # its threads may have written on since
+
+    def _remove_partial(self) -> None:
+        """Remove what is there of checkpoints that could not be written."""
+        for step in self._failed if jax.process_index() == 0 else ():
+            for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _info(self, step: int, path: Path) -> dict[str, Any]:
         for file in path.rglob("*"):  # orbax would wait for ever for who writes into a pipe

@@ -22,11 +22,12 @@ from jax.experimental import multihost_utils
 from simcse_jax import hub, io
 from simcse_jax.process import is_alive, start_time
 from simcse_jax.training.checkpoint import ChangedSettings, changed_settings, latest_step
+from simcse_jax.training.writers import WANDB
 
 LOCK = "run.lock"
 RUN, RESULTS, SUMMARY, CHECKPOINTS = "run.json", "results.json", "summary.json", "checkpoints"
 MODELS = ("best", "last")
-OWN = (RUN, RESULTS, SUMMARY, CHECKPOINTS, *MODELS, "metrics.jsonl", "tensorboard")
+OWN = (RUN, RESULTS, SUMMARY, CHECKPOINTS, *MODELS, "metrics.jsonl", "tensorboard", WANDB)
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_array, check_finite_rows, check_matrix
+from simcse_jax.checks import check_array, check_finite_rows, check_matrix, first_line
 from simcse_jax.io import AnyPath, read_object, write_bytes, write_json
 from simcse_jax.losses.geometry import unit_rows
 
@@ -113,8 +113,9 @@ class Affine(Transform):
         for name, axes in (("mean", 1), ("matrix", 2), ("bias", 1)):
             if (value := getattr(self, name)) is not None or name != "bias":
                 found = np.asarray(check_array(name, value, axes))
-                if not np.isfinite(found).all():
-                    raise ValueError(f"{name} must be finite")
+                with np.errstate(over="ignore"):  # what float32 does not hold is infinite there
+                    if not np.isfinite(found.astype(np.float32)).all():
+                        raise ValueError(f"{name} must be finite, as float32 too")
                 object.__setattr__(self, name, found)
         shape = self.matrix.shape
         own = self.mean.shape, None if self.bias is None else self.bias.shape
@@ -137,14 +138,16 @@ class Affine(Transform):
         """Apply the map.
 
         Raises:
-            ValueError: the embeddings are not ``[n, D]``, or not finite.
+            ValueError: the embeddings are not ``[n, D]``, or not finite, or the result is not.
         """
         x = check_embeddings(embeddings, dim=self.mean.shape[0])
         # Centred before the product: embeddings that lie in a narrow cone are nearly their mean,
         # and x W - mean W would lose what is left of them.
-        y = (x - self.mean.astype(np.float32)) @ self.matrix.astype(np.float32)
-        if self.bias is not None:
-            y += self.bias.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = (x - self.mean.astype(np.float32)) @ self.matrix.astype(np.float32)
+            if self.bias is not None:
+                y += self.bias.astype(np.float32)
+        check_finite_rows("transformed embeddings", y)
         return unit_rows(y) if self.normalize else y
 
     def dense(self) -> tuple[Float[np.ndarray, "D K"], Float[np.ndarray, " K"]]:
@@ -278,5 +281,5 @@ def explained_damage(folder: AnyPath) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{folder} does not hold a whole transform ({what})") from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -26,10 +27,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+from unittest import mock
 
 from tqdm import tqdm
 
-from simcse_jax import cli
+from simcse_jax import cli, streaming
 from simcse_jax.io import write_json
 from simcse_jax.machine import hardware
 from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted
@@ -90,9 +92,13 @@ def interrupted(base: Path, place: Path) -> None:
 
 
 def same_run(base: Path, place: Path) -> str | None:
-    """A run is as the uninterrupted one: weights, results, and every step of the log."""
+    """A run is as the uninterrupted one: weights, cards, results, and every step of the log."""
     if (problem := differs(base / "finished", place / "run")) is not None:
         return problem
+    for name in ("best", "last"):
+        cards = [run / name / "README.md" for run in (base / "finished", place / "run")]
+        if cards[0].read_bytes() != cards[1].read_bytes():
+            return f"another card of {name} than that of the uninterrupted run"
     if metrics(place / "run") != metrics(base / "finished"):
         return "other metrics than the uninterrupted run"
     if names(place / "run") != names(base / "finished"):
@@ -171,7 +177,9 @@ def old_new_or_refused(base: Path, place: Path) -> str | None:
 
 def encode(base: Path, place: Path) -> None:
     words = ["encode", str(base / "data" / "text.txt"), "--output", str(place / "out.npy")]
-    cli.main([*words, "--model", str(base / "models" / "st-new")])
+    in_pieces = functools.partial(streaming.open_source, piece_rows=16)  # of 60 rows
+    with mock.patch.object(streaming, "open_source", in_pieces):
+        cli.main([*words, "--model", str(base / "models" / "st-new"), "--resume"])
 
 
 def older_vectors(base: Path, place: Path) -> None:

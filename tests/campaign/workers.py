@@ -173,7 +173,8 @@ class _Worker:
                 number = pipe.recv()
             except EOFError:
                 os._exit(0)
-            folder = self._folder / "case"
+            # By a name of its own: threads of a case that failed may still write into its folder.
+            folder = self._folder / f"case-{number}"
             folder.mkdir()
             os.chdir(folder)
             faulthandler.dump_traceback_later(max(1, self._limit - 1), file=stack)

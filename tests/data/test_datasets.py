@@ -14,6 +14,7 @@ from simcse_jax.data.datasets import (
     DATASETS,
     DataConfig,
     Positives,
+    given_data,
     load_training_data,
     with_positives,
 )
@@ -64,6 +65,38 @@ def test_the_first_columns_only(tmp_path):
         load_training_data(dataclasses.replace(config, columns=4), 0)
 
 
+def test_labelled_columns_by_name(tmp_path):
+    """Pairs of anybody's with classes, a tenth of which is held out."""
+    names = {"columns": ("question", "answer"), "label_column": "good"}
+    rows = [(SENTENCES[i], SENTENCES[-1 - i], i % 2) for i in range(60)]
+    columns = dict(zip(("question", "answer", "good"), zip(*rows, strict=True), strict=True))
+    file = tmp_path / "qa.csv"
+    file.write_text(
+        "number,good,question,answer\n" + "".join(f"0,{g},{q},{a}\n" for q, a, g in rows)
+    )
+    config = DataConfig(train_files=(file,), labelled_nli=True, **names)
+    read, given = load_training_data(config, 0), given_data(columns, config, 0)
+    assert read.text.fingerprint == given.text.fingerprint
+    assert read.held_out["nli"].fingerprint == given.held_out["nli"].fingerprint
+    assert len(read.text) + len(read.held_out["nli"]) == 60
+    # All is trained on where there is another file to test on, or nothing is tested.
+    tested = load_training_data(dataclasses.replace(config, test_files=(file,)), 0)
+    assert len(tested.text) == len(tested.held_out["nli"]) == 60
+    plain = load_training_data(DataConfig(train_files=(file,), **names), 0)
+    assert (plain.text.fingerprint, plain.held_out) == (tested.text.fingerprint, {})
+    with pytest.raises(ValueError, match="label_column is missing: name the column of the classes"):
+        load_training_data(dataclasses.replace(config, label_column=None), 0)
+
+
+def test_columns_by_name_are_documents_too(text):
+    (file,) = text.train_files[:1]
+    table = file.with_suffix(".tsv")
+    table.write_text("number\ttext\n" + "".join(f"1\t{s}\n" for s in SENTENCES[:30]))
+    config = DataConfig(train_files=(table, table), columns=("text",))
+    assert list(map(len, load_training_data(config, 0).documents)) == [30, 30]
+    assert load_training_data(config, 0).documents[0] == SENTENCES[:30]
+
+
 def test_a_prepared_data_set_is_read_from_its_source(tmp_path, monkeypatch):
     """Through tensorflow-datasets' builder, row by row from disk."""
     prepare = functools.partial(builders.prepare, data_dir=tmp_path / "prepared")
@@ -87,7 +120,7 @@ def test_embedded_data_sets():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=f"it must be one of {', '.join(DATASETS)}"):
         load_training_data(DataConfig(dataset="wikipedia"), 0)
     with pytest.raises(ValueError, match="train_files is missing"):
@@ -96,6 +129,21 @@ def test_what_is_refused():
         load_training_data(DataConfig(dataset_source=Path("x")), 0)
     with pytest.raises(ValueError, match="columns is -1; it must be at least 1"):
         DataConfig(columns=-1)
+    with pytest.raises(ValueError, match="columns has 4 names; it must have one"):
+        DataConfig(columns=tuple("abcd"))
+    with pytest.raises(ValueError, match="the column 'a' is named twice; name each once"):
+        DataConfig(columns=("a", "b"), label_column="a")
+    with pytest.raises(ValueError, match="label_column 'a' and score_column 'b' are both given"):
+        DataConfig(label_column="a", score_column="b")
+    with pytest.raises(ValueError, match="columns is 2 beside a column by name; name the texts"):
+        DataConfig(columns=2, label_column="a")
+    with pytest.raises(ValueError, match="highest_score is 5.0, which has no effect: it needs sco"):
+        DataConfig(highest_score=5.0)
+    with pytest.raises(ValueError, match="highest_score is 0; it must be positive"):
+        DataConfig(highest_score=0, score_column="a")
+    monkeypatch.setitem(DATASETS, "stsb", lambda *_: given_data([("a", "b")], DataConfig(), 0))
+    with pytest.raises(ValueError, match="the data set 'stsb' has its own; leave the names out"):
+        load_training_data(DataConfig(dataset="stsb", columns=("a", "b")), 0)
     with pytest.raises(ValueError, match="test_files are for the accuracy on NLI"):
         DataConfig(test_files=(Path("x"),))
     with pytest.raises(ValueError, match="positives is 'translated'"):

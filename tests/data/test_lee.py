@@ -95,6 +95,7 @@ def _replace_row(row: int, field: str | None):
     [
         (_replace_row(6, None), r"line 7: 49 numbers, but 50 are expected"),
         (_replace_row(6, "high"), r"line 7: could not convert .*'high'"),
+        (_replace_row(6, "x" * 10**6), r"line 7: could not convert .*x$"),
         (_replace_row(6, "nan"), r"line 7: a similarity lies outside"),
         (_replace_row(6, "1.5"), r"line 7: a similarity lies outside"),
         (_replace_row(49, "0.5"), r"the diagonal must be 1"),

@@ -169,3 +169,9 @@ def test_unknown_names(tmp_path):
 def test_pairs_of_unequal_length():
     with pytest.raises(ValueError, match=r"'x' need as many .*got 1, 2 and scores of shape \(1,\)"):
         Pairs("x", ("a",), ("b", "c"), np.array([1.0]))
+
+
+@pytest.mark.parametrize("score", [np.inf, np.nan])
+def test_pairs_of_no_number(score):
+    with pytest.raises(ValueError, match="scores of the pairs 'x' must be finite"):
+        Pairs("x", ("a", "b"), ("b", "c"), np.array([1.0, score]))

@@ -146,7 +146,7 @@ def test_the_fingerprint_tells_texts_apart():
         ("x.jsonl", '{"a": "b"}\n{"a": 1}', r"line 2: 'a' is 1, not a text; put it in quotes"),
         ("x.jsonl", '{"a": "b\\u0000"}', r"line 1: 'a' holds the escape \\u0000; delete it"),
         ("x.jsonl", '{"a": "\\ud83d"}', r"line 1: 'a' holds half of a surrogate pair"),
-        ("x.parquet", "PAR1", r"ends in '\.parquet'.* one of \.txt, \.csv, \.tsv, \.jsonl"),
+        ("x.arrow", "A", r"ends in '\.arrow'.* one of \.txt, \.csv, \.tsv, \.jsonl, \.parquet"),
         ("x", "a", r"ends in 'no suffix'"),
         ("x.csv", "premise,hypothesis,label\np,h,neutral\n", r"no premise of the 1 labelled NLI"),
     ],

@@ -117,6 +117,21 @@ def test_a_page_of_markup_that_is_never_closed_is_left_out_with_a_warning(tmp_pa
     assert [article.title for article in articles] == ["Cat"]
 
 
+def test_a_small_file_that_is_decompressed_to_no_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(wikipedia, "MOST_BYTES", 2**20)
+    dump = _dump(_page("Cat", CAT), _page("Endless", "a" * 2**21), _page("Dog", CAT))
+    (tmp_path / "dump").write_bytes(bz2.compress(dump.encode()))
+    with pytest.raises(ValueError, match=r"dump: .*one of its elements has more than 1,048,576"):
+        list(read_articles(tmp_path / "dump"))
+    (tmp_path / "dump").write_text(_dump(*[_page("Cat", CAT * 200)] * 300))  # together they may
+    assert len(list(read_articles(tmp_path / "dump"))) == 300
+
+
+def test_a_heading_of_many_signs_is_looked_at_in_linear_time():
+    assert not wikipedia._is_unclosed("== a " * 150)  # once two ways to read each "==": 2**150
+    assert wikipedia._is_unclosed("== a " * 250)
+
+
 def test_much_markup_that_is_closed_is_no_reason_to_leave_a_page_out(tmp_path):
     text = (
         "<!-- {{ [[ --> <br> <ref name=a/> <ref>x</ref> [http://a b] [http://c\n<nowiki>{{</nowiki>"

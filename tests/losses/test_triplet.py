@@ -91,3 +91,9 @@ def test_input_that_makes_no_sense():
             triplet_loss(A, P[1:], N, distance=distance)
     with pytest.raises(ValueError, match=r"anchors \(0, 5\) must be \[B, D\] with B > 0"):
         triplet_loss(A[:0], P[:0], N[:0])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_matrix_is_named():
+    with pytest.raises(ValueError, match="anchors must be real numbers"):
+        triplet_loss("", P, N)

@@ -151,6 +151,23 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, state):
         assert same(run.restore(big, key).state, big)
 
 
+def test_a_checkpoint_of_which_a_file_is_missing_is_none(tmp_path, state, monkeypatch):
+    """As it was found once on a disk that was all but full."""
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, *state)
+        save = run._checkpointer.save_checkpointables
+
+        def save_but_a_file(step, *args, **options):
+            save(step, *args, **options)
+            (tmp_path / str(step) / "run" / "_METADATA").unlink()
+
+        monkeypatch.setattr(run._checkpointer, "save_checkpointables", save_but_a_file)
+        with pytest.raises(OSError, match=r"step 2 could not be written .*step 1 is kept.*missing"):
+            run.save(2, *state)
+        assert run.steps == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot keep checkpoints in .*file"):

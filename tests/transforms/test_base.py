@@ -129,9 +129,11 @@ def test_check_embeddings():
 def test_an_affine_map_is_of_real_numbers():
     with pytest.raises(ValueError, match="matrix must be real numbers, not complex128"):
         Affine(np.zeros(2), 1j)
-    for broken in (np.inf, np.nan):
+    for broken in (np.inf, np.nan, 1e300):  # float32 ends at 3e38
         with pytest.raises(ValueError, match="mean must be finite"):
             Affine(np.array([0.0, broken]), np.eye(2))
     with pytest.raises(ValueError, match="mean must have 1 axes"):
         Affine(np.zeros((2, 2)), np.eye(2))
     np.testing.assert_array_equal(Affine([1, 2], [[1], [0]])([[3, 4]]), [[2]])
+    with pytest.raises(ValueError, match="transformed embeddings must be finite; row 1 is not"):
+        Affine([0, 0], np.eye(2) * 1e38)([[1, 2], [10, 20]])

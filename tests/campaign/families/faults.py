@@ -239,16 +239,20 @@ def too_large(task: Task, random: Random) -> Fault:
 
 @contextlib.contextmanager
 def unprinted() -> Iterator[None]:
-    """Print to nowhere, since standard output is a file as well."""
+    """Print to nowhere, since standard output and standard error are files as well."""
     sys.stdout.flush()
-    before, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    sys.stderr.flush()
+    before, nowhere = {1: os.dup(1), 2: os.dup(2)}, os.open(os.devnull, os.O_WRONLY)
+    for stream in before:
+        os.dup2(nowhere, stream)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(before, 1)
-        os.close(before)
+        sys.stderr.flush()
+        for stream, kept in before.items():
+            os.dup2(kept, stream)
+            os.close(kept)
         os.close(nowhere)
 
 

@@ -17,13 +17,21 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 
 from simcse_jax.config import load_config
 from simcse_jax.data.lee import lee_background, read_lee
 from simcse_jax.data.nli import read_nli
+from simcse_jax.data.pairs import read_pairs
 from simcse_jax.data.senteval import read_sickr, read_sts, read_stsb
 from simcse_jax.data.tables import read_table
-from simcse_jax.data.training_text import read_labelled_nli, read_sentences, read_training_file
+from simcse_jax.data.training_text import (
+    Choice,
+    read_labelled_nli,
+    read_sentences,
+    read_training_file,
+)
 from simcse_jax.data.transfer import read_transfer
 from simcse_jax.data.wikipedia import read_articles
 from simcse_jax.io import read_json, read_json_lines, read_lines
@@ -189,6 +197,14 @@ def table(suffix: str, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> b
             json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=i % 2 == 0)
             for i, row in enumerate(rows)
         )
+    if suffix == "parquet":
+        packed = io.BytesIO()
+        columns = zip(*rows, strict=True)
+        # With checksums: without them nobody could tell that a letter was changed.
+        parquet.write_table(
+            pyarrow.table(dict(zip(names, columns, strict=True))), packed, write_page_checksum=True
+        )
+        return packed.getvalue()
     if suffix == "tsv":
         return lines("\t".join(row) for row in (names, *rows))
     file = io.StringIO()
@@ -308,6 +324,8 @@ def article_rows(found: Any) -> list[Any]:
     ]
 
 
+BY_NAME = Choice(("hard_neg", "sent0"))
+SCORED = ("one", "two", "score")
 TRANSFER = ("MR", "SUBJ", "SST2", "TREC", "MRPC")
 
 READERS = [
@@ -338,6 +356,23 @@ READERS = [
             training_rows,
         )
         for suffix in ("csv", "tsv", "jsonl")
+    ),
+    *(
+        Reader(
+            f"read_training_file {suffix}, by name",
+            lambda suffix=suffix: triplets(suffix),
+            lambda f, suffix=suffix: read_training_file(f / f"t.{suffix}", choice=BY_NAME),
+            training_rows,
+            text=suffix != "parquet",
+        )
+        for suffix in ("csv", "tsv", "jsonl", "parquet")
+    ),
+    Reader(
+        "read_pairs parquet",
+        lambda: {"p.parquet": table("parquet", SCORED, [(a, b, x) for x, a, b in pairs()])},
+        lambda f: read_pairs(f / "p.parquet", SCORED),
+        pair_rows,
+        text=False,
     ),
     Reader(
         "read_training_file txt", text, lambda f: read_training_file(f / "t.txt"), training_rows

@@ -1,0 +1,242 @@
+"""Encode a source into an output, from where an earlier process was."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from simcse_jax.encoder import SentenceEncoder
+from simcse_jax.streaming.output import Unfinished
+from simcse_jax.streaming.sinks import NpyFile, ParquetFile, Sink
+from simcse_jax.streaming.sources import Piece, Source
+
+# Where standard error is no terminal, a line of progress is written so often.
+LINE_SECONDS = 60
+
+
+def encode_source(
+    encoder: SentenceEncoder,
+    source: Source,
+    part: Unfinished,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    show_progress: bool = True,
+    keep_progress: bool = False,
+) -> int:
+    """Encode rows of a source into an output: parquet by its ending, else ``.npy``.
+
+    After each piece but the last the progress is kept. What an earlier process has left is gone on
+    with where it is of the same model, options and text, which is read again to that end.
+
+    Args:
+        encoder: the model.
+        source: where the text is read.
+        part: the output, from `simcse_jax.streaming.unfinished`.
+        start: the first row.
+        stop: the row after the last; default: all.
+        batch_size: as in `SentenceEncoder.encode`.
+        normalize: as in `SentenceEncoder.encode`.
+        show_progress: a bar where standard error is a terminal, and elsewhere a line a minute.
+        keep_progress: keep the progress after the last piece too, until ``part`` is let go of.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ValueError: text that cannot be read; or what an earlier process has left is of another
+            model, other options or other text.
+        OSError: the output cannot be written.
+    """
+    sink: Sink = (
+        ParquetFile() if part.target.suffix.lower() == ".parquet" else NpyFile(encoder.dimension)
+    )
+    settings = functools.cache(
+        lambda: _settings(encoder, source, sink, batch_size=batch_size, normalize=normalize)
+    )
+    digest = hashlib.blake2b(digest_size=16)
+    pieces = source.read(start, stop, sink.wants_columns)
+    if part.record is not None:
+        _check_settings(part, settings())
+        _read_again(pieces, digest, source, part)
+        if part.is_done:
+            return part.rows
+    waiting: deque[tuple[Piece, str]] = deque()
+
+    def sentences() -> Iterator[str]:
+        for piece in pieces:
+            _add(digest, piece)
+            waiting.append((piece, digest.hexdigest()))
+            yield from piece.sentences
+
+    done, read = part.rows, digest.hexdigest()
+    total = None if source.rows is None else (source.rows if stop is None else stop) - start
+    # By Python's own means: by C's, NumPy does not notice a disk that is full at the very end.
+    with part.vectors.open("w+b" if part.record is None else "r+b") as file:
+        if part.record is None:
+            sink.begin(file)
+        else:
+            file.truncate(part.record["bytes"])
+            file.seek(0, os.SEEK_END)
+        with _Progress(total, done, show_progress) as progress:
+            for vectors in encoder.encode_stream(
+                sentences(),
+                chunk_size=source.piece_rows,
+                batch_size=batch_size,
+                normalize=normalize,
+                on_progress=progress.update,
+            ):
+                piece, read = waiting.popleft()
+                sink.append(file, piece, vectors)
+                file.flush()
+                done += len(vectors)
+                # The next piece has been read by now. Where there is none, all is done.
+                if waiting and part.resumable:
+                    part.keep(settings(), done, file.tell(), read, None)
+        for empty, _ in waiting:  # of an input without rows, its columns
+            sink.append(file, empty, np.empty((0, encoder.dimension), np.float32))
+        size = file.tell()
+        whole: Path = sink.finish(file, done, part.folder)
+    if keep_progress:
+        part.keep(settings(), done, size, read, whole)
+    os.replace(whole, part.target)
+    return done
+
+
+def shard_of(output: Path, index: int, count: int) -> Path:
+    """Return the name of a process's part of an output: ``vectors-00003-of-00016.npy``."""
+    return output.with_name(f"{output.stem}-{index:05d}-of-{count:05d}{output.suffix}")
+
+
+def share_of(rows: int, index: int, count: int) -> tuple[int, int]:
+    """Return the first row of a process's share of the rows, and the row after its last."""
+    return rows * index // count, rows * (index + 1) // count
+
+
+# ---------------------------------------------------------------------------------------------
+# Whether it is the same
+# ---------------------------------------------------------------------------------------------
+
+
+def fingerprint(encoder: SentenceEncoder) -> str:
+    """Return a digest of all that a vector depends on beside its sentence and the machine."""
+    digest = hashlib.blake2b(digest_size=16)
+    tokenizer = encoder.tokenizer
+    about = (encoder.config, encoder.settings, encoder.dtype.name, tokenizer.lower_case)
+    digest.update(repr(about).encode())
+    digest.update(tokenizer.backend.to_str().encode())
+    for place, tensor in jax.tree_util.tree_leaves_with_path(encoder.params):
+        digest.update(jax.tree_util.keystr(place).encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    if encoder.transform is not None:
+        settings, tensors = encoder.transform.state()
+        digest.update(json.dumps([encoder.transform.kind, settings], sort_keys=True).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
+
+
+def _settings(
+    encoder: SentenceEncoder, source: Source, sink: Sink, **options: Any
+) -> dict[str, Any]:
+    """Return what the bits of the output depend on beside the text."""
+    devices = sorted(jax.tree.leaves(encoder.params)[0].devices(), key=lambda device: device.id)
+    return {
+        "input": source.kind,
+        "format": sink.name,
+        "model": fingerprint(encoder),
+        **options,
+        "piece": f"{source.piece_rows} rows",
+        "machine": f"{len(devices)} {devices[0].device_kind}, jax {jax.__version__}",
+    }
+
+
+def _check_settings(part: Unfinished, now: Mapping[str, Any]) -> None:
+    assert part.record is not None
+    before = part.record["settings"]
+    for name, value in now.items():
+        if before.get(name) != value:
+            change = "" if name == "model" else f" ({before.get(name)} then, {value} now)"
+            raise ValueError(
+                f"{part.target} was begun with another {name}{change}; give the command that began "
+                f"it, or delete {part.folder} to begin anew"
+            )
+
+
+def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: Unfinished) -> None:
+    """Read what the rows that are done were made of, and see that it is the same."""
+    assert part.record is not None
+    rows = 0
+    while rows < part.rows and (piece := next(pieces, None)) is not None:
+        _add(digest, piece)
+        rows += len(piece.sentences)
+    if rows != part.rows or digest.hexdigest() != part.record["read"]:
+        name = "standard input" if source.name == "-" else source.name
+        raise ValueError(
+            f"{name} begins with other text than the {part.rows:,} rows that {part.target} was "
+            f"begun with; give the same text, or delete {part.folder} to begin anew"
+        )
+
+
+def _add(digest: Any, piece: Piece) -> None:
+    digest.update(np.fromiter(map(len, piece.read), np.int64, len(piece.read)).data)
+    digest.update("".join(piece.read).encode())
+
+
+# ---------------------------------------------------------------------------------------------
+# Progress
+# ---------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """How far it is: a bar at a terminal, elsewhere a line a minute."""
+
+    def __init__(self, total: int | None, start: int, show: bool):
+        self._lines = show and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            desc="encode",
+            unit=" sentences",
+            delay=1,
+            disable=self._lines or not show,
+        )
+        self._total, self._start, self._done = total, start, start
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, sentences: int) -> None:
+        """Tell that so many more are done."""
+        self._bar.update(sentences)
+        self._done += sentences
+        now = time.monotonic()
+        if self._lines and now - self._said >= LINE_SECONDS:
+            self._said = now
+            print(self._line(now - self._began), file=sys.stderr, flush=True)
+
+    def _line(self, seconds: float) -> str:
+        rate = (self._done - self._start) / seconds
+        if self._total is None:
+            return f"encode: {self._done:,} sentences, {rate:,.0f}/s"
+        left = tqdm.format_interval((self._total - self._done) / rate)
+        return f"encode: {self._done:,} of {self._total:,} sentences, {rate:,.0f}/s, {left} left"

@@ -1,0 +1,103 @@
+"""What vectors are written to: NumPy's file, or a column of parquet.
+
+A format says what comes before the first rows (``begin``), how the vectors of a piece are appended
+to a file (``append``), and how the output is made of that, in its place or beside it (``finish``).
+"""
+
+from __future__ import annotations
+
+import os
+from io import BufferedRandom
+from pathlib import Path
+
+import numpy as np
+
+from simcse_jax.checks import first_line
+from simcse_jax.streaming.sources import Piece, arrow
+
+# The column of a parquet file that the vectors are put in.
+EMBEDDING = "embedding"
+
+
+class NpyFile:
+    """Vectors as NumPy's ``.npy``: float32 ``[n, D]``, as ``np.save`` writes it, to the byte."""
+
+    name = "npy"
+    wants_columns = False
+
+    def __init__(self, dimension: int):
+        self._dimension = dimension
+
+    def begin(self, file: BufferedRandom) -> None:
+        self._write_header(file, 0)
+
+    def append(self, file: BufferedRandom, piece: Piece, vectors: np.ndarray) -> None:
+        file.write(np.ascontiguousarray(vectors, "<f4").data)
+
+    def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
+        file.seek(0)
+        self._write_header(file, rows)
+        return Path(file.name)
+
+    def _write_header(self, file: BufferedRandom, rows: int) -> None:
+        # NumPy leaves room for any number of rows, so that all of these headers are of one length.
+        shape = (rows, self._dimension)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+
+class ParquetFile:
+    """Vectors as a column of parquet, beside those of the text.
+
+    What a parquet file holds is told at its end, so that none can be gone on with. Every piece is
+    therefore written as a stream of Arrow's own first, and the file is made of these at the end.
+    """
+
+    name = "parquet"
+    wants_columns = True
+
+    def begin(self, file: BufferedRandom) -> None:
+        pass
+
+    def append(self, file: BufferedRandom, piece: Piece, vectors: np.ndarray) -> None:
+        pa = arrow()
+        if EMBEDDING in piece.table.column_names:
+            raise ValueError(
+                f"the input has a column {EMBEDDING!r} already; rename it, or write to a .npy file"
+            )
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        table = piece.table.append_column(EMBEDDING, column)
+        if file.tell() == 0:  # before hours of work, not after
+            try:
+                pa.parquet.ParquetWriter(pa.BufferOutputStream(), table.schema).close()
+            except pa.ArrowException as error:
+                raise ValueError(
+                    f"the input's columns cannot be written as parquet ({first_line(error)}); "
+                    "write to a .npy file"
+                ) from error
+        with pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+
+    def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
+        pa = arrow()
+        whole = folder / "whole"
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        with pa.ipc.open_stream(file) as stream:
+            schema = stream.schema
+        file.seek(0)
+        # A dictionary is for values that come again, which those of a vector do not.
+        texts = [name for name in schema.names if name != EMBEDDING]
+        with (
+            whole.open("w+b") as output,
+            pa.parquet.ParquetWriter(output, schema, use_dictionary=texts) as writer,
+        ):
+            while file.tell() < end:
+                with pa.ipc.open_stream(file) as stream:
+                    for batch in stream:
+                        writer.write_batch(batch)
+        return whole
+
+
+Sink = NpyFile | ParquetFile

@@ -1,0 +1,278 @@
+"""Where a corpus is read: lines of text, JSON lines or parquet, a piece at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simcse_jax.checks import first_line, listed
+from simcse_jax.encoder import CHUNK
+from simcse_jax.extras import needs
+from simcse_jax.io import is_special, iter_lines, open_data, parse_json
+
+
+class Piece(NamedTuple):
+    """Some rows of a source.
+
+    Attributes:
+        sentences: their texts.
+        read: what was read of them, by which they are known again.
+        table: all of their columns, where they were asked for: a table of pyarrow.
+    """
+
+    sentences: list[str]
+    read: list[str]
+    table: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where text is read.
+
+    Attributes:
+        name: the file, or "-" for standard input.
+        kind: how it is read, and what tells it from others beside its text.
+        rows: how many there are; None where only reading them would tell.
+        piece_rows: how many of them a piece has, but for the last.
+        read: a function of the first row, the row after the last or None, and whether all columns
+            are wanted, which returns an iterator over pieces; without any rows over an empty one.
+    """
+
+    name: str
+    kind: str
+    rows: int | None
+    piece_rows: int
+    read: Callable[[int, int | None, bool], Iterator[Piece]]
+
+
+def open_source(path: str, column: str | None = None, piece_rows: int = CHUNK) -> Source:
+    """Find out how a file is read: as parquet, as JSON lines, or as lines of text.
+
+    Args:
+        path: ``.parquet`` and ``.jsonl`` are what they are called, anything else is text with a
+            sentence a line; ``-`` is standard input, of JSON lines where a column is given.
+        column: the column or field that holds the text; default "text".
+        piece_rows: how many rows a piece has.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+        MissingExtra: a parquet file, and pyarrow is not installed.
+        ValueError: it is not what it is called, a line that is not UTF-8, no such column, or a
+            column for a file of plain text.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_source(path, column or "text", piece_rows)
+    is_json = suffix == ".jsonl" or (path == "-" and column is not None)
+    if column is not None and not is_json:
+        raise ValueError(
+            f"--column is given, and {path} is read as plain text, a sentence a line; give a "
+            ".parquet or .jsonl file, or leave the option out"
+        )
+    # Read once before anything is computed, so that a line which is no text is known at once.
+    once = path == "-" or is_special(path)
+    rows = None if once else sum(1 for _ in iter_lines(path))
+    if is_json:
+        column = column or "text"
+        read = functools.partial(_json_pieces, path, piece_rows, column)
+        return Source(path, f"field {column!r} of JSON lines", rows, piece_rows, read)
+    read = functools.partial(_text_pieces, path, piece_rows)
+    return Source(path, "lines of text", rows, piece_rows, read)
+
+
+# ---------------------------------------------------------------------------------------------
+# Lines
+# ---------------------------------------------------------------------------------------------
+
+
+def _numbered_lines(
+    path: str, size: int, start: int, stop: int | None
+) -> Iterator[list[tuple[int, str]]]:
+    """Read pieces of lines with their numbers, which are counted from 1."""
+    lines = enumerate(iter_lines(path, start), start + 1)
+    wanted = itertools.islice(lines, None if stop is None else stop - start)
+    piece = list(itertools.islice(wanted, size))
+    yield piece
+    while len(piece) == size and (piece := list(itertools.islice(wanted, size))):
+        yield piece
+
+
+def _text_pieces(
+    path: str, size: int, start: int, stop: int | None, whole: bool
+) -> Iterator[Piece]:
+    for lines in _numbered_lines(path, size, start, stop):
+        sentences = [line for _, line in lines]
+        yield Piece(sentences, sentences, _text_table("text", sentences) if whole else None)
+
+
+def _text_table(column: str, sentences: list[str]) -> Any:
+    pa = arrow()
+    return pa.table({column: pa.array(sentences, pa.string())})
+
+
+def _json_pieces(
+    path: str, size: int, column: str, start: int, stop: int | None, whole: bool
+) -> Iterator[Piece]:
+    fields: Any = None  # those of the first piece, which are the columns of the others too
+    for lines in _numbered_lines(path, size, start, stop):
+        rows = [_json_row(line, path, number, column) for number, line in lines]
+        table = None
+        if whole and not rows:
+            table = _text_table(column, [])
+        elif whole:
+            table, fields = _json_table(rows, fields, path, lines[0][0])
+        yield Piece([row[column] for row in rows], [line for _, line in lines], table)
+
+
+def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
+    row = parse_json(line, _spoken(path), number)
+    if not isinstance(row, dict):
+        wrong = f"holds a {type(row).__name__}; it must be an object with a field {column!r}"
+    elif column not in row:
+        wrong = f"has no field {column!r}; it has {listed(row) or 'none'}: name one by --column"
+    elif not isinstance(row[column], str):
+        wrong = f"the field {column!r} holds a {type(row[column]).__name__}; it must be a string"
+    elif "\\u" in line and not _is_unicode(row[column]):
+        wrong = f"the field {column!r} holds half of a surrogate pair, which is no text"
+    else:
+        return row
+    raise ValueError(f"{_spoken(path)}, line {number}: {wrong}")
+
+
+def _spoken(path: str) -> str:
+    return "standard input" if path == "-" else path
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -> tuple[Any, Any]:
+    """Make a table of JSON objects; a field that one of them lacks is null there."""
+    pa = arrow()
+    at = f"{_spoken(path)}, lines {line} to {line + len(rows) - 1}"
+    mend = "write the vectors to a .npy file, or give the corpus as parquet"
+    if fields is not None:
+        known = {field.name for field in fields}
+        if new := set().union(*rows) - known:
+            raise ValueError(f"{at}: have a field {min(new)!r} that the first lines lack; {mend}")
+    try:
+        found = pa.array(rows, fields)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+        raise ValueError(f"{at}: are no table ({first_line(error)}); {mend}") from error
+    return pa.Table.from_struct_array(found), found.type
+
+
+# ---------------------------------------------------------------------------------------------
+# Parquet
+# ---------------------------------------------------------------------------------------------
+
+
+def arrow() -> Any:
+    """Import pyarrow.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    with needs("parquet"):
+        import pyarrow
+        import pyarrow.parquet
+    return pyarrow
+
+
+def _parquet_source(path: str, column: str, size: int) -> Source:
+    pa = arrow()
+    with open_data(path) as raw, _explained(path):
+        file = pa.parquet.ParquetFile(raw)
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        raw.seek(-8, os.SEEK_END)
+        footer = int.from_bytes(raw.read(4), "little")
+        raw.seek(-8 - footer, os.SEEK_END)
+        # It has the place and size of all the data, so that it differs where they do.
+        digest = hashlib.blake2b(raw.read(footer), digest_size=8).hexdigest()
+    if column not in schema.names:
+        raise ValueError(
+            f"{path} has no column {column!r}; it has {listed(schema.names)}: name one by --column"
+        )
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+        raise ValueError(f"{path}: the column {column!r} holds {kind}; it must hold strings")
+    read = functools.partial(_parquet_pieces, path, size, column)
+    return Source(path, f"column {column!r} of parquet {digest}", rows, size, read)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turn what pyarrow says of a damaged file into a sentence that names it."""
+    pa = arrow()
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's
+            raise
+        raise ValueError(
+            f"{path} is no parquet file that can be read ({first_line(error)}); write it again"
+        ) from error
+
+
+def _parquet_pieces(
+    path: str, size: int, column: str, start: int, stop: int | None, whole: bool
+) -> Iterator[Piece]:
+    row = start
+    for table in _tables(path, size, None if whole else [column], start, stop):
+        with _explained(path):
+            sentences = table.column(column).to_pylist()
+        if None in sentences:
+            raise ValueError(
+                f"{path}, row {row + sentences.index(None)}, counted from 0: the column {column!r} "
+                "is null; leave the row out, or give it an empty string"
+            )
+        row += len(sentences)
+        yield Piece(sentences, sentences, table)
+
+
+def _tables(
+    path: str, size: int, columns: list[str] | None, start: int, stop: int | None
+) -> Iterator[Any]:
+    """Read tables of so many rows, whatever the file's row groups have."""
+    pa = arrow()
+    with _explained(path), pa.parquet.ParquetFile(path) as file:
+        held = file.schema_arrow.empty_table().select(columns or file.schema_arrow.names)
+        yielded = False
+        for batch in _batches(file, size, columns, start, stop):
+            held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+            while held.num_rows >= size:
+                yield held.slice(0, size).combine_chunks()
+                held, yielded = held.slice(size), True
+        if held.num_rows or not yielded:
+            yield held.combine_chunks()
+
+
+def _batches(
+    file: Any, size: int, columns: list[str] | None, start: int, stop: int | None
+) -> Iterator[Any]:
+    """Read the record batches of the rows from one number up to another."""
+    stop = file.metadata.num_rows if stop is None else stop
+    first = 0  # the number of the first row of what is at hand
+    for group in range(file.num_row_groups):
+        after = first + file.metadata.row_group(group).num_rows
+        if start < after and first < stop:
+            for batch in file.iter_batches(size, row_groups=[group], columns=columns):
+                low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+                if low < high:
+                    yield batch.slice(low, high - low)
+                first += batch.num_rows
+        first = after
