@@ -185,6 +185,25 @@ def check_array(name: str, x: Any, ndim: int, *, whole: bool = False) -> AnyArra
     return x
 
 
+def check_classes(name: str, labels: Any, classes: int, ignored: int | None = None) -> None:
+    """Raise ValueError for a label that is no class, where the labels are known: not in a jit.
+
+    Args:
+        name: of the argument.
+        labels: whole numbers.
+        classes: how many there are, counted from 0.
+        ignored: a number that stands for no class.
+    """
+    if classes < 1:
+        raise ValueError(f"{name} need classes, and the logits have none")
+    if isinstance(labels, jax.core.Tracer):
+        return
+    known = np.asarray(labels)
+    wrong = known[((known < 0) | (known >= classes)) & (known != ignored)]
+    if wrong.size:
+        raise ValueError(f"{name} must be from 0 to {classes - 1}, and one is {wrong[0]}")
+
+
 def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
     """Return vectors, one a row, as an array; neither copied nor converted if they are one.
 

@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -432,8 +433,7 @@ def explain_logs() -> None:
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
         sys.excepthook = print_what_ends_the_program
-        # What a destructor raises, such as that of orbax's event loop after a full disk.
-        sys.unraisablehook = lambda _: None
+        sys.unraisablehook = pass_over_event_loops
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
@@ -448,6 +448,13 @@ def print_what_ends_the_program(
     frame, here = inspect.currentframe(), threading.get_ident()
     if here == threading.main_thread().ident and frame is not None and frame.f_back is None:
         sys.__excepthook__(kind, error, trace)
+
+
+def pass_over_event_loops(found: Any) -> None:
+    """Print what a destructor raises, but for orbax's event loop after a checkpoint that failed."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(found.exc_traceback)]
+    if not any(part in ("asyncio", "orbax") for file in files for part in Path(file).parts):
+        sys.__unraisablehook__(found)
 
 
 def is_not_from_below(record: logging.LogRecord) -> bool:

@@ -305,7 +305,7 @@ def replace(config: Config, **changes: Any) -> Config:
     for name, value in changes.items():
         if name not in sections:
             raise ValueError(
-                f"a configuration of this objective has no field {name!r}; it has "
+                f"a configuration of this objective has no field {quoted(name)}; it has "
                 f"{', '.join(sorted(sections))}"
             )
         hint = typing.get_type_hints(type(getattr(config, sections[name])))[name]
@@ -396,8 +396,9 @@ def from_json(value: Any, where: Path | str = "the configuration") -> Config:
     kind = objective.get("type") if isinstance(objective, Mapping) else None
     if kind not in OBJECTIVES:
         raise ValueError(
-            f"{where}: objective must have a type, one of {', '.join(OBJECTIVES)}, not {kind!r}; "
-            "an objective of your own is configured by a .py file that defines CONFIG"
+            f"{where}: objective must have a type, one of {', '.join(OBJECTIVES)}, not "
+            f"{quoted(kind)}; an objective of your own is configured by a .py file that defines "
+            "CONFIG"
         )
     assert isinstance(objective, Mapping)
     fields = {name: x for name, x in objective.items() if name != "type"}

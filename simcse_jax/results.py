@@ -19,7 +19,7 @@ from simcse_jax.evaluation.scores import Column, Scores
 from simcse_jax.machine import hardware
 from simcse_jax.run_card import outcome
 from simcse_jax.training import FitResult
-from simcse_jax.training.run_folder import MODELS, RESULTS, SUMMARY
+from simcse_jax.training.run_folder import MODELS, RESULTS, SUMMARY, store_results
 
 console = Console(width=110)
 
@@ -73,7 +73,7 @@ def write_results(
     if jax.process_index() == 0:
         for name in MODELS:
             hub.write_card(folder / name, card(outcome(config, results, name, scores)))
-        io.write_json(folder / RESULTS, results)
+        store_results(folder / RESULTS, results)
     return results
 
 

@@ -52,7 +52,7 @@ def parse(name: str) -> Named | None:
         return None
     library, found, split = match.groups()
     if not found or split == "":
-        raise ValueError(f"there is no data set {name!r}; it is written {SPELLINGS}")
+        raise ValueError(f"there is no data set {quoted(name)}; it is written {SPELLINGS}")
     return Named(library, found, split or "")
 
 
@@ -76,7 +76,7 @@ def read_named(name: str, folder: Path | None = None, columns: Sequence[str] = (
     """
     parts = parse(name)
     if parts is None:
-        raise ValueError(f"there is no data set {name!r}; it is written {SPELLINGS}")
+        raise ValueError(f"there is no data set {quoted(name)}; it is written {SPELLINGS}")
     if parts.library == TFDS:
         return _tfds_table(name, parts, folder, columns)
     if folder is not None:

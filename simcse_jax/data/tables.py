@@ -18,13 +18,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from simcse_jax.checks import first_line, listed, quoted
-from simcse_jax.extras import needs
+from simcse_jax.checks import listed, quoted
+from simcse_jax.data.parquet import parquet_file, whole_parquet
 from simcse_jax.io import open_data, read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -265,17 +264,14 @@ def _fields(
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
     with open_data(path) as stream:
-        with needs("parquet"):
-            from pyarrow.parquet import ParquetFile
         rows: list[tuple[Any, ...]] = []
-        with _whole_parquet(path, rows):
-            # Pages are compared with their checksums where they have some.
-            file = ParquetFile(stream, page_checksum_verification=True)
+        with whole_parquet(path, rows):
+            file = parquet_file(stream)
             all_names = tuple(file.schema_arrow.names)
         check_columns(str(path), all_names, columns)
         names = tuple(columns) or tuple(n for n in all_names if not n.startswith(_INDEX))
         check_columns(str(path), all_names, names)
-        with _whole_parquet(path, rows):
+        with whole_parquet(path, rows):
             for group in range(file.num_row_groups):  # each by itself, to say how far it went
                 for batch in file.iter_batches(row_groups=[group], columns=list(names)):
                     cells = [batch.column(name).to_pylist() for name in names]
@@ -283,20 +279,6 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
     if not rows:
         raise ValueError(f"{path} has the columns {listed(names)} and no rows; write some")
     return Table(str(path), names, tuple(rows), range(1, len(rows) + 1), "row")
-
-
-@contextmanager
-def _whole_parquet(path: Path, rows: Sequence[object]) -> Iterator[None]:
-    """Say in one sentence what pyarrow cannot read."""
-    from pyarrow import ArrowException
-
-    try:
-        yield
-    except (ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
-        after = f", after row {len(rows)}" if rows else ""
-        raise ValueError(
-            f"{path}{after}: not a whole parquet file ({first_line(error)}); write it again"
-        ) from error
 
 
 # ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from simcse_jax.checks import first_line
+from simcse_jax.checks import first_line, quoted
 from simcse_jax.extras import needs
 from simcse_jax.io import check_is_file, is_there, read_object
 
@@ -131,5 +131,6 @@ def _check_normalizer(folder: Path, backend: tokenizers.Tokenizer) -> None:
         own = getattr(normalizer, name)
         if raw.get(key, own) != own:
             raise ValueError(
-                f"{path}: {key} is {raw[key]!r}, and tokenizer.json says {own!r}; make them agree"
+                f"{path}: {key} is {quoted(raw[key])}, and tokenizer.json says "
+                f"{quoted(own)}; make them agree"
             )

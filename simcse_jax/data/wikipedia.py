@@ -32,7 +32,7 @@ from mwparserfromhell.definitions import is_parsable, is_single
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
 from tqdm import tqdm
 
-from simcse_jax.checks import check_between, check_count
+from simcse_jax.checks import check_between, check_count, quoted
 from simcse_jax.data.embedded import gensim_test_data
 from simcse_jax.io import cache_folder, open_data, read_json_lines, write_text
 
@@ -156,8 +156,8 @@ def _read_articles(path: Path, progress: bool, skipped: frozenset[str]) -> Itera
     for site, title, wikitext in _wikitext_pages(path, progress):
         if _is_unclosed(wikitext):
             warnings.warn(
-                f"{path}: the page {title!r} is left out: more than {MOST_OPEN} pieces of its "
-                "markup are opened and not closed",
+                f"{path}: the page {quoted(title)} is left out: more than {MOST_OPEN} pieces "
+                "of its markup are opened and not closed",
                 stacklevel=2,
             )
             continue

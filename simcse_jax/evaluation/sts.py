@@ -98,10 +98,15 @@ def pearson(x: Shaped[np.ndarray, "n"], y: Shaped[np.ndarray, "n"]) -> float:
         ValueError: x and y differ in length, have fewer than two values, or one is constant, for
             which no correlation is defined; or a value is not finite.
     """
-    x, y = _check_vectors(x, y)
+    x, y = map(_of_size_one, _check_vectors(x, y))
     x, y = x - x.mean(), y - y.mean()
     x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
     return float(np.clip(x @ y, -1.0, 1.0))
+
+
+def _of_size_one(x: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+    """Scale to numbers up to 1 by a power of two, so that squares are finite and no bit is lost."""
+    return np.ldexp(x, -np.frexp(np.abs(x).max())[1])
 
 
 def spearman(x: Shaped[np.ndarray, "n"], y: Shaped[np.ndarray, "n"]) -> float:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from simcse_jax.checks import quoted
 from simcse_jax.models.config import WITHOUT_TOKEN_TYPES, BertConfig
 
 
@@ -134,7 +135,7 @@ def config_from_json(raw: Mapping[str, Any]) -> BertConfig:
     """
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ValueError(f"model_type is {model_type!r}; only {', '.join(FAMILIES)} are read")
+        raise ValueError(f"model_type is {quoted(model_type)}; only {', '.join(FAMILIES)} are read")
     kind = FAMILIES[model_type]
     found = dict(kind.defaults)
     for name in config_fields(model_type):

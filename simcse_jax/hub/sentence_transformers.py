@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from simcse_jax.checks import quoted
 from simcse_jax.hub.weights import read_tensors
 from simcse_jax.io import is_there, read_json, read_object
 from simcse_jax.transforms import Affine, LayerNorm, Tanh, Transform, UnitRows
@@ -86,9 +87,13 @@ def _check_keys(path: Path, raw: Mapping[str, Any], read: Collection[str], only:
         if key in read:
             continue
         if key not in only:
-            raise ValueError(f"{path}: {key!r} is not known here and could change the vectors")
+            raise ValueError(
+                f"{path}: {quoted(key)} is not known here and could change the vectors"
+            )
         if value not in only[key]:
-            raise ValueError(f"{path}: {key} is {value!r}, which is not read; only {only[key]} is")
+            raise ValueError(
+                f"{path}: {key} is {quoted(value)}, which is not read; only {only[key]} is"
+            )
 
 
 def _of_type(path: Path, raw: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
@@ -101,7 +106,7 @@ def _of_type(path: Path, raw: Mapping[str, Any], key: str, kind: type, default: 
     if value is None:
         return default
     if type(value) is not kind:
-        raise ValueError(f"{path}: {key} is {value!r}; it must be of type {kind.__name__}")
+        raise ValueError(f"{path}: {key} is {quoted(value)}; it must be of type {kind.__name__}")
     return value
 
 
@@ -128,11 +133,11 @@ def listed_modules(folder: Path) -> list[tuple[str, Path]]:
         library, _, kind = _of_type(path, module, "type", str, "").rpartition(".")
         if library.partition(".")[0] != "sentence_transformers":
             raise ValueError(
-                f"{path}: the module {module.get('type')!r} is not sentence-transformers' own"
+                f"{path}: the module {quoted(module.get('type'))} is not sentence-transformers' own"
             )
         place = _of_type(path, module, "path", str, "")
         if Path(place).is_absolute() or ".." in Path(place).parts:
-            raise ValueError(f"{path}: the path {place!r} leads out of the folder")
+            raise ValueError(f"{path}: the path {quoted(place)} leads out of the folder")
         found.append((kind, folder / place))
     return found
 
@@ -205,7 +210,7 @@ def read_max_length(folder: Path) -> int | None:
     raw = read_object(path)
     if raw.get("truncation_side", "right") != "right":
         raise ValueError(
-            f"{path}: truncation_side is {raw['truncation_side']!r}; only 'right' is read"
+            f"{path}: truncation_side is {quoted(raw['truncation_side'])}; only 'right' is read"
         )
     length = raw.get("model_max_length")
     if isinstance(length, int | float) and length >= _NO_MAXIMUM:

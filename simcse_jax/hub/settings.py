@@ -57,11 +57,13 @@ class EncoderSettings:
             holds, wanted = _RULES[field.name]
             value = getattr(self, field.name)
             if not holds(value):
-                raise ValueError(f"{field.name} is {value!r}; it must be {wanted}")
+                raise ValueError(f"{field.name} is {quoted(value)}; it must be {wanted}")
         layers_and_reduction(self.pooling)
         name = self.default_prompt_name
         if name is not None and name not in self.prompts:
-            raise ValueError(f"default_prompt_name is {name!r}; the prompts are {[*self.prompts]}")
+            raise ValueError(
+                f"default_prompt_name is {quoted(name)}; the prompts are {[*self.prompts]}"
+            )
 
     @property
     def prompt(self) -> str:
@@ -171,7 +173,7 @@ def _read_own(folder: Path) -> dict[str, Any]:
             f"{path}: {quoted(unknown[0])} is not known; was a newer version's model saved?"
         )
     if missing := sorted((_RULES.keys() if "files" in raw else _OF_VERSION_0_1) - found.keys()):
-        raise ValueError(f"{path}: {missing[0]!r} is missing")
+        raise ValueError(f"{path}: {quoted(missing[0])} is missing")
     return found
 
 
@@ -219,7 +221,9 @@ def read_transform(folder: Path) -> Transform | None:
         if files is None:  # folders of version 0.1 have no list of their files
             return load_transform(place) if place.is_dir() else None
         if not isinstance(files, list) or not all(map(_is_text, files)):
-            raise ValueError(f"{folder / SETTINGS_FILE}: files is {files!r}; it must list names")
+            raise ValueError(
+                f"{folder / SETTINGS_FILE}: files is {quoted(files)}; it must list names"
+            )
         return load_transform(place) if any(n.startswith(f"{place.name}/") for n in files) else None
     if is_there(folder / sentence_transformers.MODULES_FILE):
         return sentence_transformers.read_transform(folder)

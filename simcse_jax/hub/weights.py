@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from simcse_jax.checks import first_line
+from simcse_jax.checks import first_line, quoted
 from simcse_jax.hub.find import weight_files
 from simcse_jax.hub.names import Entry, config_from_json, is_ignored, layer_of, our_name, tables
 from simcse_jax.io import is_there, read_object
@@ -60,11 +60,11 @@ def read_config(folder: Path) -> BertConfig:
     positions = raw.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise ValueError(
-            f"{path}: position_embedding_type is {positions!r}; only 'absolute' is read"
+            f"{path}: position_embedding_type is {quoted(positions)}; only 'absolute' is read"
         )
     for key, computed in _OTHER_MODELS.items():
         if raw.get(key):
-            raise ValueError(f"{path}: {key} is {raw[key]!r}; {computed}, which is not read")
+            raise ValueError(f"{path}: {key} is {quoted(raw[key])}; {computed}, which is not read")
     try:
         return config_from_json(raw)
     except (TypeError, ValueError) as error:

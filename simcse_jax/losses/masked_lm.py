@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_array
+from simcse_jax.checks import check_array, check_classes
 
 IGNORED = -100
 """The label of a position that is not to be predicted."""
@@ -34,7 +34,7 @@ def masked_lm_loss(
       A float32 scalar, 0 if no position is masked.
 
     Raises:
-      ValueError: ``labels`` does not have the leading shape of ``logits``.
+      ValueError: ``labels`` does not have the leading shape of ``logits``, or one is no token.
 
     Example:
       >>> print(f"{masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[3, -100]])):.4f}")  # log 8
@@ -46,6 +46,7 @@ def masked_lm_loss(
         raise ValueError(
             f"labels {labels.shape} must be [B, L] where logits {logits.shape} are [B, L, V]."
         )
+    check_classes("labels", labels, logits.shape[2], IGNORED)
     masked = labels != IGNORED
     logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, jnp.float32))
     index = jnp.where(masked, labels, 0)[..., None]  # [B L 1]

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_array, check_choice
+from simcse_jax.checks import check_array, check_choice, check_classes
 from simcse_jax.losses.geometry import float_rows
 
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
@@ -112,7 +112,7 @@ def nli_softmax(
       ``NliSoftmax(loss, accuracy)``, float32 scalars (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an empty batch.
+      ValueError: shapes that do not fit, an empty batch, or a label that is no class.
 
     Example:
       >>> loss, _ = nli_softmax(jnp.zeros((4, 3)), jnp.zeros(4, int))
@@ -125,6 +125,7 @@ def nli_softmax(
         raise ValueError(
             f"labels {labels.shape} must be [B] with B > 0 where logits {logits.shape} are [B, K]."
         )
+    check_classes("labels", labels, logits.shape[1])
     logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, jnp.float32))
     labels = jnp.asarray(labels)
     label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]

@@ -100,7 +100,7 @@ def triplet_loss(
         raise ValueError(f"anchors {anchors.shape} must be [B, D] with B > 0.")
     near = pair_distance(anchors, positives, distance)
     far = pair_distance(anchors, negatives, distance)
-    loss = jnp.mean(jnp.maximum(near - far + margin, 0.0))
+    loss = jnp.mean(jnp.maximum(near - far + float(margin), 0.0))
     accuracy = lax.stop_gradient(jnp.mean(near < far, dtype=loss.dtype))
     if axis_name is not None:
         loss, accuracy = lax.pmean((loss, accuracy), axis_name)

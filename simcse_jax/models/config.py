@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from simcse_jax.checks import quoted
 from simcse_jax.models.dense import ACTIVATIONS
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
@@ -67,17 +68,20 @@ class BertConfig:
     def __post_init__(self):
         if self.model_type not in MODEL_TYPES:
             raise ValueError(
-                f"model_type is {self.model_type!r}; it must be one of {', '.join(MODEL_TYPES)}"
+                f"model_type is {quoted(self.model_type)}; it must be one of "
+                f"{', '.join(MODEL_TYPES)}"
             )
         if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is none of {sorted(ACTIVATIONS)}")
+            raise ValueError(
+                f"hidden_act {quoted(self.hidden_act)} is none of {sorted(ACTIVATIONS)}"
+            )
         for name, least, most in _SIZES:
             value = getattr(self, name)
             if name == "embedding_size" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise ValueError(
-                    f"{name} is {value!r}; it must be a whole number, {least} to {most}"
+                    f"{name} is {quoted(value)}; it must be a whole number, {least} to {most}"
                 )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             self._check_number(name, lambda x: 0 <= x <= 1, "from 0 to 1")
@@ -108,7 +112,7 @@ class BertConfig:
     def _check_number(self, name: str, holds: Callable[[float], bool], wanted: str) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-            raise ValueError(f"{name} is {value!r}; it must be a number {wanted}")
+            raise ValueError(f"{name} is {quoted(value)}; it must be a number {wanted}")
 
     @property
     def position_offset(self) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from simcse_jax.checks import first_line
-from simcse_jax.streaming.sources import Piece, arrow
+from simcse_jax.data.parquet import arrow
+from simcse_jax.streaming.sources import Piece
 
 # The column of a parquet file that the vectors are put in.
 EMBEDDING = "embedding"

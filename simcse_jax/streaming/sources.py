@@ -8,13 +8,12 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simcse_jax.checks import first_line, listed
+from simcse_jax.checks import first_line, listed, quoted
+from simcse_jax.data.parquet import arrow, parquet_file, whole_parquet
 from simcse_jax.encoder import CHUNK
-from simcse_jax.extras import needs
 from simcse_jax.io import is_special, iter_lines, open_data, parse_json
 
 
@@ -167,7 +166,9 @@ def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -
     if fields is not None:
         known = {field.name for field in fields}
         if new := set().union(*rows) - known:
-            raise ValueError(f"{at}: have a field {min(new)!r} that the first lines lack; {mend}")
+            raise ValueError(
+                f"{at}: have a field {quoted(min(new))} that the first lines lack; {mend}"
+            )
     try:
         found = pa.array(rows, fields)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
@@ -180,22 +181,10 @@ def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -
 # ---------------------------------------------------------------------------------------------
 
 
-def arrow() -> Any:
-    """Import pyarrow.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    with needs("parquet"):
-        import pyarrow
-        import pyarrow.parquet
-    return pyarrow
-
-
 def _parquet_source(path: str, column: str, size: int) -> Source:
     pa = arrow()
-    with open_data(path) as raw, _explained(path):
-        file = pa.parquet.ParquetFile(raw)
+    with open_data(path) as raw, whole_parquet(path):
+        file = parquet_file(raw)
         schema, rows = file.schema_arrow, file.metadata.num_rows
         raw.seek(-8, os.SEEK_END)
         footer = int.from_bytes(raw.read(4), "little")
@@ -214,31 +203,17 @@ def _parquet_source(path: str, column: str, size: int) -> Source:
     return Source(path, f"column {column!r} of parquet {digest}", rows, size, read)
 
 
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn what pyarrow says of a damaged file into a sentence that names it."""
-    pa = arrow()
-    try:
-        yield
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's
-            raise
-        raise ValueError(
-            f"{path} is no parquet file that can be read ({first_line(error)}); write it again"
-        ) from error
-
-
 def _parquet_pieces(
     path: str, size: int, column: str, start: int, stop: int | None, whole: bool
 ) -> Iterator[Piece]:
-    row = start
+    row = start + 1  # as everywhere, the first row is row 1
     for table in _tables(path, size, None if whole else [column], start, stop):
-        with _explained(path):
+        with whole_parquet(path):
             sentences = table.column(column).to_pylist()
         if None in sentences:
             raise ValueError(
-                f"{path}, row {row + sentences.index(None)}, counted from 0: the column {column!r} "
-                "is null; leave the row out, or give it an empty string"
+                f"{path}, row {row + sentences.index(None)}: the column {column!r} is null; leave "
+                "the row out, or give it an empty string"
             )
         row += len(sentences)
         yield Piece(sentences, sentences, table)
@@ -249,7 +224,8 @@ def _tables(
 ) -> Iterator[Any]:
     """Read tables of so many rows, whatever the file's row groups have."""
     pa = arrow()
-    with _explained(path), pa.parquet.ParquetFile(path) as file:
+    with open_data(path) as stream, whole_parquet(path):
+        file = parquet_file(stream)
         held = file.schema_arrow.empty_table().select(columns or file.schema_arrow.names)
         yielded = False
         for batch in _batches(file, size, columns, start, stop):

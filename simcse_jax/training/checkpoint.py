@@ -21,7 +21,7 @@ from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
-from simcse_jax.checks import first_line
+from simcse_jax.checks import first_line, quoted
 
 FORMAT = "simcse_jax run 1"
 METADATA = "_CHECKPOINT_METADATA"
@@ -79,11 +79,15 @@ class ChangedSettings(ValueError):
 
 def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
     """Return which settings differ, by name, and how, in words."""
-    # Nobody knows a text by its digest.
+    # Nobody knows data by their digest.
+    data = {
+        "text": "the training text has changed",
+        "dev_data": "the pairs of eval_data have changed",
+    }
     return {
-        name: "the training text has changed"
-        if name == "text" and name in saved and name in wanted
-        else f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+        name: data[name]
+        if name in data and name in saved and name in wanted
+        else f"{name} was {quoted(saved.get(name))} and is {quoted(wanted.get(name))}"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     }
@@ -132,6 +136,12 @@ class RunCheckpoints:
             )
         except OSError as error:
             raise type(error)(f"cannot keep checkpoints in {self.folder}: {error}") from error
+        except (
+            Exception
+        ) as error:  # what orbax makes of a damaged checkpoint, which it does not name
+            raise ValueError(
+                f"a checkpoint in {self.folder} is damaged ({_named(error)}); delete it"
+            ) from error
 
     def __enter__(self) -> RunCheckpoints:
         return self
@@ -145,6 +155,8 @@ class RunCheckpoints:
             found = {p.name for p in path.iterdir()} if path.is_dir() else set()
             if path.name.isdecimal() and found and not found & ORBAX:
                 raise FileExistsError(f"{path} is no checkpoint of a run; choose another folder")
+            if METADATA in found and io.is_special(path / METADATA):  # orbax would wait for ever
+                raise FileExistsError(f"{path / METADATA} is a pipe or a device; delete {path}")
 
     @property
     def steps(self) -> list[int]:
@@ -199,6 +211,8 @@ class RunCheckpoints:
 
         On a disk that is all but full, orbax has once called such a one written.
         """
+        if jax.process_count() > 1:  # one would delete what another still looks at
+            return
         if self._checkpointer.checkpointables_metadata(step).metadata["run"] is None:
             self._checkpointer.delete(step)
             raise OSError("a file of it is missing")

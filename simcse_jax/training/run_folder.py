@@ -7,6 +7,7 @@ not its own, and only then is the run begun, continued or reused.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -235,11 +236,21 @@ def _refuse_run(folder: Path, there: list[str]) -> None:
             raise FileExistsError(f"{folder} holds {what}, {name}; {mend}")
 
 
+def store_results(file: Path, results: Mapping[str, Any]) -> None:
+    """Write what a finished run has found, with a digest of it."""
+    io.write_json(file, {**results, "digest": _digest_of(results)})
+
+
+def _digest_of(results: Mapping[str, Any]) -> str:
+    text = json.dumps(json.loads(json.dumps(results)), sort_keys=True)  # as it is read again
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def read_results(file: Path) -> dict[str, Any]:
     """Read what a finished run has left.
 
     Raises:
-        ValueError: the file is empty, half, or of another make.
+        ValueError: the file is empty, half, of another make, or was changed.
     """
     try:
         results = io.read_json(file)
@@ -248,6 +259,11 @@ def read_results(file: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or not isinstance(results.get("settings"), dict):
         raise ValueError(
             f"{file} does not hold the results of a run; delete it, and --resume ends the run again"
+        )
+    digest = results.pop("digest", None)
+    if digest not in (None, _digest_of(results)):  # older versions wrote none
+        raise ValueError(
+            f"{file} was changed after it was written; delete it, and --resume ends the run again"
         )
     return results
 

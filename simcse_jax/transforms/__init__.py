@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from simcse_jax.checks import quoted
 from simcse_jax.transforms.base import SETTINGS, Affine, Transform, explained_damage, load_state
 from simcse_jax.transforms.calibration import AllButTheTop, Standardization
 from simcse_jax.transforms.chain import Chain, LayerNorm, Tanh, UnitRows
@@ -52,7 +53,7 @@ def fit(kind: FittedKind, embeddings: Any, **options: Any) -> Transform:
         TypeError: the kind's own ``fit`` does not take such an option.
     """
     if kind not in FITS:
-        raise ValueError(f"no transform is called {kind!r}; choose from {', '.join(FITS)}")
+        raise ValueError(f"no transform is called {quoted(kind)}; choose from {', '.join(FITS)}")
     return FITS[kind](embeddings, **options)
 
 
@@ -67,7 +68,8 @@ def load_transform(folder: str | os.PathLike[str]) -> Transform:
     kind = settings.pop("kind", None)
     if kind not in TRANSFORMS:
         raise ValueError(
-            f"{Path(folder) / SETTINGS} describes a {kind!r}; known are {', '.join(TRANSFORMS)}"
+            f"{Path(folder) / SETTINGS} describes a {quoted(kind)}; known are "
+            f"{', '.join(TRANSFORMS)}"
         )
     with explained_damage(folder):
         return TRANSFORMS[kind].from_state(settings, tensors)

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_array, check_finite_rows, check_matrix, first_line
+from simcse_jax.checks import check_array, check_finite_rows, check_matrix, first_line, quoted
 from simcse_jax.io import AnyPath, read_object, write_bytes, write_json
 from simcse_jax.losses.geometry import unit_rows
 
@@ -83,7 +83,9 @@ class Transform(ABC):
         settings, tensors = load_state(folder)
         kind = settings.pop("kind", None)
         if kind != cls.kind:
-            raise ValueError(f"{Path(folder) / SETTINGS} describes a {kind!r}, not a {cls.kind!r}")
+            raise ValueError(
+                f"{Path(folder) / SETTINGS} describes a {quoted(kind)}, not a {quoted(cls.kind)}"
+            )
         with explained_damage(folder):
             return cls.from_state(settings, tensors)
 
@@ -122,7 +124,7 @@ class Affine(Transform):
         if own[0] != shape[:1] or own[1] not in (None, shape[1:]):
             raise ValueError(f"a mean {own[0]}, a matrix {shape} and a bias {own[1]} do not fit")
         if not isinstance(self.normalize, bool):
-            raise ValueError(f"normalize is {self.normalize!r}; it must be true or false")
+            raise ValueError(f"normalize is {quoted(self.normalize)}; it must be true or false")
 
     @property
     def input_dim(self) -> int:

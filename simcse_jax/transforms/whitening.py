@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_between, check_count
+from simcse_jax.checks import check_between, check_count, quoted
 from simcse_jax.transforms.base import (
     Affine,
     check_embeddings,
@@ -153,7 +153,7 @@ class Moments:
         """Read what ``save`` wrote."""
         settings, tensors = load_state(folder)
         if settings.get("kind") != "moments":
-            raise ValueError(f"{Path(folder)} holds a {settings.get('kind')!r}, not moments")
+            raise ValueError(f"{Path(folder)} holds a {quoted(settings.get('kind'))}, not moments")
         with explained_damage(folder):
             return cls(settings["count"], tensors["mean"], tensors["m2"])
 

@@ -259,3 +259,10 @@ def test_real_tasks(shared_data):
     assert results.tasks["STS-B"].spearman.all > 50
     for subset in results.tasks["STS12"].subsets.values():
         assert subset.spearman > 20
+
+
+def test_a_correlation_does_not_change_with_the_size_of_numbers():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 30))
+    for scale in (2.0**-1000, 2.0**1000):
+        assert pearson(x * scale, y) == pearson(x, y)

@@ -64,3 +64,8 @@ def test_masked_lm_across_devices():
 def test_masked_lm_names_both_shapes():
     with pytest.raises(ValueError, match=r"labels \(2, 4\) .* logits \(2, 3, 5\)"):
         masked_lm_loss(jnp.ones((2, 3, 5)), jnp.ones((2, 4), int))
+
+
+def test_a_label_that_is_no_token():
+    with pytest.raises(ValueError, match="labels must be from 0 to 7, and one is -1"):
+        masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[-100, -1]]))

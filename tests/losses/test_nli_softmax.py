@@ -132,3 +132,11 @@ def test_input_that_makes_no_sense():
         nli_softmax(logits[:, 0], LABELS)
     with pytest.raises(ValueError, match=r"labels \(0,\) must be \[B\] with B > 0"):
         nli_softmax(logits[:0], LABELS[:0])
+
+
+def test_a_label_that_is_no_class():
+    for wrong in (3, -1):
+        with pytest.raises(ValueError, match=f"labels must be from 0 to 2, and one is {wrong}"):
+            nli_softmax(jnp.zeros((2, 3)), jnp.array([0, wrong]))
+    with pytest.raises(ValueError, match="labels need classes, and the logits have none"):
+        nli_softmax(jnp.zeros((2, 0)), jnp.array([0, 0]))

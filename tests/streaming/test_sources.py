@@ -127,12 +127,12 @@ def test_what_is_no_source(tmp_path):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             open_source(str(path), column)
     (tmp_path / "x.parquet").write_text("no parquet at all")
-    with pytest.raises(ValueError, match=r"x\.parquet is no parquet file that can be read"):
+    with pytest.raises(ValueError, match=r"x\.parquet: not a whole parquet file"):
         open_source(str(tmp_path / "x.parquet"))
     raw = bytearray(parquet.read_bytes())
     raw[8:400] = bytes(392)
     parquet.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"c\.parquet is no parquet file that can be read"):
+    with pytest.raises(ValueError, match=r"c\.parquet: not a whole parquet file"):
         list(open_source(str(parquet)).read(0, None, False))
 
 
@@ -140,7 +140,7 @@ def test_a_row_without_text_is_named(tmp_path):
     pq.write_table(pa.table({"text": [*SENTENCES[:20], None]}), tmp_path / "c.parquet")
     pieces = open_source(str(tmp_path / "c.parquet"), piece_rows=16).read(3, None, False)
     next(pieces)
-    with pytest.raises(ValueError, match=r"c\.parquet, row 20, counted from 0: .* is null"):
+    with pytest.raises(ValueError, match=r"c\.parquet, row 21: .* is null"):
         next(pieces)
 
 

@@ -94,6 +94,10 @@ def test_the_first_step_without_correction_is_longer():
         ({"learning_rate": 0}, "learning_rate is 0; it must be positive"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0; it must be positive"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be at least 0"),
+        (
+            {"weight_decay": 1e300},
+            "weight_decay is 1e\\+300; it must be at least 0 and at most 1000",
+        ),
         ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0; it must be at least 0 and below 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it must be positive"),
         ({"learning_rate": float("inf")}, "learning_rate is inf; it must be finite"),
@@ -120,7 +124,7 @@ def test_a_warm_up_longer_than_the_run():
 
 def test_whole_numbers_of_more_than_32_bits_are_floats():
     params = {"w": jnp.ones((2, 2))}
-    config = OptimizerConfig(clip_norm=2**31, weight_decay=2**33)
+    config = OptimizerConfig(clip_norm=2**31, weight_decay=1000)
     optimizer = make_optimizer(config, 10)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     assert jnp.isfinite(updates["w"]).all()

@@ -168,6 +168,24 @@ def test_a_checkpoint_of_which_a_file_is_missing_is_none(tmp_path, state, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
 
+def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, *state)
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").unlink()
+    os.mkfifo(tmp_path / "1" / "_CHECKPOINT_METADATA")
+    with pytest.raises(FileExistsError, match=r"_CHECKPOINT_METADATA is a pipe or a device; dele"):
+        RunCheckpoints(tmp_path)
+
+
+def test_metadata_that_orbax_does_not_know_name_the_folder(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, *state)
+    file = tmp_path / "1" / "_CHECKPOINT_METADATA"
+    file.write_text(file.read_text().replace("performance_metrics", "performanme_metrics"))
+    with pytest.raises(ValueError, match=r"a checkpoint in .* is damaged \(.*performanme_metrics"):
+        RunCheckpoints(tmp_path)
+
+
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot keep checkpoints in .*file"):

@@ -183,6 +183,11 @@ SEEDS = {"summary.json": {"settings": {**FIXED, "seed": None}}}
         # What is not whole, or another run's.
         ({**FINISHED, "results.json": ""}, True, r"results\.json, line 1: not JSON .*; delete it"),
         ({**FINISHED, "results.json": '{"sett'}, True, "not JSON .*; delete it, and --resume"),
+        (
+            {**FINISHED, "results.json": FINISHED["results.json"] | {"digest": "of others"}},
+            True,
+            "changed after it was written; delete it, and --resume",
+        ),
         ({**FINISHED, "results.json": {}}, True, "does not hold the results of a run; delete it"),
         (
             {**FINISHED, "results.json": {"settings": {"type": "simcse", "seed": 2}}},

@@ -15,7 +15,7 @@ from simcse_jax.losses.info_nce.blocks import default_block_size
 from simcse_jax.losses.info_nce.blockwise import blockwise_sums
 from simcse_jax.losses.info_nce.dense import dense_sums
 from simcse_jax.losses.info_nce.logits import Precision, StaticOptions
-from simcse_jax.losses.info_nce.reference import InfoNCE, Similarity
+from simcse_jax.losses.info_nce.reference import InfoNCE, Similarity, check_shapes
 from simcse_jax.losses.info_nce.ring import ring_sums
 
 Implementation = Literal["auto", "dense", "blockwise", "ring"]
@@ -98,7 +98,7 @@ def info_nce(
     named = {"anchors": anchors, "positives": positives, "hard_negatives": hard_negatives}
     given = [float_rows(name, x) for name, x in named.items() if x is not None]
     ids = None if group_ids is None else jnp.asarray(group_ids)
-    _check_shapes(given, ids)
+    check_shapes(given, ids)
     dtype = jnp.result_type(*given)
     accum = jnp.promote_types(dtype, jnp.float32)
     embeddings = [jnp.asarray(x, accum) for x in given]
@@ -170,25 +170,6 @@ def _direction(
 def _gather(x: Shaped[Array, "R *D"], axis_name: str | None) -> Shaped[Array, "B *D"]:
     """Return the rows of all devices in order; the transpose sums the gradients of each row."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
-
-
-def _check_shapes(given: list[Array], group_ids: Array | None) -> None:
-    anchors = given[0]
-    if 0 in anchors.shape:
-        raise ValueError(f"anchors must be a non-empty [B, D] array, not {anchors.shape}.")
-    for name, x in zip(("positives", "hard_negatives"), given[1:], strict=False):
-        if x.shape != anchors.shape:
-            raise ValueError(
-                f"{name} {x.shape} must have the shape of anchors {anchors.shape}, "
-                "one row for each anchor."
-            )
-    if group_ids is not None and group_ids.shape != anchors.shape[:1]:
-        raise ValueError(
-            f"group_ids {group_ids.shape} must have one integer for each row of anchors "
-            f"{anchors.shape}."
-        )
-    if group_ids is not None and not jnp.issubdtype(group_ids.dtype, jnp.integer):
-        raise ValueError(f"group_ids must be integers, not {group_ids.dtype}.")
 
 
 def _check_options(

@@ -1,5 +1,6 @@
 """InfoNCE as the paper writes it: for reading, and for testing the faster implementations."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -53,6 +54,7 @@ def info_nce_reference(
       0.7437
     """
     anchors, positives = float_rows("anchors", anchors), float_rows("positives", positives)
+    check_shapes([anchors, positives], None if group_ids is None else jnp.asarray(group_ids))
     same = jnp.eye(len(anchors), dtype=bool)  # [B B], i = j
     logits = _similarities(anchors, positives, similarity) / temperature  # [B B]
     if group_ids is not None:
@@ -88,3 +90,23 @@ def _similarities(
 def _equal(ids: Int[AnyArray, "B"]) -> Bool[Array, "B B"]:
     ids = jnp.asarray(ids)
     return ids[:, None] == ids[None, :]
+
+
+def check_shapes(given: Sequence[AnyArray], group_ids: AnyArray | None) -> None:
+    """Raise ValueError where anchors, positives, hard negatives and groups do not fit."""
+    anchors = given[0]
+    if 0 in anchors.shape:
+        raise ValueError(f"anchors must be a non-empty [B, D] array, not {anchors.shape}.")
+    for name, x in zip(("positives", "hard_negatives"), given[1:], strict=False):
+        if x.shape != anchors.shape:
+            raise ValueError(
+                f"{name} {x.shape} must have the shape of anchors {anchors.shape}, "
+                "one row for each anchor."
+            )
+    if group_ids is not None and group_ids.shape != anchors.shape[:1]:
+        raise ValueError(
+            f"group_ids {group_ids.shape} must have one integer for each row of anchors "
+            f"{anchors.shape}."
+        )
+    if group_ids is not None and not jnp.issubdtype(group_ids.dtype, jnp.integer):
+        raise ValueError(f"group_ids must be integers, not {group_ids.dtype}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -387,13 +388,13 @@ def kept(keep: Any, step: Any) -> Any:
 
 def trained(**changes: Any) -> Any:
     sentences = changes.pop("sentences")
-    # A folder of its own: what gives the same is trained twice.
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir="."))
+    # In a folder of its own: what gives the same is trained twice.
+    os.chdir(tempfile.mkdtemp(prefix="train-", dir="."))
     return simcse_jax.train(
         "unsup_simcse",
         sentences=sentences,
         evaluate=lambda encoder: {"x": float(encoder.encode(["a dog"]).sum())},
-        **{"model": str(GOLDEN / "tiny-bert"), "output_dir": folder, **changes},
+        **{"model": str(GOLDEN / "tiny-bert"), "output_dir": Path("run"), **changes},
     )
 
 

@@ -110,6 +110,12 @@ def entry(file: Path, random: Random) -> str:
     return f"it is {kind}"
 
 
+def table_texts(table: Any) -> list[tuple[str, ...]]:
+    """Return the texts of a table as those do who read one: each cell is looked at then."""
+    columns = range(len(table.names))
+    return [tuple(table.text(row, i) for i in columns) for row in range(len(table.rows))]
+
+
 def strange(value: Any) -> str | None:
     """Find what no reader may return: numbers that are none, half characters, NUL bytes.
 
@@ -390,7 +396,7 @@ READERS = [
             (read_labelled_nli, training_rows),
             (read_training_file, training_rows),
             (read_sentences, list),
-            (read_table, lambda found: list(found.rows)),
+            (read_table, table_texts),
         )
     ),
     Reader(

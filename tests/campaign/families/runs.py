@@ -26,7 +26,7 @@ from tests.campaign.families.commands import (
 from tests.campaign.families.models import change_entry, files_of
 from tests.campaign.mutate import change_json, damage
 
-CLOCKS = {"train_seconds", "hardware", "python", "sentences_per_second"}
+CLOCKS = {"train_seconds", "hardware", "python", "sentences_per_second", "digest"}
 
 
 def make(base: Path, random: Random, folder: Path) -> Case:

@@ -169,3 +169,11 @@ def test_doctests():
     results = doctest.testmod(api, extraglobs={"jnp": jnp})
     assert results.attempted > 0
     assert results.failed == 0
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_reference_refuses_rows_that_do_not_fit():
+    with pytest.raises(ValueError, match="anchors must be a non-empty"):
+        info_nce_reference(jnp.zeros((0, 2)), jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"positives \(2, 2\) must have the shape of anchors"):
+        info_nce_reference(jnp.ones((3, 2)), jnp.ones((2, 2)))
