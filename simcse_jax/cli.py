@@ -229,6 +229,9 @@ class Evaluate:
         tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
         own = [read_pairs(source, self.columns) for source in self.pairs]
         tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
+        names = [task.name for task in tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two tasks are called {twice!r}; rename the file of one of them")
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)
         )
