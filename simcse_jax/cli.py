@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -232,6 +233,9 @@ class Evaluate:
         tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
         own = [read_pairs(source, self.columns) for source in self.pairs]
         tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
+        names = [task.name for task in tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two tasks are called {twice!r}; rename the file of one of them")
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)
         )
@@ -441,8 +445,7 @@ def explain_logs() -> None:
         for each in logging.getLogger().handlers:
             each.addFilter(is_not_from_below)
         sys.excepthook = print_what_ends_the_program
-        # What a destructor raises, such as that of orbax's event loop after a full disk.
-        sys.unraisablehook = lambda _: None
+        sys.unraisablehook = pass_over_event_loops
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
@@ -457,6 +460,13 @@ def print_what_ends_the_program(
     frame, here = inspect.currentframe(), threading.get_ident()
     if here == threading.main_thread().ident and frame is not None and frame.f_back is None:
         sys.__excepthook__(kind, error, trace)
+
+
+def pass_over_event_loops(found: Any) -> None:
+    """Print what a destructor raises, but for orbax's event loop after a checkpoint that failed."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(found.exc_traceback)]
+    if not any(part in ("asyncio", "orbax") for file in files for part in Path(file).parts):
+        sys.__unraisablehook__(found)
 
 
 def is_not_from_below(record: logging.LogRecord) -> bool:

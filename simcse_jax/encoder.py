@@ -538,7 +538,7 @@ class SentenceEncoder:
         self, sentences: Iterator[str], size: int, how: _How, progress: Callable[[int], Any]
     ) -> Iterator[np.ndarray]:
         """Encode chunks of a stream; those ahead wait here for the places of equal sentences."""
-        waiting: deque[list[str]] = deque()
+        waiting: deque[tuple[list[str], list[str]]] = deque()
 
         def distinct_chunks() -> Iterator[list[str]]:
             taken = 0
@@ -548,21 +548,22 @@ class SentenceEncoder:
                     if "\0" in sentence:  # as in files, of which a corpus is most often read
                         raise ValueError(f"sentence {i} holds a NUL character; leave it out")
                 taken += len(chunk)
-                waiting.append(chunk)
-                yield list(dict.fromkeys(chunk))
+                waiting.append((chunk, list(dict.fromkeys(chunk))))
+                yield waiting[-1][1]
 
         truncated = done = 0
         for vectors, cut in self._encode_chunks(distinct_chunks(), how, None, progress):
-            chunk = waiting.popleft()
+            chunk, distinct = waiting.popleft()
             truncated += cut
-            done += len(chunk)
-            if len(vectors) < len(chunk):
-                progress(len(chunk) - len(vectors))
-                vectors = vectors[_places(list(dict.fromkeys(chunk)), chunk)]
+            done += len(distinct)
+            if len(distinct) < len(chunk):
+                progress(len(chunk) - len(distinct))
+                vectors = vectors[_places(distinct, chunk)]
             yield vectors
         if truncated and how.warns_of_long:
             warnings.warn(
-                f"{truncated} of {done} sentences were cut to {how.limit} tokens", stacklevel=2
+                f"{truncated} of {done} distinct sentences were cut to {how.limit} tokens",
+                stacklevel=2,
             )
 
     def _how(

@@ -10,7 +10,7 @@ Extra = Literal["train", "data", "parquet", "datasets", "wandb", "transfer", "to
 _WHAT: dict[Extra, str] = {
     "train": "training, or fitting a flow,",
     "data": "reading Wikipedia and TensorFlow Datasets",
-    "parquet": "reading a parquet file",
+    "parquet": "reading or writing parquet",
     "datasets": "a data set of Hugging Face's, by its name or folder,",
     "wandb": "logging to Weights & Biases",
     "transfer": "a transfer task or an estimator of scikit-learn's kind",

@@ -269,7 +269,9 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         scores = with_nli(scores, data.held_out["nli"])
     if evaluate is not None:
         # Its first number chooses; what that is called is known once it was asked.
-        return scores._replace(dev=checked(evaluate), best_metric=None, dev_name="", note="")
+        return scores._replace(
+            dev=checked(evaluate), best_metric=None, dev_name="", note="", dev_data=None
+        )
     if scores.best_metric is None:
         say(
             "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
@@ -345,7 +347,7 @@ def train_seed(
     if isinstance(objective, Sbert) and (labels := getattr(text, "labels", None)) is not None:
         objective.check_labels(labels)
     objective.check_batch(config.data.batch_size, columns)
-    fixed = fixed_fields(config, text.fingerprint) | {"dev_metric": scores.best_metric}
+    fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
     if finished is not None:
@@ -630,7 +632,7 @@ def train_flow_seed(
     """Fit a flow to the frozen encoder's vectors, or reuse its finished run; see `train_seed`."""
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
-    fixed = fixed_fields(config, data.text.fingerprint) | {"dev_metric": scores.best_metric}
+    fixed = fixed_fields(config, data.text.fingerprint) | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
     if finished is not None:

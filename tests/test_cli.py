@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from simcse_jax.cli import (
     Processes,
     is_not_from_below,
     main,
+    pass_over_event_loops,
     print_what_ends_the_program,
     run_or_explain,
 )
@@ -351,3 +353,16 @@ def test_callbacks_of_other_threads_print_no_traceback(capsys):
     time.sleep(0.2)
     print_what_ends_the_program(type(error), error, None)  # Python is below, and goes on
     assert capsys.readouterr().err == ""
+
+
+def test_only_event_loops_of_orbax_are_passed_over(monkeypatch):
+    """Their destructors complain after a checkpoint that failed; other errors are told."""
+    spaces = {}
+    exec(compile("def fail():\n    raise RuntimeError", "/x/orbax/y.py", "exec"), spaces)
+    told = []
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    for fail in (spaces["fail"], lambda: 1 / 0):
+        with pytest.raises((RuntimeError, ZeroDivisionError)) as caught:
+            fail()
+        pass_over_event_loops(types.SimpleNamespace(exc_traceback=caught.tb))
+    assert [found.exc_traceback for found in told] == [caught.tb]

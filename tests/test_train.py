@@ -522,6 +522,11 @@ def test_columns_and_scores_of_ones_own_from_the_command_line(
     assert "dev and test are the 32 pairs of dev.jsonl" in printed
     results = read_json(tmp_path / "run" / "results.json")
     assert results["dev_metric"] == "pairs_dev"
+    told = (tmp_path / "dev.jsonl").read_text()
+    (tmp_path / "dev.jsonl").write_text(told.replace('"stars": 1', '"stars": 2'))
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--resume"])
+    assert "the pairs of eval_data have changed" in capsys.readouterr().err
     assert results["best"]["tasks"]["dev"]["all"] == pytest.approx(results["dev_best"])
     assert library.begun[0]["config"]["data"]["columns"] == ["q", "a b"]
     logged = [{n: x for n, x in r.items() if n != "eval"} for r in library.logged]

@@ -29,7 +29,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments import report
-from experiments.figures.draw import DRAW
+from experiments.figures.draw import DRAW, plt
 from experiments.figures.measure import (
     NAMES,
     Embeddings,
@@ -75,7 +75,7 @@ def draw(name: str, folder: Path) -> None:
     figure = DRAW[name](read_json(folder / f"{name}.json"))
     for kind in ("png", "pdf"):
         report.write_figure(folder / f"{name}.{kind}", figure, dpi=160)
-    figure.clear()
+    plt.close(figure)
 
 
 def print_plane(plane: Mapping[str, Any]) -> None:

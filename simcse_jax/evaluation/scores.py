@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,6 +52,8 @@ class Scores(NamedTuple):
             the last.
         measure: what the scores are, for people.
         note: what is to be known of them, for people; "" for nothing.
+        dev_data: a digest of the data on the way, where the metric's name does not say which they
+            are; a run goes on with the same alone.
     """
 
     dev: Callable[[SentenceEncoder], Mapping[str, float]]
@@ -59,6 +63,12 @@ class Scores(NamedTuple):
     columns: Callable[[dict[str, Any], dict[str, Any]], list[Column]]
     measure: str = "Spearman"
     note: str = ""
+    dev_data: str | None = None
+
+    def fixed(self) -> dict[str, str | None]:
+        """Return what must not change when the run is resumed."""
+        own = {} if self.dev_data is None else {"dev_data": self.dev_data}
+        return {"dev_metric": self.best_metric, **own}
 
 
 def no_scores() -> Scores:
@@ -123,7 +133,13 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         _sts_columns,
         note=f"dev and test are the {len(pairs):,} pairs of {file.name}, so the test is no measure "
         "of new text",
+        dev_data=_digest(pairs),
     )
+
+
+def _digest(pairs: Pairs) -> str:
+    rows = [pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]
+    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
 
 
 def _spearman(encoder: SentenceEncoder, pairs: Pairs) -> float:

@@ -79,10 +79,14 @@ class ChangedSettings(ValueError):
 
 def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
     """Return which settings differ, by name, and how, in words."""
-    # Nobody knows a text by its digest.
+    # Nobody knows data by their digest.
+    data = {
+        "text": "the training text has changed",
+        "dev_data": "the pairs of eval_data have changed",
+    }
     return {
-        name: "the training text has changed"
-        if name == "text" and name in saved and name in wanted
+        name: data[name]
+        if name in data and name in saved and name in wanted
         else f"{name} was {quoted(saved.get(name))} and is {quoted(wanted.get(name))}"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
@@ -207,6 +211,8 @@ class RunCheckpoints:
 
         On a disk that is all but full, orbax has once called such a one written.
         """
+        if jax.process_count() > 1:  # one would delete what another still looks at
+            return
         if self._checkpointer.checkpointables_metadata(step).metadata["run"] is None:
             self._checkpointer.delete(step)
             raise OSError("a file of it is missing")
