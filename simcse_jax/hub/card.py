@@ -202,6 +202,8 @@ TASKS = {
     "natural-language-inference": "Natural Language Inference",
 }
 """The tasks of `Score` by the hub's names, with what sentence-transformers calls them."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of letters, which UTF-8 has not: what Python makes of a file's name in another code."""
 _COLUMNS = {1: "a sentence", 2: "a pair of sentences", 3: "three sentences"}
 
 
@@ -313,19 +315,45 @@ def _known(origin: Origin | None) -> dict[str, Any]:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and not _SURROGATES.search(value)
 
 
 def _header_of(readme: str | None) -> dict[str, Any]:
     """Return what the header of a card says; nothing where there is none that can be read."""
-    import yaml
-
     found = re.match(r"\s*---\n(.*?)\n---[ \t]*(\n|$)", readme or "", re.DOTALL)
+    if found is None or len(found[1]) > _LONGEST_HEADER:
+        return {}
     try:
-        data = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        data = _parsed(found[1])
+    except Exception:  # the parser has others than its own, and no save fails for somebody's card
         return {}
     return data if isinstance(data, dict) else {}
+
+
+_LONGEST_HEADER = 65_536
+"""In letters. What is longer is not read: the parser takes a second for it."""
+
+
+def _parsed(text: str) -> Any:
+    """Return what YAML says, but for aliases and merge keys, by which a line becomes gigabytes.
+
+    Raises:
+        Exception: it is no such YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("an alias")
+            return super().compose_node(parent, index)
+
+        def flatten_mapping(self, node: Any) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.YAMLError("a merge key")
+            super().flatten_mapping(node)
+
+    return yaml.load(text, Loader)
 
 
 def _summary(model: ModelFacts, origin: Origin | None, training: Training | None) -> str:

@@ -117,6 +117,25 @@ def test_a_start_model_s_card_that_says_nothing(readme):
     assert 'the local folder `"base"`' in card
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "a0: &a0 {x: 1}\n"
+        + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)),
+        "a: &a 1\nb: *a\nlicense: mit",
+        "<<: {license: mit}",
+        "license: mit\nx: " + "y" * 70_000,
+        'license: "\\ud800"',
+        *("license: mit\na: !!bool foo", "license: mit\na: !!int ''", "license: mit\na: 0x_"),
+        *("license: mit\na: !!timestamp foo", "license: mit\na: !!binary é"),
+    ],
+    ids=lambda header: header[:20].encode("unicode_escape").decode(),
+)
+def test_a_header_that_is_a_bomb_or_breaks_the_parser_is_as_if_it_were_not_there(header):
+    card = model_card(FACTS, Origin("base", readme=f"---\n{header}\n---\n# Theirs\n"))
+    assert card == model_card(FACTS, Origin("base"))
+
+
 def test_names_that_markdown_would_take_for_more():
     settings = EncoderSettings(prompts={"query": "``` | <b>\n# q: "}, default_prompt_name="query")
     name = "my_*model*<script>"
