@@ -396,7 +396,9 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
         value: what `json.dumps` takes.
         indent: how far to indent, for people who read it; None is a single line.
     """
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    # Of a file's name that is not UTF-8: the same escape is JSON's, and is read as the same name.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_tensors(

@@ -229,7 +229,7 @@ def model_card(
     Returns:
         The text of `CARD_FILE`, header and all.
     """
-    title = _title(model, origin, training)
+    title = _encodable(_title(model, origin, training))
     parts = [
         f"---\n{_header(title, model, origin, training, outcome)}\n---",
         f"# {_plain(title)}",
@@ -242,7 +242,7 @@ def model_card(
     else:
         parts += ["## Scores", "Not measured: this model was saved without an evaluation."]
     parts += _citations(model, training)
-    return _signed("\n\n".join(parts) + "\n")
+    return _signed(_encodable("\n\n".join(parts) + "\n"))
 
 
 def _title(model: ModelFacts, origin: Origin | None, training: Training | None) -> str:
@@ -276,7 +276,7 @@ def _header(
             task_type=score.task,
             task_name=TASKS[score.task],
             dataset_type=score.dataset_id,
-            dataset_name=score.dataset,
+            dataset_name=_encodable(score.dataset),
             dataset_split=score.split,
             metric_type=score.metric,
             metric_name=score.measure,
@@ -477,15 +477,15 @@ def _about_scores(training: Training, outcome: Outcome | None) -> list[str]:
     columns = ["Data", "Measure", "Score × 100", *(["Before training"] if before else [])]
     rows = []
     for score in outcome.scores:
-        row = [_named(score), score.measure, f"{score.value:.2f}"]
+        row = [_plain(_named(score)), score.measure, f"{score.value:.2f}"]
         if before:
             known = before.get(_key(score))
             row.append("" if known is None else f"{known:.2f}")
         rows.append(row)
     marks = ["---", "---", *(["---:"] * (len(columns) - 2))]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, marks, *rows))
-    protocols = dict.fromkeys(score.protocol for score in outcome.scores)
-    return ["## Scores", table, *protocols, training.note]
+    protocols = dict.fromkeys(_plain(score.protocol) for score in outcome.scores)
+    return ["## Scores", table, *protocols, _plain(training.note)]
 
 
 def _key(score: Score) -> tuple[str | None, ...]:
@@ -522,9 +522,14 @@ def _code(text: str) -> str:
     return f"{fence}{quoted}{fence}"
 
 
+def _encodable(text: str) -> str:
+    """Replace what UTF-8 has not, by which YAML or the whole card could not be written."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def _plain(text: str) -> str:
     """Escape what Markdown would take for more than text, in a line."""
-    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_<>\[\]|#&~])", r"\\\1", " ".join(text.split()))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -558,9 +563,7 @@ _SIGNATURE = (
     "edited card as it is. {} -->\n"
 )
 _LOADS = re.compile(r'(SentenceEncoder\.from_pretrained|SentenceTransformer)\("[^"]*"\)')
-_SIGNED = re.compile(
-    r"(?P<text>.*)\n<!-- Written by simcse_jax\..* (?P<digest>[0-9a-f]{16}) -->\n", re.DOTALL
-)
+_SIGNED = re.compile(r"<!-- Written by simcse_jax\..* ([0-9a-f]{16}) -->")
 
 
 def _signed(text: str) -> str:
@@ -573,8 +576,9 @@ def _digest(text: str) -> str:
 
 def is_unedited(card: str) -> bool:
     """Tell whether a card was written here, by whatever version, and is as it was written."""
-    found = _SIGNED.fullmatch(card)
-    return found is not None and found["digest"] == _digest(found["text"])
+    text, _, last = card.removesuffix("\n").rpartition("\n")
+    found = _SIGNED.fullmatch(last)
+    return found is not None and card.endswith("\n") and found[1] == _digest(text)
 
 
 def placed(card: str, place: str) -> str:
@@ -585,9 +589,7 @@ def placed(card: str, place: str) -> str:
     if not is_unedited(card):
         return card.replace(f'("{PLACE}")', f'("{place}")')
     moved = _LOADS.sub(lambda found: f'{found[1]}("{place}")', card)
-    found = _SIGNED.fullmatch(moved)
-    assert found is not None  # the signature loads nothing
-    return _signed(found["text"])
+    return _signed(moved.removesuffix("\n").rpartition("\n")[0])
 
 
 def read_card(folder: Path) -> str | None:

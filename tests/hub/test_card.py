@@ -1,5 +1,6 @@
 """The card of a model: valid for the hub's own reader, true, and never in place of the user's."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -142,6 +143,29 @@ def test_names_that_markdown_would_take_for_more():
     card = model_card(FACTS._replace(settings=settings), Origin(name))
     assert "# my\\_\\*model\\*\\<script\\>\n" in card
     assert '`"query"` puts ````"``` | <b>\\n# q: "```` first' in card
+
+
+def test_names_of_scores_that_markdown_or_html_would_take_for_more():
+    name = "# [x](y) <b>\n| `a`&lt;.csv"
+    card = model_card(FACTS, None, TRAINING, Outcome("after update 4", [score(name, "m", 1.0)]))
+    shown = "\\# \\[x\\](y) \\<b\\> \\| \\`a\\`\\&lt;.csv"
+    assert f"| {shown}, test | m | 1.00 |\n" in card
+    assert header(card)["model-index"][0]["results"][0]["dataset"]["name"] == name
+
+
+def test_names_that_are_not_utf_8():
+    name = os.fsdecode(b"\xff.csv")
+    training = TRAINING._replace(data=name, note=name, settings={"train_files": [name]})
+    card = model_card(FACTS, Origin(name), training, Outcome(name, [score(name, "m", 1.0)]))
+    assert is_unedited(card.encode().decode())
+    assert "| \ufffd.csv, test | m | 1.00 |\n" in card
+    assert header(card)["model-index"][0]["results"][0]["dataset"]["name"] == "\ufffd.csv"
+
+
+def test_whose_a_card_of_many_markers_is_takes_no_longer():
+    """A search for a marker from every line on would take minutes."""
+    assert not is_unedited("\n<!-- Written by simcse_jax. " * 100_000)
+    assert not is_unedited("<!-- Written by simcse_jax. 0123456789abcdef -->\n" * 100_000)
 
 
 def test_an_edited_card_is_known():
