@@ -602,11 +602,14 @@ def read_card(folder: Path) -> str | None:
 
 
 def is_users(folder: Path) -> bool:
-    """Tell whether a folder has a card that is not to be overwritten: no card that we wrote."""
+    """Tell whether a folder has a card that is not to be overwritten: no card that we wrote.
+
+    A link is the user's whatever it leads to, for we write none.
+    """
     if not is_there(folder / CARD_FILE):
         return False
     card = read_card(folder)
-    return card is None or not is_unedited(card)
+    return (folder / CARD_FILE).is_symlink() or card is None or not is_unedited(card)
 
 
 def write_card(folder: Path, card: str) -> None:

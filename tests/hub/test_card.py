@@ -259,7 +259,7 @@ def test_a_user_s_card_stays(encoder, tmp_path):
             encoder.save_pretrained(folder)
             assert (folder / "README.md").read_text() == text
     listed = [read_json(f / "simcse_jax.json")["files"] for f in (theirs, ours)]
-    assert ["README.md" in files for files in listed] == [False, True]
+    assert ["README.md" in files for files in listed] == [False, False]
     # What is no file, or leads elsewhere, is the user's too.
     for make in (Path.mkdir, lambda path: path.symlink_to(tmp_path / "text")):
         folder = tmp_path / "other"
@@ -269,6 +269,32 @@ def test_a_user_s_card_stays(encoder, tmp_path):
         assert (folder / "README.md").is_dir() or (folder / "README.md").is_symlink()
         shutil.rmtree(folder)
     assert (tmp_path / "text").read_text() == "# Elsewhere\n"
+
+
+def test_a_link_or_what_is_no_file_stays_in_a_saved_model_s_folder(encoder, tmp_path):
+    """In place of our card, by which it is on the list of our files."""
+    encoder.save_pretrained(tmp_path / "model")
+    card = tmp_path / "model" / "README.md"
+    ours = card.read_text()
+    (tmp_path / "text").write_text("# Elsewhere\n")
+    (tmp_path / "ours").write_text(ours)
+    makes = (
+        *(lambda name=name: card.symlink_to(f"../{name}") for name in ("text", "ours", "nothing")),
+        *(card.mkdir, lambda: os.mkfifo(card)),
+    )
+    for make in makes:
+        card.rmdir() if card.is_dir() else card.unlink()
+        encoder.save_pretrained(tmp_path / "model")
+        assert is_unedited(card.read_text())
+        card.unlink()
+        make()
+        for _ in range(2):
+            before = card.lstat()
+            encoder.save_pretrained(tmp_path / "model")
+            assert (card.lstat().st_ino, card.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert (tmp_path / "text").read_text() == "# Elsewhere\n"
+    assert (tmp_path / "ours").read_text() == ours
+    assert hub.is_whole(tmp_path / "model")
 
 
 def test_the_card_of_an_unchanged_model_goes_along(encoder, tmp_path):
