@@ -65,7 +65,7 @@ def methods() -> str:
     start, mean = fitted["raw"]["4 layers"], raw["mean"]["STS-B"]
     whitening, flow = (fitted[row]["4 layers"] for row in ("whitening, k=256", "flow, code"))
     rows = [
-        ("BERT-avg", "bert_avg", "mean", "", mean),
+        ("BERT-avg", "bert_avg", "mean", "–", mean),
         ("BERT-whitening", "whitening", "cls", start, whitening),
         ("BERT-flow", "bert_flow", "cls", start, flow),
         ("Sentence-BERT", "sentence_bert", "mean", mean, stsb),
