@@ -812,7 +812,7 @@ class SentenceEncoder:
             The address of the commit.
 
         Raises:
-            ValueError: the hub has no such names of repositories.
+            ValueError: the hub has no such names of repositories, or no such tokens.
             OSError: the hub cannot be reached or refuses it; the message says what mends it.
         """
         with tempfile.TemporaryDirectory() as folder:

@@ -92,8 +92,8 @@ def outcome(config: Config, results: Mapping[str, Any], name: str, scores: Score
     """
     return hub.Outcome(
         _chosen(config, results, name, scores),
-        card_scores(results[name]),
-        card_scores(results.get("before", {})),
+        card_scores(results[name], scores.pairs_file),
+        card_scores(results.get("before", {}), scores.pairs_file),
     )
 
 
@@ -113,7 +113,9 @@ def _chosen(config: Config, results: Mapping[str, Any], name: str, scores: Score
 
 
 def _note(config: Config, scores: Scores) -> str:
-    known, _, _ = scores.note.partition(";")  # what follows is for who trains
+    known = scores.note
+    if not scores.pairs_file:  # whose name may have a semicolon
+        known, _, _ = known.partition(";")  # what follows is for who trains
     said = f"All scores are of one run, with seed {config.run.seed}."
     return f"{said} {known[0].upper()}{known[1:]}." if known else said
 

@@ -524,3 +524,10 @@ def test_a_write_of_another_thread_is_not_taken_for_an_abandoned_one(tmp_path, m
             done.result()
     assert is_written(folder, "list.json")
     assert (folder / "config.json").read_text() == "new"
+
+
+def test_a_name_that_is_not_utf_8_goes_through_json(tmp_path):
+    value = {"file": os.fsdecode(b"\xff.csv"), "text": "é\\udcff"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert b'"\\udcff.csv"' in (tmp_path / "x.json").read_bytes()

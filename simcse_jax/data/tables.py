@@ -309,7 +309,7 @@ def table_of(data: Any, source: str, columns: Sequence[str] = ()) -> Table | Non
     check_columns(source, names, columns)
     names = tuple(columns) or names
     check_columns(source, names, names)
-    cells = [_cells(data[name]) for name in names]
+    cells = [_cells(data[name], f"{source}, column {name!r}") for name in names]
     counts = [len(column) for column in cells]
     if len(set(counts)) > 1:
         raise ValueError(
@@ -344,8 +344,17 @@ def _names_of(data: Any, source: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _cells(column: Any) -> list[Any]:
-    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)  # pyarrow's
+def _cells(column: Any, place: str) -> list[Any]:
+    if hasattr(column, "to_pylist"):  # pyarrow's
+        return list(column.to_pylist())
+    # What has no order, or comes apart into something else than cells.
+    unordered = isinstance(column, set | frozenset | Mapping)
+    if unordered or isinstance(column, str | bytes | bytearray | memoryview):
+        raise ValueError(f"{place} is a {type(column).__name__}; give a list, a cell a row")
+    try:
+        return list(column)
+    except TypeError:  # a number, or an array without axes
+        raise ValueError(f"{place} is {quoted(column)}; give a list, a cell a row") from None
 
 
 def table_of_rows(

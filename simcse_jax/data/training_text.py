@@ -30,6 +30,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 from simcse_jax.checks import listed, quoted
 from simcse_jax.data.libraries import is_saved
 from simcse_jax.data.nli import (
@@ -382,6 +384,10 @@ def _class_of(cell: object, place: str) -> int | None:
     return None if value == -1 else int(value)
 
 
+# Of which `float` makes a number all the same.
+_NO_NUMBERS = (bool, np.bool_, bytes, bytearray, memoryview, type(None))
+
+
 def number_of(cell: object, place: str) -> float:
     """Return a cell that is a score.
 
@@ -393,7 +399,7 @@ def number_of(cell: object, place: str) -> float:
         ValueError: it is no finite number.
     """
     try:
-        score = math.nan if isinstance(cell, bool) or cell is None else float(cell)  # type: ignore[arg-type]
+        score = math.nan if isinstance(cell, _NO_NUMBERS) else float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):

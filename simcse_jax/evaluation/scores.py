@@ -54,6 +54,8 @@ class Scores(NamedTuple):
         note: what is to be known of them, for people; "" for nothing.
         dev_data: a digest of the data on the way, where the metric's name does not say which they
             are; a run goes on with the same alone.
+        pairs_file: the name of the user's own file whose pairs the test is, for the card; "" where
+            they are SentEval's or Lee's.
     """
 
     dev: Callable[[SentenceEncoder], Mapping[str, float]]
@@ -64,6 +66,7 @@ class Scores(NamedTuple):
     measure: str = "Spearman"
     note: str = ""
     dev_data: str | None = None
+    pairs_file: str = ""
 
     def fixed(self) -> dict[str, str | None]:
         """Return what must not change when the run is resumed."""
@@ -134,6 +137,7 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         note=f"dev and test are the {len(pairs):,} pairs of {file.name}, so the test is no measure "
         "of new text",
         dev_data=_digest(pairs),
+        pairs_file=file.name,
     )
 
 
@@ -231,7 +235,9 @@ def triplet_scores(
         renamed = [c._replace(heading=c.heading.replace("test", "STS-B")) for c in others]
         return [*shown, *hidden, *renamed]
 
-    return Scores(dev, "sections_dev", "dev", test, columns, "section-triplet accuracy")
+    own = "" if sts is None else sts.pairs_file
+    measure = "section-triplet accuracy"
+    return Scores(dev, "sections_dev", "dev", test, columns, measure, pairs_file=own)
 
 
 def _accuracy(
@@ -257,6 +263,11 @@ _STS = (
     "STS: the test pairs in SentEval's files; the cosine of the two vectors of a pair against the "
     "human score of the pair."
 )
+_OWN = (
+    "{}: the user's own pairs, which are no published test; the cosine of the two vectors of a "
+    "pair against the score that the file has for it."
+)
+_UNPUBLISHED = "unknown"  # what sentence-transformers calls such data in a card
 _LEE = (
     "Lee: all pairs of 50 news documents; the cosine of the vectors of a pair against the mean of "
     "the human judgements of it."
@@ -272,14 +283,22 @@ _NLI = (
 )
 
 
-def card_scores(found: Mapping[str, Any]) -> list[Score]:
+def card_scores(found: Mapping[str, Any], pairs_file: str = "") -> list[Score]:
     """Return the scores of a test as a model card shows them; others than these are left out.
 
     Args:
         found: what the ``test`` of `Scores` returned.
+        pairs_file: of `Scores`; whatever the file is called, its scores are none of a published
+            data set.
     """
     tasks = found.get("tasks", {})
     scores = [score for name, task in tasks.items() for score in _of_task(name, task)]
+    if pairs_file:
+        own = _OWN.format(pairs_file)
+        scores = [
+            score._replace(dataset=pairs_file, dataset_id=_UNPUBLISHED, split=None, protocol=own)
+            for score in scores
+        ]
     if len(tasks) == len(TASKS):
         average = {"all": "one correlation a task", "mean": "mean of a task's subsets"}
         average["wmean"] = f"{average['mean']} by size"

@@ -202,6 +202,8 @@ TASKS = {
     "natural-language-inference": "Natural Language Inference",
 }
 """The tasks of `Score` by the hub's names, with what sentence-transformers calls them."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of letters, which UTF-8 has not: what Python makes of a file's name in another code."""
 _COLUMNS = {1: "a sentence", 2: "a pair of sentences", 3: "three sentences"}
 
 
@@ -227,7 +229,7 @@ def model_card(
     Returns:
         The text of `CARD_FILE`, header and all.
     """
-    title = _title(model, origin, training)
+    title = _encodable(_title(model, origin, training))
     parts = [
         f"---\n{_header(title, model, origin, training, outcome)}\n---",
         f"# {_plain(title)}",
@@ -240,7 +242,7 @@ def model_card(
     else:
         parts += ["## Scores", "Not measured: this model was saved without an evaluation."]
     parts += _citations(model, training)
-    return _signed("\n\n".join(parts) + "\n")
+    return _signed(_encodable("\n\n".join(parts) + "\n"))
 
 
 def _title(model: ModelFacts, origin: Origin | None, training: Training | None) -> str:
@@ -274,7 +276,7 @@ def _header(
             task_type=score.task,
             task_name=TASKS[score.task],
             dataset_type=score.dataset_id,
-            dataset_name=score.dataset,
+            dataset_name=_encodable(score.dataset),
             dataset_split=score.split,
             metric_type=score.metric,
             metric_name=score.measure,
@@ -313,19 +315,45 @@ def _known(origin: Origin | None) -> dict[str, Any]:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and not _SURROGATES.search(value)
 
 
 def _header_of(readme: str | None) -> dict[str, Any]:
     """Return what the header of a card says; nothing where there is none that can be read."""
-    import yaml
-
     found = re.match(r"\s*---\n(.*?)\n---[ \t]*(\n|$)", readme or "", re.DOTALL)
+    if found is None or len(found[1]) > _LONGEST_HEADER:
+        return {}
     try:
-        data = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        data = _parsed(found[1])
+    except Exception:  # the parser has others than its own, and no save fails for somebody's card
         return {}
     return data if isinstance(data, dict) else {}
+
+
+_LONGEST_HEADER = 65_536
+"""In letters. What is longer is not read: the parser takes a second for it."""
+
+
+def _parsed(text: str) -> Any:
+    """Return what YAML says, but for aliases and merge keys, by which a line becomes gigabytes.
+
+    Raises:
+        Exception: it is no such YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("an alias")
+            return super().compose_node(parent, index)
+
+        def flatten_mapping(self, node: Any) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.YAMLError("a merge key")
+            super().flatten_mapping(node)
+
+    return yaml.load(text, Loader)
 
 
 def _summary(model: ModelFacts, origin: Origin | None, training: Training | None) -> str:
@@ -449,15 +477,15 @@ def _about_scores(training: Training, outcome: Outcome | None) -> list[str]:
     columns = ["Data", "Measure", "Score × 100", *(["Before training"] if before else [])]
     rows = []
     for score in outcome.scores:
-        row = [_named(score), score.measure, f"{score.value:.2f}"]
+        row = [_plain(_named(score)), score.measure, f"{score.value:.2f}"]
         if before:
             known = before.get(_key(score))
             row.append("" if known is None else f"{known:.2f}")
         rows.append(row)
     marks = ["---", "---", *(["---:"] * (len(columns) - 2))]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, marks, *rows))
-    protocols = dict.fromkeys(score.protocol for score in outcome.scores)
-    return ["## Scores", table, *protocols, training.note]
+    protocols = dict.fromkeys(_plain(score.protocol) for score in outcome.scores)
+    return ["## Scores", table, *protocols, _plain(training.note)]
 
 
 def _key(score: Score) -> tuple[str | None, ...]:
@@ -494,9 +522,14 @@ def _code(text: str) -> str:
     return f"{fence}{quoted}{fence}"
 
 
+def _encodable(text: str) -> str:
+    """Replace what UTF-8 has not, by which YAML or the whole card could not be written."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def _plain(text: str) -> str:
     """Escape what Markdown would take for more than text, in a line."""
-    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_<>\[\]|#&~])", r"\\\1", " ".join(text.split()))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -530,9 +563,7 @@ _SIGNATURE = (
     "edited card as it is. {} -->\n"
 )
 _LOADS = re.compile(r'(SentenceEncoder\.from_pretrained|SentenceTransformer)\("[^"]*"\)')
-_SIGNED = re.compile(
-    r"(?P<text>.*)\n<!-- Written by simcse_jax\..* (?P<digest>[0-9a-f]{16}) -->\n", re.DOTALL
-)
+_SIGNED = re.compile(r"<!-- Written by simcse_jax\..* ([0-9a-f]{16}) -->")
 
 
 def _signed(text: str) -> str:
@@ -545,8 +576,9 @@ def _digest(text: str) -> str:
 
 def is_unedited(card: str) -> bool:
     """Tell whether a card was written here, by whatever version, and is as it was written."""
-    found = _SIGNED.fullmatch(card)
-    return found is not None and found["digest"] == _digest(found["text"])
+    text, _, last = card.removesuffix("\n").rpartition("\n")
+    found = _SIGNED.fullmatch(last)
+    return found is not None and card.endswith("\n") and found[1] == _digest(text)
 
 
 def placed(card: str, place: str) -> str:
@@ -557,9 +589,7 @@ def placed(card: str, place: str) -> str:
     if not is_unedited(card):
         return card.replace(f'("{PLACE}")', f'("{place}")')
     moved = _LOADS.sub(lambda found: f'{found[1]}("{place}")', card)
-    found = _SIGNED.fullmatch(moved)
-    assert found is not None  # the signature loads nothing
-    return _signed(found["text"])
+    return _signed(moved.removesuffix("\n").rpartition("\n")[0])
 
 
 def read_card(folder: Path) -> str | None:
@@ -572,11 +602,14 @@ def read_card(folder: Path) -> str | None:
 
 
 def is_users(folder: Path) -> bool:
-    """Tell whether a folder has a card that is not to be overwritten: no card that we wrote."""
+    """Tell whether a folder has a card that is not to be overwritten: no card that we wrote.
+
+    A link is the user's whatever it leads to, for we write none.
+    """
     if not is_there(folder / CARD_FILE):
         return False
     card = read_card(folder)
-    return card is None or not is_unedited(card)
+    return (folder / CARD_FILE).is_symlink() or card is None or not is_unedited(card)
 
 
 def write_card(folder: Path, card: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simcse_jax.checks import quoted
-from simcse_jax.hub.card import CARD_FILE, is_unedited, is_users, placed, read_card
+from simcse_jax.hub.card import CARD_FILE, is_unedited, placed, read_card
 from simcse_jax.io import write_text
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def upload(
         The address of the commit.
 
     Raises:
-        ValueError: ``repo_id`` is no name of a repository.
+        ValueError: ``repo_id`` is no name of a repository, or the token none of the hub.
         OSError: the hub cannot be reached or refuses it.
     """
     from huggingface_hub import HfApi
@@ -73,7 +73,8 @@ def _has_users_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
         file = api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
     except RemoteEntryNotFoundError:
         return False
-    return is_users(Path(file).parent)
+    found = read_card(Path(file).parent)  # by a link of the cache
+    return found is None or not is_unedited(found)
 
 
 _LOG_IN = "log in by `hf auth login`, or give a token"
@@ -101,6 +102,13 @@ def _explained(repo_id: str) -> Iterator[None]:
         raise ValueError(
             f"repo_id is {quoted(repo_id)}; it must be a name of the hub, such as 'user/model'"
         ) from error
+    except UnicodeEncodeError as error:
+        if error.encoding != "ascii":
+            raise
+        raise ValueError(  # not from the error, which holds the token
+            f"the token for the upload to {repo_id} has a letter that no token of the hub has; "
+            "copy it again from huggingface.co/settings/tokens"
+        ) from None
     except LocalTokenNotFoundError as error:
         raise OSError(f"there is no token for the upload to {repo_id}; {_LOG_IN}") from error
     except HfHubHTTPError as error:

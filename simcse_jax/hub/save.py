@@ -67,18 +67,19 @@ def model_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     with written_folder(folder, SETTINGS_FILE, _is_model) as out:
         yield out
         if is_users(Path(folder)):
-            _keep_card(Path(folder), out)
+            (out / CARD_FILE).unlink(missing_ok=True)
+            _disown_card(Path(folder) / SETTINGS_FILE)
 
 
-def _keep_card(folder: Path, out: Path) -> None:
-    """Have a write leave the card of a folder as it is."""
-    (out / CARD_FILE).unlink(missing_ok=True)
+def _disown_card(marker: Path) -> None:
+    """Take the card off the list of our files, with which a write would remove it."""
     try:
-        listed = CARD_FILE in read_object(folder / SETTINGS_FILE).get("files", [])
+        record = read_object(marker)
     except (OSError, ValueError):
-        listed = False
-    if listed:  # one of ours that was edited: the write would remove it with our older files
-        shutil.copyfile(folder / CARD_FILE, out / CARD_FILE)
+        return
+    files = record.get("files")
+    if isinstance(files, list) and CARD_FILE in files:
+        write_json(marker, record | {"files": [name for name in files if name != CARD_FILE]})
 
 
 def is_whole(folder: Path) -> bool:

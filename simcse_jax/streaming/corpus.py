@@ -16,8 +16,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import tokenizers
 from tqdm import tqdm
 
+from simcse_jax import __version__
 from simcse_jax.checks import listed
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.streaming.output import Unfinished
@@ -67,8 +69,11 @@ def encode_source(
     sink: Sink = (
         ParquetFile() if part.target.suffix.lower() == ".parquet" else NpyFile(encoder.dimension)
     )
+    share = {} if stop is None else {"share": f"rows {start} to {stop}"}
     settings = functools.cache(
-        lambda: _settings(encoder, source, sink, batch_size=batch_size, normalize=normalize)
+        lambda: _settings(
+            encoder, source, sink, batch_size=batch_size, normalize=normalize, **share
+        )
     )
     digest = hashlib.blake2b(digest_size=16)
     pieces = source.read(start, stop, sink.wants_columns)
@@ -169,6 +174,7 @@ def _settings(
         **options,
         "piece": f"{source.piece_rows} rows",
         "machine": f"{len(devices)} {devices[0].device_kind}, jax {jax.__version__}",
+        "library": f"simcse_jax {__version__}, tokenizers {tokenizers.__version__}",
     }
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -275,3 +276,22 @@ def test_pairs_to_evaluate_on_from_everywhere(tmp_path):
         read_pairs(sources[0], ("score", "number", "premise"))
     with pytest.raises(ValueError, match="the pairs have no columns by name; give a file"):
         read_pairs([("a", "b", 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({1.0, 2.0}, "column 'score' is a set; give a list, a cell a row"),
+        ({1: 1.0, 2: 2.0}, "column 'score' is a dict; give a list, a cell a row"),
+        (b"12", "column 'score' is a bytes; give a list, a cell a row"),
+        ("12", "column 'score' is a str; give a list, a cell a row"),
+        (1, "column 'score' is 1; give a list, a cell a row"),
+        (np.array([True, False]), "row 1: the score .*True.* is not a finite number"),
+        ([b"1", b"2"], "row 1: the score b'1' is not a finite number"),
+    ],
+)
+def test_scores_without_order_or_meaning_are_refused(scores, message):
+    """Though `list` and `float` take them."""
+    table = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": scores}
+    with pytest.raises(ValueError, match=message):
+        read_pairs(table)

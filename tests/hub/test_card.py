@@ -1,5 +1,6 @@
 """The card of a model: valid for the hub's own reader, true, and never in place of the user's."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -117,12 +118,54 @@ def test_a_start_model_s_card_that_says_nothing(readme):
     assert 'the local folder `"base"`' in card
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "a0: &a0 {x: 1}\n"
+        + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)),
+        "a: &a 1\nb: *a\nlicense: mit",
+        "<<: {license: mit}",
+        "license: mit\nx: " + "y" * 70_000,
+        'license: "\\ud800"',
+        *("license: mit\na: !!bool foo", "license: mit\na: !!int ''", "license: mit\na: 0x_"),
+        *("license: mit\na: !!timestamp foo", "license: mit\na: !!binary é"),
+    ],
+    ids=lambda header: header[:20].encode("unicode_escape").decode(),
+)
+def test_a_header_that_is_a_bomb_or_breaks_the_parser_is_as_if_it_were_not_there(header):
+    card = model_card(FACTS, Origin("base", readme=f"---\n{header}\n---\n# Theirs\n"))
+    assert card == model_card(FACTS, Origin("base"))
+
+
 def test_names_that_markdown_would_take_for_more():
     settings = EncoderSettings(prompts={"query": "``` | <b>\n# q: "}, default_prompt_name="query")
     name = "my_*model*<script>"
     card = model_card(FACTS._replace(settings=settings), Origin(name))
     assert "# my\\_\\*model\\*\\<script\\>\n" in card
     assert '`"query"` puts ````"``` | <b>\\n# q: "```` first' in card
+
+
+def test_names_of_scores_that_markdown_or_html_would_take_for_more():
+    name = "# [x](y) <b>\n| `a`&lt;.csv"
+    card = model_card(FACTS, None, TRAINING, Outcome("after update 4", [score(name, "m", 1.0)]))
+    shown = "\\# \\[x\\](y) \\<b\\> \\| \\`a\\`\\&lt;.csv"
+    assert f"| {shown}, test | m | 1.00 |\n" in card
+    assert header(card)["model-index"][0]["results"][0]["dataset"]["name"] == name
+
+
+def test_names_that_are_not_utf_8():
+    name = os.fsdecode(b"\xff.csv")
+    training = TRAINING._replace(data=name, note=name, settings={"train_files": [name]})
+    card = model_card(FACTS, Origin(name), training, Outcome(name, [score(name, "m", 1.0)]))
+    assert is_unedited(card.encode().decode())
+    assert "| \ufffd.csv, test | m | 1.00 |\n" in card
+    assert header(card)["model-index"][0]["results"][0]["dataset"]["name"] == "\ufffd.csv"
+
+
+def test_whose_a_card_of_many_markers_is_takes_no_longer():
+    """A search for a marker from every line on would take minutes."""
+    assert not is_unedited("\n<!-- Written by simcse_jax. " * 100_000)
+    assert not is_unedited("<!-- Written by simcse_jax. 0123456789abcdef -->\n" * 100_000)
 
 
 def test_an_edited_card_is_known():
@@ -216,7 +259,7 @@ def test_a_user_s_card_stays(encoder, tmp_path):
             encoder.save_pretrained(folder)
             assert (folder / "README.md").read_text() == text
     listed = [read_json(f / "simcse_jax.json")["files"] for f in (theirs, ours)]
-    assert ["README.md" in files for files in listed] == [False, True]
+    assert ["README.md" in files for files in listed] == [False, False]
     # What is no file, or leads elsewhere, is the user's too.
     for make in (Path.mkdir, lambda path: path.symlink_to(tmp_path / "text")):
         folder = tmp_path / "other"
@@ -226,6 +269,32 @@ def test_a_user_s_card_stays(encoder, tmp_path):
         assert (folder / "README.md").is_dir() or (folder / "README.md").is_symlink()
         shutil.rmtree(folder)
     assert (tmp_path / "text").read_text() == "# Elsewhere\n"
+
+
+def test_a_link_or_what_is_no_file_stays_in_a_saved_model_s_folder(encoder, tmp_path):
+    """In place of our card, by which it is on the list of our files."""
+    encoder.save_pretrained(tmp_path / "model")
+    card = tmp_path / "model" / "README.md"
+    ours = card.read_text()
+    (tmp_path / "text").write_text("# Elsewhere\n")
+    (tmp_path / "ours").write_text(ours)
+    makes = (
+        *(lambda name=name: card.symlink_to(f"../{name}") for name in ("text", "ours", "nothing")),
+        *(card.mkdir, lambda: os.mkfifo(card)),
+    )
+    for make in makes:
+        card.rmdir() if card.is_dir() else card.unlink()
+        encoder.save_pretrained(tmp_path / "model")
+        assert is_unedited(card.read_text())
+        card.unlink()
+        make()
+        for _ in range(2):
+            before = card.lstat()
+            encoder.save_pretrained(tmp_path / "model")
+            assert (card.lstat().st_ino, card.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert (tmp_path / "text").read_text() == "# Elsewhere\n"
+    assert (tmp_path / "ours").read_text() == ours
+    assert hub.is_whole(tmp_path / "model")
 
 
 def test_the_card_of_an_unchanged_model_goes_along(encoder, tmp_path):

@@ -175,3 +175,13 @@ def test_without_the_network(encoder):
 def test_a_name_that_cannot_be(encoder):
     with pytest.raises(ValueError, match="repo_id is 'a b/c'; it must be a name of the hub"):
         encoder.push_to_hub("a b/c")
+
+
+def test_a_token_that_no_header_takes(encoder, hub, monkeypatch):
+    """As httpx says of its header; the sentence does not show the token."""
+    monkeypatch.setattr(hub.api, "create_repo", lambda self, *_, **__: self.token.encode("ascii"))
+    message = "the token for the upload to user/model has a letter"
+    with pytest.raises(ValueError, match=message) as e:
+        encoder.push_to_hub("user/model", token="hf_é")
+    assert "hf_" not in str(e.value)
+    assert e.value.__suppress_context__
