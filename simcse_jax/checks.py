@@ -27,10 +27,14 @@ def quoted(value: object, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 2]}…{text[-1]}"
 
 
+def one_line(text: str) -> str:
+    """Return a text with line breaks, control characters and halves of characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def listed(names: Iterable[str], most: int = 200) -> str:
     """Return names for an error, on one line, cut where they are long."""
-    text = ", ".join(names)
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
+    text = one_line(", ".join(names)[: most + 1])
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -24,9 +24,9 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
-from simcse_jax.checks import check_count
+from simcse_jax.checks import check_count, one_line
 from simcse_jax.extras import MissingExtra
-from simcse_jax.io import is_special, write_json, written_file
+from simcse_jax.io import check_not_input, is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
@@ -134,9 +134,10 @@ class Encode:
     def _run_alone(self) -> None:
         from simcse_jax import streaming
 
+        check_not_input(self.output, [self.input])
         source = streaming.open_source(self.input, self.column)
+        encoder = self.model.load()  # before a folder is made for the output
         with streaming.unfinished(self.output, self.resume) as part:
-            encoder = self.model.load()
             rows = streaming.encode_source(encoder, source, part, **self._options())
         self._tell(self.output, rows, encoder.dimension)
 
@@ -155,8 +156,9 @@ class Encode:
         index, count = _agreed_place(self.input, source.rows)
         start, stop = streaming.share_of(source.rows, index, count)
         shard = streaming.shard_of(self.output, index, count)
+        check_not_input(shard, [self.input])
+        encoder = self.model.load()  # before a folder is made for the output
         with streaming.unfinished(shard, self.resume) as part:
-            encoder = self.model.load()
             share: dict[str, Any] = {"start": start, "stop": stop, "show_progress": index == 0}
             rows = streaming.encode_source(
                 encoder, source, part, keep_progress=True, **share, **self._options()
@@ -171,7 +173,7 @@ class Encode:
 
     @staticmethod
     def _tell(output: Path, rows: int, dimension: int) -> None:
-        tell(output, f"{output}: float32 {[rows, dimension]}")
+        tell(output, f"{one_line(str(output))}: float32 {[rows, dimension]}")
 
 
 def _agreed_place(name: str, rows: int) -> tuple[int, int]:
@@ -226,6 +228,8 @@ class Evaluate:
             raise ValueError("--tasks has no effect without --data, SentEval's folder")
         if not self.pairs and self.columns != COLUMNS:
             raise ValueError("--columns has no effect without --pairs")
+        if self.output is not None:
+            check_not_input(self.output, self.pairs)
         tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
         own = [read_pairs(source, self.columns) for source in self.pairs]
         tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
@@ -235,8 +239,8 @@ class Evaluate:
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)
         )
+        encoder = self.model.load()  # before a folder is made for the output
         with output as temporary:
-            encoder = self.model.load()
             results = evaluate_sts(
                 lambda sentences: encoder.encode(sentences, batch_size=self.model.batch_size),
                 tasks,
@@ -260,6 +264,7 @@ class Train:
 
 def tell(output: Path | None, text: str) -> None:
     """Print for people: not among what went to a pipe, which may be standard output itself."""
+    text = "\n".join(map(one_line, text.split("\n")))  # a file's name may hold anything
     print(text, file=sys.stderr if output is not None and is_special(output) else sys.stdout)
 
 
@@ -406,22 +411,26 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
         with unwinding_on_sigterm():
             run()
     except KeyboardInterrupt:
-        print(f"error: stopped by Ctrl-C{anew}", file=sys.stderr)
+        _print_error(f"stopped by Ctrl-C{anew}")
         raise SystemExit(128 + signal.SIGINT) from None
     except Terminated:
-        print(f"error: stopped by SIGTERM{anew}", file=sys.stderr)
+        _print_error(f"stopped by SIGTERM{anew}")
         raise
     except Interrupted as error:
-        print(f"error: {error}{goes_on}", file=sys.stderr)
+        _print_error(f"{error}{goes_on}")
         raise SystemExit(error.exit_code) from None
     except (OSError, ValueError, TypeError, FloatingPointError, MissingExtra) as error:
         gone = isinstance(error, BrokenPipeError) and nobody_reads()
         if gone or os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         loss = hosts.loss_in(error)
-        print(f"error: {error if loss is None else hosts.lost_sentence(loss)}", file=sys.stderr)
+        _print_error(str(error) if loss is None else hosts.lost_sentence(loss))
         own = loss is None and not isinstance(error, FloatingPointError)
         raise SystemExit(2 if own else 1) from None
+
+
+def _print_error(sentence: str) -> None:
+    print(f"error: {one_line(sentence)}", file=sys.stderr)
 
 
 def explain_logs() -> None:

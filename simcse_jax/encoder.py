@@ -29,7 +29,9 @@ from simcse_jax.checks import (
     check_finite_rows,
     check_matrix,
     check_seed,
+    check_type,
     check_unmasked,
+    quoted,
 )
 from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
@@ -519,10 +521,12 @@ class SentenceEncoder:
 
         Raises:
             TypeError: as in `encode`; for a sentence that is no string when it is met.
-            ValueError: as in `encode`, or a ``chunk_size`` below 1.
+            ValueError: as in `encode`, a ``chunk_size`` below 1, or a NUL character in a sentence.
             FloatingPointError: as in `encode`.
         """
         check_count("chunk_size", chunk_size)
+        if on_progress is not None and not callable(on_progress):
+            raise TypeError(f"on_progress is {quoted(on_progress)}; it must be a function, or None")
         if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
             raise TypeError(f"sentences are a {type(sentences).__name__}; give an iterable of them")
         how = self._how(
@@ -540,6 +544,9 @@ class SentenceEncoder:
             taken = 0
             while chunk := list(itertools.islice(sentences, size)):
                 _check_strings(chunk, taken)
+                for i, sentence in enumerate(chunk, taken):
+                    if "\0" in sentence:  # as in files, of which a corpus is most often read
+                        raise ValueError(f"sentence {i} holds a NUL character; leave it out")
                 taken += len(chunk)
                 waiting.append((chunk, list(dict.fromkeys(chunk))))
                 yield waiting[-1][1]
@@ -573,6 +580,7 @@ class SentenceEncoder:
         if truncate_dim is not None:
             check_count("truncate_dim", truncate_dim)
         check_choice("on_truncation", on_truncation, ("warn", "error"))
+        check_type("normalize", normalize, bool | None)
         limit = self.max_length if max_length is None else max_length
         _check_length(limit, self.config)
         if batch_size is not None:

@@ -50,7 +50,7 @@ def written_file(path: AnyPath) -> Iterator[Path]:
         OSError: the place cannot be written.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {target}: it is a folder; give the name of a file")
     if is_special(target):
         with _copied_to(target) as temporary:
@@ -87,6 +87,27 @@ def is_special(path: AnyPath) -> bool:
     except OSError:  # nothing is there, or who wants to write there will be told
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def check_not_input(output: AnyPath, inputs: Iterable[AnyPath]) -> None:
+    """Raise a ValueError where an output is a file that is read: its content would be gone.
+
+    Args:
+        output: what is to be written; it need not exist.
+        inputs: what is read, where it is a file; ``-`` is standard input.
+    """
+    for path in inputs:
+        try:
+            read = os.stat("/dev/stdin" if str(path) == "-" else path)
+            written = os.stat(output)  # links followed, as whoever writes does
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(written.st_mode) and os.path.samestat(read, written):
+            name = "standard input" if str(path) == "-" else path
+            raise ValueError(
+                f"the output {output} is the same file as the input {name}, which would be lost; "
+                "give another output"
+            )
 
 
 @contextmanager
@@ -318,7 +339,8 @@ def _make_beside(target: Path, make: Callable[[Path], None]) -> Path:
 
 def cannot_write(target: Path, error: OSError) -> OSError:
     """Return the error that says which file was to be written."""
-    return type(error)(f"cannot write {target}: {error.strerror or error}")
+    mend = "; give a shorter name" if error.errno == errno.ENAMETOOLONG else ""
+    return type(error)(f"cannot write {target}: {error.strerror or error}{mend}")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -397,8 +419,14 @@ def write_json(path: AnyPath, value: Any, indent: int | None = 2) -> None:
         indent: how far to indent, for people who read it; None is a single line.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-    # Of a file's name that is not UTF-8: the same escape is JSON's, and is read as the same name.
+    # The name of a file may hold bytes that are no text, which stand there as JSON's own escapes.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def json_digest(value: Any) -> str:
+    """Return a digest of what a JSON file holds, the same once it is read again."""
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_tensors(
@@ -560,6 +588,10 @@ def open_data(path: AnyPath) -> BufferedReader:
         raise PermissionError(f"{path} may not be read; change its permissions") from None
     except NotADirectoryError:
         raise NotADirectoryError(f"{path} lies below a file; give the path of a file") from None
+    except OSError as error:
+        if error.errno is None:  # it says what is wrong already
+            raise
+        raise OSError(f"{path} cannot be read: {error.strerror}; check the path") from None
 
 
 _GIVEN_TO_US = re.compile(r"/dev/stdin|(/dev|/proc/self)/fd/\d+")

@@ -98,6 +98,61 @@ def test_what_cannot_be_written(model, tmp_path, capsys):
     fails([*source, str(tmp_path)], capsys, "it is a folder")
 
 
+def test_the_input_is_never_overwritten(tmp_path, capsys, monkeypatch):
+    """Nor through a link, nor as standard input; nothing is read before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("a dog\n")
+    (tmp_path / "link.npy").symlink_to("in.txt")
+    os.link("in.txt", "hard.npy")
+    message = "is the same file as the input in.txt, which would be lost; give another output"
+    for output in ("in.txt", "./in.txt", "link.npy", "hard.npy"):
+        fails(["encode", "in.txt", "--output", output, "--model", "none"], capsys, message)
+    pairs = ["evaluate", "--pairs", "none.csv", "hf:x", "in.txt", "--model", "none"]
+    fails([*pairs, "--output", "link.npy"], capsys, message)
+    kept = os.dup(0)
+    with (tmp_path / "in.txt").open() as file:
+        os.dup2(file.fileno(), 0)
+    try:
+        fails(["encode", "-", "--output", "in.txt"], capsys, "same file as the input standard inp")
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    assert (tmp_path / "in.txt").read_text() == "a dog\n"
+    assert sorted(os.listdir()) == ["hard.npy", "in.txt", "link.npy"]
+
+
+def test_names_that_hold_anything_are_told_on_one_line(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("a dog\n")
+    for name, error in (
+        ("no\nfile.txt", r"no\nfile.txt does not exist; check the path"),
+        ("x" * 300, "cannot be read: File name too long; check the path"),
+        ("no\udcff.txt", r"no\udcff.txt does not exist"),
+    ):
+        fails(["encode", name, "--output", "o.npy", *model], capsys, error)
+    fails(["encode", "in.txt", "--output", "x" * 300, *model], capsys, "give a shorter name")
+    for name, shown in (("\udcff.npy", r"\udcff.npy"), ("a\nb.npy", r"a\nb.npy")):
+        main(["encode", "in.txt", "--output", name, *model])
+        assert capsys.readouterr().out == f"{shown}: float32 [1, 32]\n"
+        assert np.load(name).shape == (1, 32)
+    (tmp_path / "\udcff.csv").write_text("sentence1,sentence2,score\na,b,1\nc d,d,2\n")
+    main(["evaluate", "--pairs", "\udcff.csv", "--output", "r.json", *model])
+    assert r"\udcff" in capsys.readouterr().out
+    assert "\udcff" in json.loads((tmp_path / "r.json").read_text())["tasks"]
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("a dog\n")
+    (tmp_path / "p.csv").write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n")
+    end = ["--output", str(tmp_path / "new" / "o"), "--model", str(tmp_path / "none")]
+    for command in (
+        ["encode", str(tmp_path / "in.txt")],
+        ["evaluate", "--pairs", f"{tmp_path}/p.csv"],
+    ):
+        fails([*command, *end], capsys, "does not exist")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "p.csv"]
+
+
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],

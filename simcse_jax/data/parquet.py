@@ -48,3 +48,20 @@ def whole_parquet(path: object, rows: Sized = ()) -> Iterator[None]:
         raise ValueError(
             f"{path}{after}: not a whole parquet file ({first_line(error)}); write it again"
         ) from error
+
+
+@contextmanager
+def as_parquet() -> Iterator[None]:
+    """Say in one sentence which columns pyarrow cannot write.
+
+    Raises:
+        ValueError: parquet has no such type, or no such depth.
+    """
+    pa = arrow()
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"the input's columns cannot be written as parquet ({first_line(error)}); "
+            "write to a .npy file"
+        ) from error

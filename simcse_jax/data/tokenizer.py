@@ -82,7 +82,8 @@ class Tokenizer:
             One int32 array a sentence, and how many were truncated.
 
         Raises:
-            ValueError: the tokenizer is broken: it lacks its own [UNK], for one.
+            ValueError: the tokenizer is broken: it lacks its own [UNK], for one; or half of a
+                surrogate pair, which is no text.
         """
         if self.lower_case:
             sentences = [s.lower() for s in sentences]
@@ -90,6 +91,12 @@ class Tokenizer:
             encodings = self.backend.encode_batch_fast(list(sentences))
             ids = [np.asarray(e.ids, np.int32) for e in encodings]
         except Exception as error:  # tokenizers raises nothing more particular
+            for sentence in sentences:
+                if any("\ud800" <= c <= "\udfff" for c in sentence):
+                    raise ValueError(
+                        f"the sentence {quoted(sentence)} holds half of a surrogate pair, which is "
+                        "no text; leave the sentence out, or mend it"
+                    ) from None
             raise ValueError(f"the model's tokenizer does not work: {first_line(error)}") from error
         truncated = 0
         if max_length is not None:

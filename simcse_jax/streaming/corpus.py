@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from simcse_jax.checks import listed
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.streaming.output import Unfinished
 from simcse_jax.streaming.sinks import NpyFile, ParquetFile, Sink
@@ -87,11 +89,15 @@ def encode_source(
     total = None if source.rows is None else (source.rows if stop is None else stop) - start
     # By Python's own means: by C's, NumPy does not notice a disk that is full at the very end.
     with part.vectors.open("w+b" if part.record is None else "r+b") as file:
-        if part.record is None:
-            sink.begin(file)
-        else:
-            file.truncate(part.record["bytes"])
-            file.seek(0, os.SEEK_END)
+        sink.begin(file)  # the same bytes again, where an earlier process was
+        checksum = 0 if part.record is None else part.go_on(file)
+
+        def append(piece: Piece, vectors: np.ndarray) -> None:
+            nonlocal checksum
+            data = sink.encoded(piece, vectors, is_first=file.tell() == 0)
+            file.write(data)
+            checksum = zlib.crc32(data, checksum)
+
         with _Progress(total, done, show_progress) as progress:
             for vectors in encoder.encode_stream(
                 sentences(),
@@ -101,18 +107,18 @@ def encode_source(
                 on_progress=progress.update,
             ):
                 piece, read = waiting.popleft()
-                sink.append(file, piece, vectors)
+                append(piece, vectors)
                 file.flush()
                 done += len(vectors)
                 # The next piece has been read by now. Where there is none, all is done.
                 if waiting and part.resumable:
-                    part.keep(settings(), done, file.tell(), read, None)
+                    part.keep(settings(), done, file.tell(), checksum, read, None)
         for empty, _ in waiting:  # of an input without rows, its columns
-            sink.append(file, empty, np.empty((0, encoder.dimension), np.float32))
+            append(empty, np.empty((0, encoder.dimension), np.float32))
         size = file.tell()
         whole: Path = sink.finish(file, done, part.folder)
     if keep_progress:
-        part.keep(settings(), done, size, read, whole)
+        part.keep(settings(), done, size, checksum, read, whole)
     os.replace(whole, part.target)
     return done
 
@@ -171,7 +177,8 @@ def _check_settings(part: Unfinished, now: Mapping[str, Any]) -> None:
     before = part.record["settings"]
     for name, value in now.items():
         if before.get(name) != value:
-            change = "" if name == "model" else f" ({before.get(name)} then, {value} now)"
+            then = listed([str(before.get(name))])
+            change = "" if name == "model" else f" ({then} then, {value} now)"
             raise ValueError(
                 f"{part.target} was begun with another {name}{change}; give the command that began "
                 f"it, or delete {part.folder} to begin anew"
@@ -187,15 +194,17 @@ def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: Unfi
         rows += len(piece.sentences)
     if rows != part.rows or digest.hexdigest() != part.record["read"]:
         name = "standard input" if source.name == "-" else source.name
+        what = "text" if part.target.suffix.lower() != ".parquet" else "text or columns"
         raise ValueError(
-            f"{name} begins with other text than the {part.rows:,} rows that {part.target} was "
-            f"begun with; give the same text, or delete {part.folder} to begin anew"
+            f"{name} begins with other {what} than the {part.rows:,} rows that {part.target} was "
+            f"begun with; give the same {what}, or delete {part.folder} to begin anew"
         )
 
 
 def _add(digest: Any, piece: Piece) -> None:
     digest.update(np.fromiter(map(len, piece.read), np.int64, len(piece.read)).data)
     digest.update("".join(piece.read).encode())
+    digest.update(piece.columns)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """An output that is not whole yet: held by one process, and kept for the one that goes on with it.
 
-Beside ``vectors.npy`` it is the folder ``.vectors.npy.part``, with the file ``vectors`` and, once a
-piece of them is done, ``progress.json``.
+Beside ``vectors.npy`` it is the folder ``.vectors.npy.part``, with the file ``vectors`` and
+``progress.json``, which says how far it is. The latter is there from the beginning and is removed
+last, so that a folder without it is somebody else's.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import re
 import signal
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 from simcse_jax.io import (
     cannot_write,
     is_special,
+    is_there,
+    json_digest,
     naming,
     read_object,
     write_json,
@@ -27,10 +33,22 @@ from simcse_jax.io import (
 from simcse_jax.process import Interrupted, Terminated
 
 _VECTORS, _PROGRESS = "vectors", "progress.json"
-_OWN = (_PROGRESS, "whole", _VECTORS)
-# What progress.json holds: what the vectors are of; how many rows are done, in how many bytes; a
-# digest of what was read for them; and by what the output is known once it is whole.
-_RECORD = {"settings": dict, "rows": int, "bytes": int, "read": str, "output": dict}
+_OWN = (_VECTORS, "whole", _PROGRESS)
+# What progress.json holds: what the vectors are of; how many rows are done, in how many bytes; the
+# CRC-32 of what the sink has appended of them; a digest of what was read for them; by what the
+# output is known once it is whole; and a digest of all this.
+_RECORD = {
+    "settings": dict,
+    "rows": int,
+    "bytes": int,
+    "checksum": int,
+    "read": str,
+    "output": dict,
+    "digest": str,
+}
+# What is written half by `write_json`, by a process that was killed.
+_HALF = re.compile(rf"\.{re.escape(_PROGRESS)}\.[0-9a-f]{{8}}-[0-9]+-[0-9a-f]{{8}}")
+_BLOCK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +82,36 @@ class Unfinished:
         """Tell whether the output is in its place already, whole."""
         return self.record is not None and _is_in_place(self.record, self.target)
 
+    def go_on(self, file: BufferedRandom) -> int:
+        """Put a file of vectors to where an earlier process was, and return their checksum.
+
+        Args:
+            file: at the place where the first of them is.
+
+        Raises:
+            ValueError: they are not what that process has written.
+        """
+        assert self.record is not None
+        size, crc = self.record["bytes"], 0
+        while block := file.read(min(_BLOCK, max(size - file.tell(), 0))):
+            crc = zlib.crc32(block, crc)
+        if file.tell() != size or crc != self.record["checksum"]:
+            raise ValueError(
+                f"{self.vectors} is damaged: its first {size:,} bytes are not those that were "
+                f"written; delete {self.folder} to begin anew"
+            )
+        file.seek(size)  # from reading to writing
+        file.truncate()  # what was not told of in the progress
+        return crc
+
     def keep(
-        self, settings: Mapping[str, Any], rows: int, size: int, read: str, whole: Path | None
+        self,
+        settings: Mapping[str, Any],
+        rows: int,
+        size: int,
+        checksum: int,
+        read: str,
+        whole: Path | None,
     ) -> None:
         """Write down how far it is, for a later process.
 
@@ -73,12 +119,14 @@ class Unfinished:
             settings: what the vectors are of.
             rows: how many are done.
             size: how many bytes of the file they take.
+            checksum: their CRC-32.
             read: a digest of what was read for them.
             whole: the output, where all are done.
         """
         output = {} if whole is None else _known_by(whole)
-        record = dict(zip(_RECORD, (dict(settings), rows, size, read, output), strict=True))
-        write_json(self.folder / _PROGRESS, record)
+        values = (dict(settings), rows, size, checksum, read, output)
+        record = dict(zip(_RECORD, values, strict=False))
+        write_json(self.folder / _PROGRESS, record | {"digest": json_digest(record)})
 
 
 @contextmanager
@@ -101,7 +149,7 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
         ValueError: ``resume``, for what is no file.
     """
     target = Path(output)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {target}: it is a folder; give the name of a file")
     if is_special(target):
         if resume:
@@ -110,7 +158,18 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
             yield Unfinished(temporary, temporary.parent, resumable=False)
         return
     target = Path(os.path.realpath(target))
+    try:  # whether it may have this name, before folders are made: theirs are shorter
+        os.lstat(next(above for above in target.parents if above.exists()) / target.name)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise cannot_write(target, error) from error
     folder = target.parent / f".{_short(target.name)}.part"
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise FileExistsError(
+            f"{folder} is a link or a file, and a folder of this name is needed until {target} is "
+            "whole; move it away, or choose another output"
+        )
     with _held(folder, target):
         record = _read_record(folder, target)
         if record is not None and not resume:
@@ -118,13 +177,15 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
                 f"{target} was begun and is at row {record['rows']:,}; go on with --resume, or "
                 f"delete {folder} to begin anew"
             )
-        if record is None:
-            _remove_files(folder)
+        part = Unfinished(target, folder, record)
         try:
             with naming(target):
-                yield Unfinished(target, folder, record)
+                if record is None:
+                    _remove_files(folder)
+                    part.keep({}, 0, 0, 0, "", None)  # from now on the folder is known as ours
+                yield part
         except BaseException as error:
-            if (rows := _rows_done(folder)) is None:
+            if not (rows := _rows_done(folder)):
                 _clear(folder)
             elif isinstance(error, KeyboardInterrupt | Terminated):
                 raise _interrupted(error, rows, target) from None
@@ -143,9 +204,9 @@ def _interrupted(error: BaseException, rows: int, target: Path) -> Interrupted:
 
 def _short(name: str) -> str:
     """Return a name that leaves room for more; those of two files stay two."""
-    if len(name.encode()) < 200:
+    if len(os.fsencode(name)) < 200:
         return name
-    return f"{name[:40]}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+    return f"{name[:40]}-{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}"
 
 
 @contextmanager
@@ -196,26 +257,45 @@ def _read_record(folder: Path, target: Path) -> dict[str, Any] | None:
         FileExistsError: the folder holds what was not put there for an output.
     """
     _remove_half_written(folder)
-    strange = {path.name for path in folder.iterdir()}.difference(_OWN)
+    there = list(folder.iterdir())
+    strange = {path.name for path in there if path.name not in _OWN or not _is_plain(path)}
     record = None
-    try:
+    with suppress(ValueError, OSError):  # of what is no JSON object, or no file
         record = read_object(folder / _PROGRESS)
-        if any(type(record.get(name)) is not kind for name, kind in _RECORD.items()):
-            strange.add(_PROGRESS)
-    except FileNotFoundError:
-        pass
-    except ValueError:
-        strange.add(_PROGRESS)
+    if there and (record is None or set(record) != set(_RECORD)):
+        # With vectors alone, nothing tells that they are ours and may be removed.
+        named = folder / _PROGRESS
+        strange.add(_PROGRESS if is_there(named) else min(path.name for path in there))
     if strange:
         raise FileExistsError(
             f"{folder / min(strange)} is not of an encoding that was begun; move {folder} away, or "
             "choose another output"
         )
-    if record is None or _is_in_place(record, target):
+    if record is None:
+        return None
+    if not _is_as_written(record):
+        raise ValueError(
+            f"{folder / _PROGRESS} is damaged, or was changed; delete {folder} to begin anew"
+        )
+    if _is_in_place(record, target):
         return record
     # Killed after the output was put in its place, a process leaves its progress without vectors.
-    vectors = folder / _VECTORS
-    return record if vectors.is_file() and vectors.stat().st_size >= record["bytes"] else None
+    return record if record["rows"] and (folder / _VECTORS).is_file() else None
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _is_as_written(record: Mapping[str, Any]) -> bool:
+    """Tell whether every field of a record is of its type, and all are those of its digest."""
+    typed = all(type(record[name]) is kind for name, kind in _RECORD.items())
+    rest = {name: value for name, value in record.items() if name != "digest"}
+    return (
+        typed
+        and min(record["rows"], record["bytes"], record["checksum"]) >= 0
+        and record["digest"] == json_digest(rest)
+    )
 
 
 def _is_in_place(record: Mapping[str, Any], target: Path) -> bool:
@@ -228,7 +308,7 @@ def _known_by(file: Path) -> dict[str, int]:
 
 
 def _rows_done(folder: Path) -> int | None:
-    """Return how many rows this process or an earlier one has left; None without any."""
+    """Return how many rows this process or an earlier one has left; None without progress."""
     try:
         return int(read_object(folder / _PROGRESS)["rows"])
     except (OSError, ValueError, KeyError):
@@ -243,7 +323,7 @@ def _clear(folder: Path) -> None:
 
 
 def _remove_files(folder: Path) -> None:
-    # The progress goes first: vectors without it count for nothing.
+    # The progress goes last: a folder without it counts as somebody else's.
     for name in _OWN:
         with suppress(OSError):
             (folder / name).unlink()
@@ -252,6 +332,7 @@ def _remove_files(folder: Path) -> None:
 
 def _remove_half_written(folder: Path) -> None:
     """Remove progress that nobody writes any more, since the folder is held."""
-    for path in folder.glob(f".{_PROGRESS}.*"):
-        with suppress(OSError):
-            path.unlink()
+    for path in folder.iterdir():
+        if _HALF.fullmatch(path.name) and _is_plain(path):
+            with suppress(OSError):
+                path.unlink()

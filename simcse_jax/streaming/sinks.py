@@ -1,7 +1,7 @@
 """What vectors are written to: NumPy's file, or a column of parquet.
 
-A format says what comes before the first rows (``begin``), how the vectors of a piece are appended
-to a file (``append``), and how the output is made of that, in its place or beside it (``finish``).
+A format says what comes before the first rows (``begin``), what is appended for the vectors of a
+piece (``encoded``), and how the output is made of that, in its place or beside it (``finish``).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simcse_jax.checks import first_line
-from simcse_jax.data.parquet import arrow
+from simcse_jax.data.parquet import arrow, as_parquet
 from simcse_jax.streaming.sources import Piece
 
 # The column of a parquet file that the vectors are put in.
@@ -32,8 +31,8 @@ class NpyFile:
     def begin(self, file: BufferedRandom) -> None:
         self._write_header(file, 0)
 
-    def append(self, file: BufferedRandom, piece: Piece, vectors: np.ndarray) -> None:
-        file.write(np.ascontiguousarray(vectors, "<f4").data)
+    def encoded(self, piece: Piece, vectors: np.ndarray, is_first: bool) -> memoryview:
+        return np.ascontiguousarray(vectors, "<f4").reshape(-1).view(np.uint8).data
 
     def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
         file.seek(0)
@@ -60,7 +59,7 @@ class ParquetFile:
     def begin(self, file: BufferedRandom) -> None:
         pass
 
-    def append(self, file: BufferedRandom, piece: Piece, vectors: np.ndarray) -> None:
+    def encoded(self, piece: Piece, vectors: np.ndarray, is_first: bool) -> memoryview:
         pa = arrow()
         if EMBEDDING in piece.table.column_names:
             raise ValueError(
@@ -69,16 +68,13 @@ class ParquetFile:
         flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = piece.table.append_column(EMBEDDING, column)
-        if file.tell() == 0:  # before hours of work, not after
-            try:
+        with as_parquet():
+            if is_first:  # before hours of work, not after
                 pa.parquet.ParquetWriter(pa.BufferOutputStream(), table.schema).close()
-            except pa.ArrowException as error:
-                raise ValueError(
-                    f"the input's columns cannot be written as parquet ({first_line(error)}); "
-                    "write to a .npy file"
-                ) from error
-        with pa.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table)
+            data = pa.BufferOutputStream()
+            with pa.ipc.new_stream(data, table.schema) as stream:
+                stream.write_table(table)
+        return memoryview(data.getvalue())
 
     def finish(self, file: BufferedRandom, rows: int, folder: Path) -> Path:
         pa = arrow()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simcse_jax.checks import first_line, listed, quoted
-from simcse_jax.data.parquet import arrow, parquet_file, whole_parquet
+from simcse_jax.data.parquet import arrow, as_parquet, parquet_file, whole_parquet
 from simcse_jax.encoder import CHUNK
 from simcse_jax.io import is_special, iter_lines, open_data, parse_json
 
@@ -24,11 +24,13 @@ class Piece(NamedTuple):
         sentences: their texts.
         read: what was read of them, by which they are known again.
         table: all of their columns, where they were asked for: a table of pyarrow.
+        columns: a digest of these, where `read` does not tell them.
     """
 
     sentences: list[str]
     read: list[str]
     table: Any = None
+    columns: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,8 @@ def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
         wrong = f"the field {column!r} holds a {type(row[column]).__name__}; it must be a string"
     elif "\\u" in line and not _is_unicode(row[column]):
         wrong = f"the field {column!r} holds half of a surrogate pair, which is no text"
+    elif "\0" in row[column]:
+        wrong = f"the field {column!r} holds a NUL character; delete the escape \\u0000"
     else:
         return row
     raise ValueError(f"{_spoken(path)}, line {number}: {wrong}")
@@ -163,17 +167,36 @@ def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -
     pa = arrow()
     at = f"{_spoken(path)}, lines {line} to {line + len(rows) - 1}"
     mend = "write the vectors to a .npy file, or give the corpus as parquet"
-    if fields is not None:
-        known = {field.name for field in fields}
-        if new := set().union(*rows) - known:
-            raise ValueError(
-                f"{at}: have a field {quoted(min(new))} that the first lines lack; {mend}"
-            )
     try:
-        found = pa.array(rows, fields)
+        found = pa.array(rows)
+        if fields is not None:
+            # By the types of the first piece, pyarrow cuts off what they have no place for.
+            if wrong := _difference(found.type, fields):
+                raise ValueError(f"{at}: have {wrong}; {mend}")
+            found = pa.array(rows, fields)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise ValueError(f"{at}: are no table ({first_line(error)}); {mend}") from error
     return pa.Table.from_struct_array(found), found.type
+
+
+def _difference(found: Any, known: Any, name: str = "") -> str | None:
+    """Return what values of one type have and a column of another would lose; None for nothing."""
+    types = arrow().types
+    if types.is_list(found) and types.is_list(known):
+        return _difference(found.value_type, known.value_type, name)
+    if types.is_struct(found) and types.is_struct(known):
+        names = {field.name for field in known}
+        for field in found:
+            inner = f"{name}.{field.name}" if name else field.name
+            if field.name not in names:
+                return f"a field {quoted(inner)} that the first lines lack"
+            if wrong := _difference(field.type, known.field(field.name).type, inner):
+                return wrong
+        return None
+    widened = types.is_int64(found) and types.is_float64(known)
+    if widened or types.is_null(found) or found == known:
+        return None
+    return f"{found} in the field {quoted(name)}, where the first lines have {known}"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -195,17 +218,31 @@ def _parquet_source(path: str, column: str, size: int) -> Source:
         raise ValueError(
             f"{path} has no column {column!r}; it has {listed(schema.names)}: name one by --column"
         )
+    if schema.names.count(column) > 1:
+        raise ValueError(f"{path} has several columns {column!r}; rename all but one")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind not in (pa.string(), pa.large_string(), pa.string_view()):
         raise ValueError(f"{path}: the column {column!r} holds {kind}; it must hold strings")
-    read = functools.partial(_parquet_pieces, path, size, column)
+    several = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    read = functools.partial(_parquet_pieces, path, size, column, several)
     return Source(path, f"column {column!r} of parquet {digest}", rows, size, read)
 
 
 def _parquet_pieces(
-    path: str, size: int, column: str, start: int, stop: int | None, whole: bool
+    path: str,
+    size: int,
+    column: str,
+    several: list[str],
+    start: int,
+    stop: int | None,
+    whole: bool,
 ) -> Iterator[Piece]:
+    if whole and several:
+        raise ValueError(
+            f"{path} has several columns of one name, {listed(several)}; rename all but one, or "
+            "write the vectors to a .npy file"
+        )
     row = start + 1  # as everywhere, the first row is row 1
     for table in _tables(path, size, None if whole else [column], start, stop):
         with whole_parquet(path):
@@ -215,8 +252,25 @@ def _parquet_pieces(
                 f"{path}, row {row + sentences.index(None)}: the column {column!r} is null; leave "
                 "the row out, or give it an empty string"
             )
+        wrong = next((i for i, text in enumerate(sentences) if "\0" in text), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{path}, row {row + wrong}: the column {column!r} holds a NUL character; delete it"
+            )
         row += len(sentences)
-        yield Piece(sentences, sentences, table)
+        yield Piece(sentences, sentences, table, _columns_digest(table) if whole else b"")
+
+
+def _columns_digest(table: Any) -> bytes:
+    """Return a digest of a table's values, which is the same whenever they are read again."""
+    pa = arrow()
+    # Not of Arrow's own bytes: what lies where a value is null may be anything.
+    written = pa.BufferOutputStream()
+    with as_parquet():
+        pa.parquet.write_table(
+            table, written, compression="NONE", use_dictionary=False, write_statistics=False
+        )
+    return hashlib.blake2b(written.getvalue(), digest_size=16).digest()
 
 
 def _tables(

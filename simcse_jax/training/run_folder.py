@@ -7,7 +7,6 @@ not its own, and only then is the run begun, continued or reused.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -238,12 +237,7 @@ def _refuse_run(folder: Path, there: list[str]) -> None:
 
 def store_results(file: Path, results: Mapping[str, Any]) -> None:
     """Write what a finished run has found, with a digest of it."""
-    io.write_json(file, {**results, "digest": _digest_of(results)})
-
-
-def _digest_of(results: Mapping[str, Any]) -> str:
-    text = json.dumps(json.loads(json.dumps(results)), sort_keys=True)  # as it is read again
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    io.write_json(file, {**results, "digest": io.json_digest(results)})
 
 
 def read_results(file: Path) -> dict[str, Any]:
@@ -261,7 +255,7 @@ def read_results(file: Path) -> dict[str, Any]:
             f"{file} does not hold the results of a run; delete it, and --resume ends the run again"
         )
     digest = results.pop("digest", None)
-    if digest not in (None, _digest_of(results)):  # older versions wrote none
+    if digest not in (None, io.json_digest(results)):  # older versions wrote none
         raise ValueError(
             f"{file} was changed after it was written; delete it, and --resume ends the run again"
         )

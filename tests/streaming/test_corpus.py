@@ -113,9 +113,9 @@ def test_parquet_has_the_columns_of_the_input(tiny, tmp_path):
 
 # Before which call of what, and how many rows are done by then.
 MOMENTS = {
-    "in the middle": (streaming.Unfinished, "keep", 4, 24),
-    "while the progress is written": (os, "replace", 3, 16),
-    "before the output is in its place": (os, "replace", 8, 56),
+    "in the middle": (streaming.Unfinished, "keep", 5, 24),
+    "while the progress is written": (os, "replace", 4, 16),
+    "before the output is in its place": (os, "replace", 9, 56),
     "once the output is in its place": (output_module, "_clear", 1, None),
 }
 
@@ -208,6 +208,33 @@ def test_what_is_of_something_else_is_never_gone_on_with(tiny, golden, tmp_path,
     assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+def test_columns_that_changed_are_not_gone_on_with(tiny, tmp_path):
+    """Under the same text and the same footer; of .npy they are no concern."""
+    path = tmp_path / "c.parquet"
+
+    def write(ids):
+        ids = pa.array([None, *ids], pa.int64())
+        pq.write_table(
+            pa.table({"text": SENTENCES, "id": ids}), path, use_dictionary=False, compression="none"
+        )
+
+    write(range(59))
+    first = path.read_bytes()
+    for output in (tmp_path / "v.parquet", tmp_path / "v.npy"):
+        path.write_bytes(first)
+        with in_the_middle():
+            encode(tiny, path, output)
+        write([0, *range(1, 58)[::-1], 58])
+        if output.suffix == ".npy":
+            assert encode(tiny, path, output, resume=True) == 60
+            continue
+        with pytest.raises(ValueError, match="begins with other text or columns than the 24 rows"):
+            encode(tiny, path, output, resume=True)
+        path.write_bytes(first)
+        assert encode(tiny, path, output, resume=True) == 60
+        assert pq.read_table(output)["id"].to_pylist() == [None, *range(59)]
+
+
 def test_standard_input_goes_on_where_it_is_fed_again(tiny, tmp_path, text, monkeypatch):
     def encode_input(raw, resume):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
@@ -266,20 +293,75 @@ def test_of_two_that_write_at_once_the_second_is_refused(tiny, tmp_path, text):
 def test_what_others_put_there_is_not_touched(tmp_path):
     folder = tmp_path / ".v.npy.part"
     folder.mkdir()
-    for name, content in (("thesis.txt", "mine"), ("progress.json", "[]"), ("progress.json", "{}")):
+    for name, content in (
+        ("thesis.txt", "mine"),
+        ("progress.json", "[]"),
+        ("progress.json", "{}"),
+        ("vectors", "mine"),
+        ("whole", "mine"),
+        (".progress.json.bak", "mine"),
+    ):
         (folder / name).write_text(content)
         with pytest.raises(FileExistsError, match=f"{name} is not of an encoding that was begun"):  # noqa: SIM117
             with unfinished(tmp_path / "v.npy", resume=True):
                 pytest.fail("it began")
         assert (folder / name).read_text() == content
         (folder / name).unlink()
-    folder.rmdir()
-    folder.write_text("mine")
-    with (
-        pytest.raises(FileExistsError, match=r"cannot write .*v\.npy"),
-        unfinished(tmp_path / "v.npy"),
+    for name in ("vectors", "whole", "progress.json"):
+        (folder / name).mkdir()
+        with pytest.raises(FileExistsError, match=f"{name} is not of an encoding"):  # noqa: SIM117
+            with unfinished(tmp_path / "v.npy"):
+                pytest.fail("it began")
+        (folder / name).rmdir()
+    folder.rename(tmp_path / "users")
+    (tmp_path / "users" / "vectors").write_text("mine")
+    for make in (lambda: folder.symlink_to("users"), lambda: folder.write_text("mine")):
+        make()
+        with pytest.raises(FileExistsError, match="part is a link or a file, .* move it away"):  # noqa: SIM117
+            with unfinished(tmp_path / "v.npy"):
+                pytest.fail("it began")
+        folder.unlink()
+    assert (tmp_path / "users" / "vectors").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_what_was_damaged_is_never_gone_on_with(tiny, tmp_path, text, ending):
+    output, folder = tmp_path / f"v.{ending}", tmp_path / f".v.{ending}.part"
+    with in_the_middle():
+        encode(tiny, text, output)
+    vectors = (folder / "vectors").read_bytes()
+    progress = json.loads((folder / "progress.json").read_text())
+    size = progress["bytes"]
+    flipped = vectors[: size - 9] + bytes([vectors[size - 9] ^ 1]) + vectors[size - 8 :]
+    changes = [{"bytes": size - 128}, {"bytes": -5}, {"rows": 0}, {"rows": 2.0}, {"settings": {}}]
+    for raw, record, message in (
+        (
+            flipped,
+            progress,
+            rf"vectors is damaged: its first {size:,} bytes .*; delete .*\.part",
+        ),
+        (vectors[: size - 1], progress, "vectors is damaged"),
+        *((vectors, progress | change, "progress.json is damaged, or was") for change in changes),
     ):
-        pytest.fail("it began")
+        (folder / "vectors").write_bytes(raw)
+        (folder / "progress.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=message):
+            encode(tiny, text, output, resume=True)
+        assert names(tmp_path) == [folder.name, "c.txt"]
+    # What follows was written after the progress, and is written again.
+    (folder / "vectors").write_bytes(vectors[:size] + b"half a piece")
+    (folder / "progress.json").write_text(json.dumps(progress))
+    encode(tiny, text, output, resume=True)
+    encode(tiny, text, tmp_path / f"whole.{ending}")
+    assert output.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+
+
+def test_what_was_killed_before_its_first_rows_is_begun_anew(tiny, tmp_path, text):
+    with killed(streaming.Unfinished, "keep", 2):
+        encode(tiny, text, tmp_path / "v.npy")
+    assert names(tmp_path / ".v.npy.part") == ["progress.json", "vectors"]
+    encode(tiny, text, tmp_path / "v.npy")
+    assert names(tmp_path) == ["c.txt", "v.npy"]
 
 
 def test_what_a_kill_left_of_the_progress_alone_is_begun_anew(tiny, tmp_path, text):
@@ -292,12 +374,41 @@ def test_what_a_kill_left_of_the_progress_alone_is_begun_anew(tiny, tmp_path, te
     assert names(tmp_path) == ["c.txt", "v.npy"]
 
 
+def test_json_too_deep_for_a_table_is_said_in_one_sentence(tiny, tmp_path):
+    deep = '{"a":' * 100 + "1" + "}" * 100
+    (tmp_path / "c.jsonl").write_text(f'{{"text": "a dog", "x": {deep}}}\n')
+    with pytest.raises(
+        ValueError, match="columns cannot be written as parquet .*; write to a .npy"
+    ):
+        encode(tiny, tmp_path / "c.jsonl", tmp_path / "v.parquet")
+    assert names(tmp_path) == ["c.jsonl"]
+
+
+def test_what_is_no_text_is_told_by_the_stream(tiny, unchecked):
+    for sentences, options, error, message in (
+        (["a", "b\0"], {}, ValueError, "sentence 1 holds a NUL character; leave it out"),
+        (["a", "\ud83d"], {}, ValueError, r"the sentence '\\ud83d' holds half of a surrogate pair"),
+        (["a"], {"on_progress": 3}, TypeError, "on_progress is 3; it must be a function, or None"),
+        (
+            ["a"],
+            {"normalize": "x"},
+            ValueError,
+            "normalize is 'x'; it must be true or false or None",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            list(tiny.encode_stream(sentences, **options))
+
+
 def test_long_names_stay_two(tiny, tmp_path, text):
     for end in ("1", "2"):
         output = tmp_path / f"{'x' * 240}{end}.npy"
         with in_the_middle():
             encode(tiny, text, output)
     assert len(list(tmp_path.glob(".x*.part"))) == 2
+    with pytest.raises(OSError, match="^cannot write .*: File name too long; give a shorter name$"):
+        encode(tiny, text, tmp_path / "new" / ("x" * 300))
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_fingerprint_is_of_all_that_vectors_depend_on(tiny, golden):

@@ -77,6 +77,10 @@ def test_standard_input_is_text_or_with_a_column_json(monkeypatch):
             r"line 19: has no field 'text'; it has body, n: name one by --co",
         ),
         ('{"text": null}', r"line 19: the field 'text' holds a NoneType; it must be a string"),
+        (
+            r'{"text": "a\u0000b"}',
+            r"line 19: the field 'text' holds a NUL character; delete the esc",
+        ),
         (r'{"text": "\ud83d"}', r"line 19: the field 'text' holds half of a surrogate pair"),
     ],
 )
@@ -98,14 +102,25 @@ def test_json_lines_that_are_no_table_are_named(tmp_path):
     for odd, message in (
         ({"text": "a", "new": 1}, "lines 9 to 10: have a field 'new' that the first lines lack"),
         (
+            {"text": "a", "of": [{"x": {"y": 1, "z": 2}}]},
+            r"lines 9 to 10: have a field 'of\.x\.z' that the first lines lack",
+        ),
+        (
             {"text": "a", "id": "x"},
             "lines 9 to 10: are no table .*write the vectors to a .npy file",
         ),
+        ({"text": "a", "id": 2.5}, "9 to 10: have double in the field 'id', where .* have int64"),
+        ({"text": "a", "of": []}, None),
+        ({"text": "a", "of": [{"x": None}]}, None),
     ):
-        lines = [*ROWS[:9], odd]
+        first = [{**row, "of": [{"x": {"y": 1}}]} for row in ROWS[:9]]
+        lines = [*(first if "of" in odd else ROWS[:9]), odd]
         (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
         source = open_source(str(tmp_path / "c.jsonl"), piece_rows=8)
         assert len(list(source.read(0, None, False))) == 2
+        if message is None:
+            assert [piece.table.num_rows for piece in source.read(0, None, True)] == [8, 2]
+            continue
         with pytest.raises(ValueError, match=message):
             list(source.read(0, None, True))
     (tmp_path / "c.jsonl").write_text(
@@ -136,12 +151,25 @@ def test_what_is_no_source(tmp_path):
         list(open_source(str(parquet)).read(0, None, False))
 
 
-def test_a_row_without_text_is_named(tmp_path):
-    pq.write_table(pa.table({"text": [*SENTENCES[:20], None]}), tmp_path / "c.parquet")
+@pytest.mark.parametrize(("cell", "wrong"), [(None, "is null"), ("a\0", "holds a NUL character")])
+def test_a_row_without_text_is_named(tmp_path, cell, wrong):
+    pq.write_table(pa.table({"text": [*SENTENCES[:20], cell]}), tmp_path / "c.parquet")
     pieces = open_source(str(tmp_path / "c.parquet"), piece_rows=16).read(3, None, False)
     next(pieces)
-    with pytest.raises(ValueError, match=r"c\.parquet, row 21: .* is null"):
+    with pytest.raises(ValueError, match=rf"c\.parquet, row 21: .* {wrong}"):
         next(pieces)
+
+
+def test_columns_of_one_name_are_no_damage(tmp_path):
+    path = tmp_path / "c.parquet"
+    text = pa.array(["a dog"])
+    pq.write_table(pa.Table.from_arrays([text, text, text], names=["text", "d", "d"]), path)
+    source = open_source(str(path))
+    assert next(source.read(0, None, False)).sentences == ["a dog"]
+    with pytest.raises(ValueError, match=r"several columns of one name, d; rename all but one, or"):
+        next(source.read(0, None, True))
+    with pytest.raises(ValueError, match=r"c\.parquet has several columns 'd'; rename all but one"):
+        open_source(str(path), "d")
 
 
 def test_kinds_of_strings(tmp_path):
