@@ -193,7 +193,7 @@ def test_what_is_of_something_else_is_never_gone_on_with(tiny, golden, tmp_path,
         (tiny, text, {"normalize": True}, r"another normalize \(None then, True now\)"),
         (tiny, tmp_path / "c.jsonl", {}, r"another input \(lines of text then, field 'text' of JS"),
         (tiny, text, {"start": 3}, f"c.txt begins with other text than the 24 rows .*{mend}"),
-        (tiny, text, {"stop": 20}, "begins with other text than the 24 rows"),
+        (tiny, text, {"stop": 20}, r"another share \(None then, rows 0 to 20 now\)"),
     ):
         with pytest.raises(ValueError, match=message):
             encode(encoder, path, output, resume=True, **options)
@@ -467,3 +467,16 @@ def test_a_million_lines_need_the_memory_of_a_few_pieces(tiny, tmp_path, monkeyp
     assert len(sizes) == 62
     assert max(sizes) - sizes[3] < 30e6
     assert np.load(tmp_path / "v.npy", mmap_mode="r").shape == (1_000_000, 32)
+
+
+def test_a_share_that_is_done_is_not_taken_for_a_longer_one(tiny, text, tmp_path):
+    """As it would be where the input grew, and with it each process' share."""
+    source = open_source(str(text), piece_rows=ROWS)
+    with contextlib.suppress(Killed), unfinished(tmp_path / "v.npy", False) as part:
+        encode_source(tiny, source, part, start=0, stop=16, keep_progress=True)
+        raise Killed
+    with (
+        pytest.raises(ValueError, match=r"another share \(rows 0 to 16 then, rows 0 to 24 now\)"),
+        unfinished(tmp_path / "v.npy", True) as part,
+    ):
+        encode_source(tiny, source, part, start=0, stop=24, keep_progress=True)
