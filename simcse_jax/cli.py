@@ -465,7 +465,9 @@ def print_what_ends_the_program(
 def pass_over_event_loops(found: Any) -> None:
     """Print what a destructor raises, but for orbax's event loop after a checkpoint that failed."""
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(found.exc_traceback)]
-    if not any(part in ("asyncio", "orbax") for file in files for part in Path(file).parts):
+    if not any(
+        part in ("asyncio", "orbax", "uvloop") for file in files for part in Path(file).parts
+    ):
         sys.__unraisablehook__(found)
 
 

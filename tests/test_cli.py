@@ -357,11 +357,12 @@ def test_callbacks_of_other_threads_print_no_traceback(capsys):
 
 def test_only_event_loops_of_orbax_are_passed_over(monkeypatch):
     """Their destructors complain after a checkpoint that failed; other errors are told."""
-    spaces = {}
-    exec(compile("def fail():\n    raise RuntimeError", "/x/orbax/y.py", "exec"), spaces)
-    told = []
+    told, spaces = [], {}
     monkeypatch.setattr(sys, "__unraisablehook__", told.append)
-    for fail in (spaces["fail"], lambda: 1 / 0):
+    for file in ("/x/orbax/y.py", "uvloop/loop.pyx"):
+        name = Path(file).stem
+        exec(compile(f"def {name}():\n    raise RuntimeError", file, "exec"), spaces)
+    for fail in (spaces["y"], spaces["loop"], lambda: 1 / 0):
         with pytest.raises((RuntimeError, ZeroDivisionError)) as caught:
             fail()
         pass_over_event_loops(types.SimpleNamespace(exc_traceback=caught.tb))
