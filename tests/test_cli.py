@@ -359,8 +359,7 @@ def test_only_event_loops_of_orbax_are_passed_over(monkeypatch):
     """Their destructors complain after a checkpoint that failed; other errors are told."""
     told, spaces = [], {}
     monkeypatch.setattr(sys, "__unraisablehook__", told.append)
-    for file in ("/x/orbax/y.py", "uvloop/loop.pyx"):
-        name = Path(file).stem
+    for name, file in (("y", "/x/orbax/y.py"), ("loop", "uvloop/loop.pyx")):
         exec(compile(f"def {name}():\n    raise RuntimeError", file, "exec"), spaces)
     for fail in (spaces["y"], spaces["loop"], lambda: 1 / 0):
         with pytest.raises((RuntimeError, ZeroDivisionError)) as caught:
