@@ -88,4 +88,5 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _is_file_name(name: Any) -> bool:
-    return isinstance(name, str) and name == Path(name).name
+    # No system has longer ones.
+    return isinstance(name, str) and name == Path(name).name and len(name) <= 255

@@ -171,7 +171,8 @@ def test_json_of_another_type_is_refused(folder):
             write_json(folder / file, value)
             with pytest.raises(ValueError, match=f"{file} holds a .*; it must be a JSON object"):
                 read(folder)
-    for value in ({}, {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../b"}}):
+    for value in ({}, {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../b"}},
+                  {"weight_map": {"a": "b" * 300}}):  # fmt: skip
         write_json(folder / "model.safetensors.index.json", value)
         with pytest.raises(ValueError, match="weight_map must name a file of the folder"):
             hub.weight_files(folder)

@@ -256,7 +256,7 @@ def test_nan_stops(tmp_path):
         (lambda x: Flow.fit(x, "huge"), "one of code, paper, modern"),
         (lambda x: FlowConfig(coupling="cubic"), "additive, affine"),  # type: ignore[arg-type]
         (lambda x: FlowConfig(depth=0), "depth is 0; it must be at least 1"),
-        (lambda x: FlowConfig(levels=2**63), "levels is 9223372036854775808; it must be at least"),
+        (lambda x: FlowConfig(levels=2**63), "levels is 9223372036854775808; it must be at most"),
     ],
 )
 def test_bad_input(make, message):
