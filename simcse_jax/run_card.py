@@ -107,8 +107,8 @@ def _chosen(config: Config, results: Mapping[str, Any], name: str, scores: Score
         return f"{last}; {what} is {best:.2f}, and was {results['dev_before']:.2f} before"
     return (
         f"after update {results['best_step']:,}, the best of the evaluations every "
-        f"{config.run.eval_every:,} updates by {what}, which is {best:.2f} there and was "
-        f"{results['dev_before']:.2f} before training"
+        f"{config.run.eval_every:,} updates and at the end, by {what}, which is {best:.2f} there "
+        f"and was {results['dev_before']:.2f} before training"
     )
 
 
