@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
+import json
 import os
 import sys
 import tempfile
@@ -825,6 +827,25 @@ class SentenceEncoder:
                 revision=revision,
                 commit_message=commit_message,
             )
+
+
+def fingerprint(encoder: SentenceEncoder) -> str:
+    """Return a digest of all that a vector depends on beside its sentence and the machine."""
+    digest = hashlib.blake2b(digest_size=16)
+    tokenizer = encoder.tokenizer
+    about = (encoder.config, encoder.settings, encoder.dtype.name, tokenizer.lower_case)
+    digest.update(repr(about).encode())
+    digest.update(tokenizer.backend.to_str().encode())
+    for place, tensor in jax.tree_util.tree_leaves_with_path(encoder.params):
+        digest.update(jax.tree_util.keystr(place).encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    if encoder.transform is not None:
+        settings, tensors = encoder.transform.state()
+        digest.update(json.dumps([encoder.transform.kind, settings], sort_keys=True).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
 
 
 def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEncoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from scipy.spatial.distance import cdist
 
 from simcse_jax import hub
 from simcse_jax.checks import check_choice
-from simcse_jax.encoder import SentenceEncoder, cosine_similarity
+from simcse_jax.encoder import SentenceEncoder, cosine_similarity, fingerprint
 from simcse_jax.extras import needs
 
 Embeddings = Float[np.ndarray, "n D"]
@@ -83,7 +82,7 @@ class MtebEncoder:
         if "/" not in name:
             raise ValueError(f"name is {name!r}; mteb names models 'organization/model'")
         self.encoder = encoder
-        self.mteb_model_meta = _model_meta(encoder, name, revision or _digest(encoder), options)
+        self.mteb_model_meta = _model_meta(encoder, name, revision or fingerprint(encoder), options)
 
     def encode(
         self,
@@ -201,18 +200,6 @@ def _model_meta(
         training_datasets=None,
         experiment_kwargs=dict(options) if options else None,
     )
-
-
-def _digest(encoder: SentenceEncoder) -> str:
-    """Return a digest of what an encoder's vectors depend on, devices excepted."""
-    transform = encoder.transform
-    settings, tensors = (None, None) if transform is None else transform.state()
-    kind = None if transform is None else transform.kind
-    said = (encoder.config, encoder.settings, encoder.dtype.name, kind, settings)
-    digest = hashlib.sha256(encoder.tokenizer.backend.to_str().encode() + repr(said).encode())
-    for path, tensor in jax.tree.leaves_with_path((encoder.params, tensors)):
-        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(tensor).tobytes())
-    return digest.hexdigest()
 
 
 def _matrix(embeddings: Any) -> Embeddings:

@@ -8,7 +8,8 @@ finds that the rows which are done are still the same, and goes on with the next
 
 from __future__ import annotations
 
-from simcse_jax.streaming.corpus import encode_source, fingerprint, shard_of, share_of
+from simcse_jax.encoder import fingerprint
+from simcse_jax.streaming.corpus import encode_source, shard_of, share_of
 from simcse_jax.streaming.output import Unfinished, unfinished
 from simcse_jax.streaming.sources import Source, open_source
 

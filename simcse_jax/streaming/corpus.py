@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from simcse_jax import __version__
 from simcse_jax.checks import listed
-from simcse_jax.encoder import SentenceEncoder
+from simcse_jax.encoder import SentenceEncoder, fingerprint
 from simcse_jax.streaming.output import Unfinished
 from simcse_jax.streaming.sinks import NpyFile, ParquetFile, Sink
 from simcse_jax.streaming.sources import Piece, Source
@@ -141,25 +140,6 @@ def share_of(rows: int, index: int, count: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------
 # Whether it is the same
 # ---------------------------------------------------------------------------------------------
-
-
-def fingerprint(encoder: SentenceEncoder) -> str:
-    """Return a digest of all that a vector depends on beside its sentence and the machine."""
-    digest = hashlib.blake2b(digest_size=16)
-    tokenizer = encoder.tokenizer
-    about = (encoder.config, encoder.settings, encoder.dtype.name, tokenizer.lower_case)
-    digest.update(repr(about).encode())
-    digest.update(tokenizer.backend.to_str().encode())
-    for place, tensor in jax.tree_util.tree_leaves_with_path(encoder.params):
-        digest.update(jax.tree_util.keystr(place).encode())
-        digest.update(np.ascontiguousarray(tensor).data)
-    if encoder.transform is not None:
-        settings, tensors = encoder.transform.state()
-        digest.update(json.dumps([encoder.transform.kind, settings], sort_keys=True).encode())
-        for name in sorted(tensors):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensors[name]).data)
-    return digest.hexdigest()
 
 
 def _settings(
