@@ -368,13 +368,12 @@ class SentenceEncoder:
     @property
     def max_length(self) -> int:
         """Return the longest input in tokens, special tokens included."""
-        return min(self.settings.max_length or self.config.max_length, self.config.max_length)
+        return self.settings.longest_input(self.config)
 
     @property
     def dimension(self) -> int:
         """Return the length of an embedding."""
-        whole = self._whole_dimension
-        return min(whole, self.settings.truncate_dim or whole)
+        return self.settings.dimension(self._whole_dimension)
 
     @property
     def _whole_dimension(self) -> int:

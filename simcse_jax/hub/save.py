@@ -166,8 +166,8 @@ def model_facts(
     parts = transform.parts if isinstance(transform, Chain) else filter(None, [transform])
     return ModelFacts(
         f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}",
-        min(whole, settings.truncate_dim or whole),
-        min(settings.max_length or config.max_length, config.max_length),
+        settings.dimension(whole),
+        settings.longest_input(config),
         settings,
         tuple(part.kind for part in parts),
         _of_transform(transform) is not None,

@@ -70,6 +70,14 @@ class EncoderSettings:
         """Return what comes before every sentence; nothing where there is no default prompt."""
         return "" if self.default_prompt_name is None else self.prompts[self.default_prompt_name]
 
+    def longest_input(self, config: BertConfig) -> int:
+        """Return how many tokens an input of a model may have, special tokens included."""
+        return min(self.max_length or config.max_length, config.max_length)
+
+    def dimension(self, whole: int) -> int:
+        """Return how many dimensions are kept of so many."""
+        return min(whole, self.truncate_dim or whole)
+
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
