@@ -32,6 +32,15 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether UTF-8 can hold a text: whether it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def listed(names: Iterable[str], most: int = 200) -> str:
     """Return names for an error, on one line, cut where they are long."""
     text = one_line(", ".join(names)[: most + 1])

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from simcse_jax.checks import listed, quoted
+from simcse_jax.checks import is_unicode, listed, quoted
 from simcse_jax.data.parquet import parquet_file, whole_parquet
 from simcse_jax.io import open_data, read_lines
 
@@ -89,7 +89,7 @@ class Table:
                 f"{self.place(row)}: {quoted(self.names[column])} is {quoted(cell)}, not a text; "
                 f"{mend}"
             )
-        if not cell.isascii() and any("\ud800" <= c <= "\udfff" for c in cell):
+        if not is_unicode(cell):
             # JSON may hold half a character, "\ud83d"; the tokenizer would only fail much later.
             raise ValueError(
                 f"{self.place(row)}: {quoted(self.names[column])} holds half of a surrogate pair; "

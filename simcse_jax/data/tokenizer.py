@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from simcse_jax.checks import first_line, quoted
+from simcse_jax.checks import first_line, is_unicode, quoted
 from simcse_jax.extras import needs
 from simcse_jax.io import check_is_file, is_there, read_object
 
@@ -92,7 +92,7 @@ class Tokenizer:
             ids = [np.asarray(e.ids, np.int32) for e in encodings]
         except Exception as error:  # tokenizers raises nothing more particular
             for sentence in sentences:
-                if any("\ud800" <= c <= "\udfff" for c in sentence):
+                if not is_unicode(sentence):
                     raise ValueError(
                         f"the sentence {quoted(sentence)} holds half of a surrogate pair, which is "
                         "no text; leave the sentence out, or mend it"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simcse_jax.checks import is_unicode
 from simcse_jax.hub.settings import EncoderSettings
 from simcse_jax.io import is_there, open_data, write_text
 
@@ -315,7 +316,7 @@ def _known(origin: Origin | None) -> dict[str, Any]:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and not _SURROGATES.search(value)
+    return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
 
 
 def _header_of(readme: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simcse_jax.checks import first_line, listed, quoted
+from simcse_jax.checks import first_line, is_unicode, listed, quoted
 from simcse_jax.data.parquet import arrow, as_parquet, parquet_file, whole_parquet
 from simcse_jax.encoder import CHUNK
 from simcse_jax.io import is_special, iter_lines, open_data, parse_json
@@ -141,7 +141,7 @@ def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
         wrong = f"has no field {column!r}; it has {listed(row) or 'none'}: name one by --column"
     elif not isinstance(row[column], str):
         wrong = f"the field {column!r} holds a {type(row[column]).__name__}; it must be a string"
-    elif "\\u" in line and not _is_unicode(row[column]):
+    elif "\\u" in line and not is_unicode(row[column]):
         wrong = f"the field {column!r} holds half of a surrogate pair, which is no text"
     elif "\0" in row[column]:
         wrong = f"the field {column!r} holds a NUL character; delete the escape \\u0000"
@@ -152,14 +152,6 @@ def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
 
 def _spoken(path: str) -> str:
     return "standard input" if path == "-" else path
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -> tuple[Any, Any]:
