@@ -89,6 +89,11 @@ def is_special(path: AnyPath) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
+def spoken(path: AnyPath) -> str:
+    """Return what errors call an input: the file, or standard input for ``-``."""
+    return "standard input" if str(path) == "-" else str(path)
+
+
 def check_not_input(output: AnyPath, inputs: Iterable[AnyPath]) -> None:
     """Raise a ValueError where an output is a file that is read: its content would be gone.
 
@@ -103,10 +108,9 @@ def check_not_input(output: AnyPath, inputs: Iterable[AnyPath]) -> None:
         except (OSError, ValueError):
             continue
         if stat.S_ISREG(written.st_mode) and os.path.samestat(read, written):
-            name = "standard input" if str(path) == "-" else path
             raise ValueError(
-                f"the output {output} is the same file as the input {name}, which would be lost; "
-                "give another output"
+                f"the output {output} is the same file as the input {spoken(path)}, which would be "
+                "lost; give another output"
             )
 
 
@@ -536,7 +540,7 @@ def iter_lines(path: AnyPath, start: int = 0) -> Iterator[str]:
         FileNotFoundError, OSError: as in `read_lines`.
         ValueError: as in `read_lines`, when the line is met.
     """
-    name = "standard input" if str(path) == "-" else str(path)
+    name = spoken(path)
     with nullcontext(sys.stdin.buffer) if str(path) == "-" else open_data(path) as file:
         for number, line in enumerate(_raw_lines(file, name), 1):
             if number > start:
@@ -607,12 +611,9 @@ _COMPRESSED = {
 
 def _read_text(path: AnyPath, encoding: str = "utf-8") -> str:
     r"""Read a file as text whose lines end with ``\n``."""
-    if str(path) == "-":
-        name, raw = "standard input", sys.stdin.buffer.read()
-    else:
-        name = str(path)
-        with open_data(path) as file:
-            raw = file.read()
+    name = spoken(path)
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else open_data(path) as file:
+        raw = file.read()
     _check_unpacked(raw, name)
     text = _decode(_with_newlines(raw), name, encoding)
     if "\0" in text and encoding == "utf-8":

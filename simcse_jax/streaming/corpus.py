@@ -21,6 +21,7 @@ from tqdm import tqdm
 from simcse_jax import __version__
 from simcse_jax.checks import listed
 from simcse_jax.encoder import SentenceEncoder, fingerprint
+from simcse_jax.io import spoken
 from simcse_jax.streaming.output import Unfinished
 from simcse_jax.streaming.sinks import NpyFile, ParquetFile, Sink
 from simcse_jax.streaming.sources import Piece, Source
@@ -179,10 +180,9 @@ def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: Unfi
         _add(digest, piece)
         rows += len(piece.sentences)
     if rows != part.rows or digest.hexdigest() != part.record["read"]:
-        name = "standard input" if source.name == "-" else source.name
         what = "text" if part.target.suffix.lower() != ".parquet" else "text or columns"
         raise ValueError(
-            f"{name} begins with other {what} than the {part.rows:,} rows that {part.target} was "
+            f"{spoken(source.name)} begins with other {what} than the {part.rows:,} rows that {part.target} was "
             f"begun with; give the same {what}, or delete {part.folder} to begin anew"
         )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from simcse_jax.checks import first_line, is_unicode, listed, quoted
 from simcse_jax.data.parquet import arrow, as_parquet, parquet_file, whole_parquet
 from simcse_jax.encoder import CHUNK
-from simcse_jax.io import is_special, iter_lines, open_data, parse_json
+from simcse_jax.io import is_special, iter_lines, open_data, parse_json, spoken
 
 
 class Piece(NamedTuple):
@@ -134,7 +134,7 @@ def _json_pieces(
 
 
 def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
-    row = parse_json(line, _spoken(path), number)
+    row = parse_json(line, spoken(path), number)
     if not isinstance(row, dict):
         wrong = f"holds a {type(row).__name__}; it must be an object with a field {column!r}"
     elif column not in row:
@@ -147,17 +147,13 @@ def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
         wrong = f"the field {column!r} holds a NUL character; delete the escape \\u0000"
     else:
         return row
-    raise ValueError(f"{_spoken(path)}, line {number}: {wrong}")
-
-
-def _spoken(path: str) -> str:
-    return "standard input" if path == "-" else path
+    raise ValueError(f"{spoken(path)}, line {number}: {wrong}")
 
 
 def _json_table(rows: list[dict[str, Any]], fields: Any, path: str, line: int) -> tuple[Any, Any]:
     """Make a table of JSON objects; a field that one of them lacks is null there."""
     pa = arrow()
-    at = f"{_spoken(path)}, lines {line} to {line + len(rows) - 1}"
+    at = f"{spoken(path)}, lines {line} to {line + len(rows) - 1}"
     mend = "write the vectors to a .npy file, or give the corpus as parquet"
     try:
         found = pa.array(rows)
