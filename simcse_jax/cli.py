@@ -92,9 +92,9 @@ class Processes:
     def check(self) -> None:
         """Raise ValueError where the options cannot be so."""
         check_count("join_timeout", self.join_timeout)
-        hosts.check_processes(self.coordinator, self.num_processes, self.process_id)
-        if self.coordinator is not None and not self.distributed:
-            raise ValueError("coordinator is given without distributed; give --distributed too")
+        hosts.check_processes(
+            self.distributed, self.coordinator, self.num_processes, self.process_id
+        )
 
     def join(self) -> None:
         """Join the others; see `simcse_jax.hosts.join`."""

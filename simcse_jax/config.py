@@ -128,9 +128,9 @@ class RunConfig:
         if len(set(self.seeds)) < len(self.seeds):
             twice = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise ValueError(f"seeds has {twice} more than once; each trains a run of its own")
-        hosts.check_processes(self.coordinator, self.num_processes, self.process_id)
-        if self.coordinator is not None and not self.distributed:
-            raise ValueError("coordinator is given without distributed; give --distributed too")
+        hosts.check_processes(
+            self.distributed, self.coordinator, self.num_processes, self.process_id
+        )
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of updates: ``max_steps``, or ``epochs`` times those of an epoch.

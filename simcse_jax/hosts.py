@@ -62,7 +62,7 @@ def join(
     """
     if jax.distributed.is_initialized():
         return
-    check_processes(coordinator, num_processes, process_id)
+    check_processes(True, coordinator, num_processes, process_id)
     try:
         _initialize(coordinator, num_processes, process_id, timeout)
     except ValueError as error:
@@ -175,9 +175,9 @@ def _answers(coordinator: str) -> bool:
 
 
 def check_processes(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
+    distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Raise ValueError where the arguments of `join` cannot be so."""
+    """Raise ValueError where the arguments of `join` cannot be so, or nothing is to be joined."""
     if coordinator is None and num_processes is None and process_id is None:
         return
     if coordinator is None or num_processes is None or process_id is None:
@@ -193,6 +193,8 @@ def check_processes(
             f"process_id is {process_id} of num_processes {num_processes}; it must be at least 0 "
             "and below their number"
         )
+    if not distributed:
+        raise ValueError("coordinator is given without distributed; give --distributed too")
 
 
 def lost_sentence(reason: str) -> str:

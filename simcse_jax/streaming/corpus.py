@@ -182,8 +182,9 @@ def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: Unfi
     if rows != part.rows or digest.hexdigest() != part.record["read"]:
         what = "text" if part.target.suffix.lower() != ".parquet" else "text or columns"
         raise ValueError(
-            f"{spoken(source.name)} begins with other {what} than the {part.rows:,} rows that {part.target} was "
-            f"begun with; give the same {what}, or delete {part.folder} to begin anew"
+            f"{spoken(source.name)} begins with other {what} than the {part.rows:,} rows that "
+            f"{part.target} was begun with; give the same {what}, or delete {part.folder} to begin "
+            "anew"
         )
 
 
