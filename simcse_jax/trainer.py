@@ -533,8 +533,6 @@ def load_model(config: Config) -> Model:
             architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
         )
     settings = hub.read_settings(folder, config.model.pooling)
-    if (transform := hub.read_transform(folder)) is not None:
-        say(f"{folder} ends with a {transform.kind}, which is left out: training is of the encoder")
     tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
@@ -568,8 +566,9 @@ def settings_without_transform(folder: Path, pooling: str) -> hub.EncoderSetting
     Its embeddings are not truncated then: that was said of what the transform gives.
     """
     settings = hub.read_settings(folder, pooling)
-    if hub.read_transform(folder) is None:
+    if (transform := hub.read_transform(folder)) is None:
         return settings
+    say(f"{folder} ends with a {transform.kind}, which is left out: training is of the encoder")
     return dataclasses.replace(settings, truncate_dim=None)
 
 
@@ -674,7 +673,10 @@ def train_flow_seed(
 
 
 def frozen_encoder(config: Config) -> SentenceEncoder:
-    """Make the encoder that a flow is fitted to, used as its start folder says but for lengths."""
+    """Make the encoder that a flow is fitted to, used as its start folder says but for lengths.
+
+    Its vectors are neither scaled nor truncated, since the flow takes them whole.
+    """
     folder = hub.find_model(config.model.model)
     model = load_model(config)
     settings = settings_without_transform(folder, config.model.pooling)
@@ -682,11 +684,13 @@ def frozen_encoder(config: Config) -> SentenceEncoder:
         model.config,
         dict(model.params),
         model.tokenizer,
-        dataclasses.replace(settings, max_length=config.data.max_length, normalize=False),
+        dataclasses.replace(
+            settings, max_length=config.data.max_length, normalize=False, truncate_dim=None
+        ),
         dtype=config.model.dtype,
         tokenizer_folder=hub.encoder_folder(folder),
         origin=start_of(config, folder),
-    ).with_transform(None)
+    )
 
 
 # ---------------------------------------------------------------------------------------------
