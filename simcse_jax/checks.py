@@ -62,6 +62,8 @@ def check_choice(name: str, value: object, known: Iterable[str]) -> None:
 
 # JAX and NumPy hold no whole number beyond it.
 LARGEST = 2**63 - 1
+# The least and the largest of float32's positive numbers.
+_LEAST, _MOST = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
 
 
 def check_count(name: str, value: object, least: int = 1, most: float = LARGEST) -> None:
@@ -120,10 +122,18 @@ def check_seed(name: str, value: object) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Raise ValueError for a field of a dataclass that is not of the type it is annotated with."""
+    """Check the fields of a dataclass against their annotations.
+
+    Raises:
+        ValueError: a field is of another type, or a finite number that float32 does not hold: it
+            would be infinite or 0 in what is compiled.
+    """
     kind: Any = type(config)
     for name, hint in _hints(kind).items():
-        check_type(name, getattr(config, name), hint)
+        value = getattr(config, name)
+        check_type(name, value, hint)
+        if hint is float and not _in_float32(_number(name, value)):
+            raise _wrong(name, value, "a number that float32 holds")
 
 
 def check_type(name: str, value: object, hint: Any) -> None:
@@ -285,6 +295,10 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST:
         raise _wrong(name, value, "a number of 64 bits")
     return float(value)
+
+
+def _in_float32(number: float) -> bool:
+    return not math.isfinite(number) or number == 0 or _LEAST <= abs(number) <= _MOST
 
 
 def _wrong(name: str, value: object, wanted: str) -> ValueError:

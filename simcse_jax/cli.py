@@ -153,7 +153,7 @@ class Encode:
         if source.rows is None:
             raise ValueError("standard input cannot be shared by several processes; give a file")
         self.processes.join()
-        index, count = _agreed_place(self.input, source.rows)
+        index, count = _agreed_place(self.input, source.rows, os.stat(self.input).st_size)
         start, stop = streaming.share_of(source.rows, index, count)
         shard = streaming.shard_of(self.output, index, count)
         check_not_input(shard, [self.input])
@@ -176,23 +176,30 @@ class Encode:
         tell(output, f"{one_line(str(output))}: float32 {[rows, dimension]}")
 
 
-def _agreed_place(name: str, rows: int) -> tuple[int, int]:
+def _agreed_place(name: str, rows: int, size: int) -> tuple[int, int]:
     """Return the number of this process and how many there are, once all see the same input.
 
+    Args:
+        name: of the input.
+        rows: of the input, as this process sees it.
+        size: its bytes.
+
     Raises:
-        ValueError: they do not.
+        ValueError: the processes do not see as many rows and bytes.
     """
     import jax
     from jax.experimental import multihost_utils
 
-    halves = np.asarray(divmod(rows, 2**31), np.int32)  # what a device takes of a whole number
+    # A device takes whole numbers below 2³¹.
+    halves = np.asarray([*divmod(rows, 2**31), *divmod(size, 2**31)], np.int32)
     gathered = np.asarray(multihost_utils.process_allgather(halves)).reshape(-1, 2).tolist()
     seen = [high * 2**31 + low for high, low in gathered]
-    if len(set(seen)) > 1:
-        raise ValueError(
-            f"{name} has {min(seen):,} rows for one process and {max(seen):,} for another; give "
-            "all of them the same file"
-        )
+    for what, counts in (("rows", seen[::2]), ("bytes", seen[1::2])):
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"{name} has {min(counts):,} {what} for one process and {max(counts):,} for "
+                "another; give all of them the same file"
+            )
     return jax.process_index(), jax.process_count()
 
 

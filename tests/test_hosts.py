@@ -155,12 +155,15 @@ def test_two_commands_encode_their_shares_and_a_lost_one_costs_no_other_its_work
     np.testing.assert_allclose(together, np.load(one), atol=1e-6)
 
 
-def test_shares_are_of_the_same_rows(monkeypatch):
-    gathered = np.array([[0, 5], [1, 7]], np.int32)
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [([1, 7, 0, 90], "5 rows .* 2,147,483,655"), ([0, 5, 0, 91], "90 bytes .* 91")],
+)
+def test_shares_are_of_the_same_rows_and_bytes(monkeypatch, other, said):
+    gathered = np.array([[0, 5, 0, 90], other], np.int32)
     monkeypatch.setattr(multihost_utils, "process_allgather", lambda _: gathered)
-    message = "c.txt has 5 rows for one process and 2,147,483,655 for another; give all"
-    with pytest.raises(ValueError, match=message):
-        cli._agreed_place("c.txt", 5)
+    with pytest.raises(ValueError, match=f"c.txt has {said} for another; give all"):
+        cli._agreed_place("c.txt", 5, 90)
 
 
 @pytest.mark.slow

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import optax
 
 from simcse_jax.checks import (
-    check_at_least,
     check_between,
     check_count,
-    check_finite,
     check_positive,
     check_types,
 )
 from simcse_jax.objectives.objective import Params
 
 Schedule = Literal["linear", "constant", "cosine"]
+
+# What is nearer to 1 is 1 in float32: then a moment stays at zero, and is divided by zero.
+_LARGEST_DECAY = 0.9999999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +55,14 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive("learning_rate", self.learning_rate)
-        check_finite("learning_rate", self.learning_rate)
+        check_between("learning_rate", self.learning_rate, 0, 1000, "(]")
         check_positive("clip_norm", self.clip_norm)
         check_count("warmup_steps", self.warmup_steps, 0)
         check_between("warmup_ratio", self.warmup_ratio, 0, 1, "[)")
         check_between("weight_decay", self.weight_decay, 0, 1000)
-        check_between("beta1", self.beta1, 0, 1, "[)")
-        check_between("beta2", self.beta2, 0, 1, "[)")
-        check_at_least("eps", self.eps, 0)
+        check_between("beta1", self.beta1, 0, _LARGEST_DECAY)
+        check_between("beta2", self.beta2, 0, _LARGEST_DECAY)
+        check_between("eps", self.eps, 0, 1000)
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:

@@ -91,20 +91,27 @@ def test_the_first_step_without_correction_is_longer():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 0}, "learning_rate is 0; it must be positive"),
+        ({"learning_rate": 0}, "learning_rate is 0; it must be above 0 and at most 1000"),
+        ({"learning_rate": 1e300}, "learning_rate is 1e\\+300; it must be a number that float32"),
+        ({"learning_rate": 1e30}, "learning_rate is 1e\\+30; it must be above 0 and at most 1000"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0; it must be positive"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be at least 0"),
         (
-            {"weight_decay": 1e300},
-            "weight_decay is 1e\\+300; it must be at least 0 and at most 1000",
+            {"weight_decay": 1e30},
+            "weight_decay is 1e\\+30; it must be at least 0 and at most 1000",
         ),
         ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0; it must be at least 0 and below 1"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be positive"),
-        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be finite"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be above 0"),
+        (
+            {"learning_rate": float("inf")},
+            "learning_rate is inf; it must be above 0",
+        ),
         ({"learning_rate": True}, "learning_rate is True; it must be a number"),
         ({"eps": "1e-8"}, "eps is '1e-8'; it must be a number"),
         ({"warmup_steps": 1.5}, "warmup_steps is 1.5; it must be a whole number"),
-        ({"beta2": float("nan")}, "beta2 is nan; it must be at least 0 and below 1"),
+        ({"beta2": float("nan")}, "beta2 is nan; it must be at least 0 and at most 0.9999999"),
+        ({"beta1": 1 - 1e-9}, "beta1 is 0.99.*; it must be at least 0 and at most 0.9999999"),
+        ({"eps": 1e-60}, "eps is 1e-60; it must be a number that float32 holds"),
         ({"schedule": "step"}, "schedule is 'step'; it must be one of linear, constant, cosine"),
     ],
 )
