@@ -30,7 +30,7 @@ def test_rows(data):
     assert rows[0] == "MiniLM, cls"
     assert rows[-2:] == ["cls + flow", "cls + SimCSE, 40 steps"]
     rows = [name for name, _ in demo.methods(data, demo.Demo())]
-    assert rows[-1] == "mean + SBERT triplets, 60 steps"
+    assert rows[-1] == "mean + SBERT triplets, 40 steps"
 
 
 def test_table_picture_and_numbers(data, vectors, tmp_path, monkeypatch, capsys):
@@ -48,9 +48,8 @@ def test_table_picture_and_numbers(data, vectors, tmp_path, monkeypatch, capsys)
 @pytest.mark.filterwarnings("ignore:.* distinct sentences were cut")  # Lee's, by so small a model
 def test_the_last_model_of_a_short_run_is_taken(data, golden, tmp_path, monkeypatch):
     def tiny(config, **options):
-        return train(
-            config, model=str(golden / "tiny-bert"), num_layers=1, max_length=16, **options
-        )
+        options |= {"model": str(golden / "tiny-bert"), "num_layers": 1, "max_length": 16}
+        return train(config, **options)
 
     monkeypatch.setattr(demo, "train", tiny)
     settings = demo.Demo(output_dir=tmp_path)
