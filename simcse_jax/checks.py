@@ -78,13 +78,13 @@ def check_count(name: str, value: object, least: int = 1, most: float = LARGEST)
 
 def check_positive(name: str, value: object) -> None:
     """Raise ValueError for what is no number above 0; infinity is one."""
-    if not _number(name, value) > 0:
+    if not _setting(name, value) > 0:
         raise _wrong(name, value, "positive")
 
 
 def check_at_least(name: str, value: object, least: float) -> None:
     """Raise ValueError for what is no finite number from the least on."""
-    if not least <= _number(name, value) < math.inf:
+    if not least <= _setting(name, value) < math.inf:
         raise _wrong(
             name, value, f"at least {least}" + (" and finite" if value == math.inf else "")
         )
@@ -106,7 +106,7 @@ def check_between(name: str, value: object, low: float, high: float, ends: str =
         high: the upper end.
         ends: which ends belong to it: "[]" both, "(]" the upper, "[)" the lower, "()" neither.
     """
-    number = _number(name, value)
+    number = _setting(name, value)
     above = number >= low if ends[0] == "[" else number > low
     below = number <= high if ends[1] == "]" else number < high
     if not (above and below):
@@ -122,18 +122,13 @@ def check_seed(name: str, value: object) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Check the fields of a dataclass against their annotations.
-
-    Raises:
-        ValueError: a field is of another type, or a finite number that float32 does not hold: it
-            would be infinite or 0 in what is compiled.
-    """
+    """Raise ValueError for a field of a dataclass that is not of the type it is annotated with."""
     kind: Any = type(config)
     for name, hint in _hints(kind).items():
         value = getattr(config, name)
         check_type(name, value, hint)
-        if hint is float and not _in_float32(_number(name, value)):
-            raise _wrong(name, value, "a number that float32 holds")
+        if hint is float:
+            _setting(name, value)
 
 
 def check_type(name: str, value: object, hint: Any) -> None:
@@ -297,8 +292,12 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _in_float32(number: float) -> bool:
-    return not math.isfinite(number) or number == 0 or _LEAST <= abs(number) <= _MOST
+def _setting(name: str, value: object) -> float:
+    """Return a number that is compiled into a program, where others would be infinite, or 0."""
+    number = _number(name, value)
+    if math.isfinite(number) and number != 0 and not _LEAST <= abs(number) <= _MOST:
+        raise _wrong(name, value, "a number that float32 holds")
+    return number
 
 
 def _wrong(name: str, value: object, wanted: str) -> ValueError:

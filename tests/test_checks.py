@@ -33,7 +33,7 @@ def test_what_is_right_passes():
     check_choice("a", "x", ("x", "y"))
     for value in (1, np.int64(1), 2**62):
         check_count("a", value)
-    for value in (1e-300, 1, INF, np.float32(1), np.int32(1)):
+    for value in (1e-37, 1, INF, np.float32(1), np.int32(1)):
         check_positive("a", value)
         if value != INF:
             check_at_least("a", value, 0)
@@ -52,6 +52,9 @@ def test_what_is_right_passes():
         (lambda v: check_count("a", v), (2**63, 10**400), f"at most {2**63 - 1}"),
         (lambda v: check_count("a", v, 1, 5), (6,), "at most 5"),
         (lambda v: check_positive("a", v), (2**63,), "a number of 64 bits"),
+        (lambda v: check_positive("a", v), (1e300, 1e-300), "a number that float32 holds"),
+        (lambda v: check_at_least("a", v, 0), (1e300, 1e-300), "a number that float32 holds"),
+        (lambda v: check_between("a", v, 0, 1), (1e300, 1e-300), "a number that float32 holds"),
         (lambda v: check_count("a", v), (1.0, NAN, True, "1", None, np.True_), "a whole number"),
         (lambda v: check_positive("a", v), (0, -1.0, NAN, -INF), "positive"),
         (lambda v: check_positive("a", v), (True, "1", None, [1], 1j), "a number"),
