@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 from sphinx.ext.napoleon import GoogleDocstring
-from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]
 
 import api_pages  # noqa: E402
-import result_tables  # noqa: E402
 
 import simcse_jax  # noqa: E402
 
@@ -71,18 +69,6 @@ def shorter_types(app, what, name, value, options, signature, returned):
     )
 
 
-class ResultTable(SphinxDirective):
-    """A table of measured numbers, made from experiments/results while the site is built."""
-
-    required_arguments = 1
-
-    def run(self):
-        """Return the table, where it was measured, and the command that measures it again."""
-        for path in result_tables.files(self.arguments[0]):
-            self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(result_tables.table(self.arguments[0]))
-
-
 def write_sources(app):
     """Write the pages that are made from other files: the notebooks and the API reference."""
     shutil.copytree(ROOT / "notebooks", DOCS / "notebooks", dirs_exist_ok=True)
@@ -90,7 +76,6 @@ def write_sources(app):
 
 
 def setup(app):
-    """Add the directive, and write the pages before Sphinx looks for them."""
-    app.add_directive("result-table", ResultTable)
+    """Write the pages before Sphinx looks for them."""
     app.connect("autodoc-process-signature", shorter_types)
     app.connect("config-inited", lambda app, config: write_sources(app))

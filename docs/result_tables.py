@@ -1,6 +1,6 @@
 """The tables of the docs and of the README, from the files in experiments/results.
 
-Each is a function of those files alone; the docs name it in a `result-table` directive. What was
+Each is a function of those files alone; fill_tables.py writes it where a page names it. What was
 measured where, and by which command, stands below it.
 """
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Key
 from tqdm import tqdm
 
 from simcse_jax.checks import check_count
-from simcse_jax.io import write_text
+from simcse_jax.io import open_data, write_text
 from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableCheckpoint
 from simcse_jax.training.devices import CompiledStep
 
@@ -381,7 +381,8 @@ class _MetricsLog:
         path = Path(path)
         kept = []
         if start and path.exists():
-            lines = path.read_text("utf-8", errors="replace").splitlines()
+            with open_data(path) as file:
+                lines = file.read().decode(errors="replace").splitlines()
             kept = [line for line in lines if _before(line, start)]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")

@@ -115,6 +115,7 @@ def _take(folder: Path) -> list[Path]:
 def _opened(lock: Path) -> Iterator[BinaryIO]:
     """Open the lock while nobody else has it open; it is made if need be."""
     while True:
+        _refuse_special(lock)
         with lock.open("a+b") as file:
             with suppress(OSError):  # some file systems cannot
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -124,6 +125,12 @@ def _opened(lock: Path) -> Iterator[BinaryIO]:
                     file.seek(0)
                     yield file
                     return
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse a pipe or a device in a run's folder, which may keep who opens it for ever."""
+    if io.is_special(path):
+        raise FileExistsError(f"{path} is a pipe or a device; delete it, or choose another folder")
 
 
 def _own_record() -> dict[str, Any]:
@@ -179,9 +186,11 @@ def check_folder(folder: Path, fixed: Mapping[str, Any], resume: bool) -> None:
         resume: whether the run may go on from what stands there.
 
     Raises:
-        FileExistsError: it holds a run, and ``resume`` is False; or what is no run's.
+        FileExistsError: it holds a run, and ``resume`` is False; or what is no run's; or a pipe.
         ValueError: it holds a run of other settings, or a file that is not whole.
     """
+    for name in OWN:
+        _refuse_special(folder / name)
     there = [name for name in OWN if _holds(folder / name)]
     records = [name for name in (RUN, SUMMARY) if name in there and _is_object(folder / name)]
     foreign = [name for name in MODELS if name in there and not _is_model(folder / name)]

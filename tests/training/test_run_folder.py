@@ -211,3 +211,14 @@ def test_what_stands_there_is_compared(tmp_path, files, resume, message):
         with pytest.raises((FileExistsError, ValueError), match=message):
             check_folder(tmp_path, FIXED, resume)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", [LOCK, "metrics.jsonl", "results.json", "run.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_pipe_in_the_folder_is_refused_and_nobody_waits_for_it(tmp_path, name, resume):
+    os.mkfifo(tmp_path / name)
+    with (
+        pytest.raises(FileExistsError, match=f"{name} is a pipe or a device; delete it"),
+        claimed(tmp_path),
+    ):
+        check_folder(tmp_path, {}, resume)

@@ -1,10 +1,10 @@
-"""The tables of README.md, from the files in experiments/results.
+"""Fill the tables of README.md and of the docs, from the files in experiments/results.
 
-    python docs/readme.py           # writes them between README.md's markers
+    python docs/fill_tables.py           # writes them between the pages' markers
 
-A marker is a line `<!-- table: NAME -->`, and `<!-- end -->` closes it. The demo's rows come from
-experiments/results/demo.json, which is what `make demo` writes to demo/demo.json. A test keeps
-README.md as this script writes it.
+A marker is a line `<!-- table: NAME -->`, and `<!-- end -->` closes it. The README's tables are
+made here, the others in result_tables.py. The demo's rows come from experiments/results/demo.json,
+which is what `make demo` writes to demo/demo.json. A test keeps every page as it is written here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import result_tables as tables  # noqa: E402
 from experiments.report import markdown, mean_and_deviation  # noqa: E402
 
 README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 SPEED = {
     "encode": ("bench_encode.json", "2,758 sentences"),
     "train": ("bench_train.json", "a step of SimCSE, 64 sentences"),
@@ -99,14 +100,20 @@ def demo() -> str:
     return tables.demo(tables.read(tables.RESULTS / "demo.json"))
 
 
-MADE = {"methods": methods, "speed": speed, "demo": demo}
+README_TABLES = {"methods": methods, "speed": speed, "demo-rows": demo}
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(name: str) -> str:
+    """Return a table by the name in its marker."""
+    return README_TABLES[name]() if name in README_TABLES else tables.table(name).rstrip()
 
 
 def filled(text: str) -> str:
-    """Return README.md with its tables made anew."""
-    marker = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return marker.sub(lambda m: f"{m[1]}{MADE[m[2]]()}\n{m[3]}", text)
+    """Return a page with its tables made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", text)
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text("utf-8")), "utf-8")
