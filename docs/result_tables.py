@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.report import markdown, mean_and_deviation
 from simcse_jax.io import read_json
+from tests.campaign.table import table as campaign_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "experiments" / "results"
 TASKS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "average")
@@ -264,6 +265,27 @@ def ablation(text: str, record: Any) -> str:
     return section(text, "augmentation")
 
 
+def fuzz_seeds(*campaigns: Any) -> str:
+    """What came of hostile input, a row for each seed."""
+    rows = []
+    for campaign in campaigns:
+        counts = [row.values() for row in campaign["families"].values()]
+        totals = map(sum, zip(*counts, strict=True))
+        rows.append([str(campaign["seed"]), *(f"{total:,}" for total in totals)])
+    return markdown(["seed", *next(iter(campaigns[0]["families"].values()))], rows)
+
+
+def campaign_sums(*campaigns: Any) -> str:
+    """What came of several campaigns together, by family or moment."""
+    return campaign_table(campaigns)
+
+
+def campaigns_of(kind: str) -> tuple[str, ...]:
+    """Return the files of a kind's campaigns, by ascending seed."""
+    files = RESULTS.glob(f"reliability_{kind}_*.json")
+    return tuple(sorted((file.name for file in files), key=lambda name: (len(name), name)))
+
+
 BENCH = ".venv-oracle/bin/python -m experiments.bench"
 STS_TABLE = (
     "python -m experiments.tables.sts --num-layers 4 --pooling mean "
@@ -337,6 +359,9 @@ TABLES: dict[str, Made] = {
         pair_search, ("pair_search.json",), "python -m experiments.tables.pair_search"
     ),
     "every-method": Made(every_method, ("sts_table_minilm_4_layers_mean.md",), STS_TABLE),
+    "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), "make fuzz SEED=81001"),
+    "fuzz": Made(campaign_sums, campaigns_of("fuzz")[-2:], "make fuzz SEED=81001"),
+    "kill": Made(campaign_sums, campaigns_of("kill"), "make kill SEED=72001"),
     "ablation": Made(
         ablation,
         ("ablations.md", "ablations.json"),
