@@ -258,6 +258,10 @@ def test_a_tokenizer_that_is_broken(golden, tmp_path):
         with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer: "):
             Tokenizer.from_folder(folder)
     raw = json.loads(whole)
+    for part, value in (("normalizer", ["x"]), ("normalizer", [[]]), ("decoder", ["x"])):
+        (folder / "tokenizer.json").write_text(json.dumps(raw | {part: value}))
+        with pytest.raises(ValueError, match=rf"json is not a tokenizer: its {part} is \["):
+            Tokenizer.from_folder(folder)
     for vocabulary in ({}, raw["model"]["vocab"] | {"dog": 2**31}):
         raw["model"]["vocab"] = vocabulary
         (folder / "tokenizer.json").write_text(json.dumps(raw))

@@ -52,6 +52,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing more particular
             raise ValueError(f"{path} is not a tokenizer: {first_line(error)}") from error
+        _check_parts(path)
         _check_normalizer(Path(folder), backend)
         return cls(backend, lower_case)
 
@@ -121,6 +122,17 @@ def _built_backend(folder: Path) -> tokenizers.Tokenizer:
         # It had been looking for other files, and made a tokenizer of the special tokens alone.
         raise ValueError(f"{folder} has no vocabulary that transformers reads; give tokenizer.json")
     return backend
+
+
+def _check_parts(path: Path) -> None:
+    """Refuse lists where objects belong: tokenizers takes ``["x"]`` for some part with one field."""
+    raw = read_object(path)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model"):
+        if isinstance(raw.get(part), list):
+            raise ValueError(
+                f"{path} is not a tokenizer: its {part} is {quoted(raw[part])}; it must be an "
+                "object or null"
+            )
 
 
 def _check_normalizer(folder: Path, backend: tokenizers.Tokenizer) -> None:

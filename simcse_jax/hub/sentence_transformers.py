@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from simcse_jax.checks import quoted
+from simcse_jax.checks import listed, quoted
 from simcse_jax.hub.weights import read_tensors
 from simcse_jax.io import is_there, read_json, read_object
 from simcse_jax.transforms import Affine, LayerNorm, Tanh, Transform, UnitRows
@@ -155,7 +155,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     after = kinds[len(start) :]
     if kinds[: len(start)] != start or not set(after) <= {*_AFTER_POOLING}:
         raise ValueError(
-            f"{folder / MODULES_FILE}: the modules are {', '.join(kinds)}; what is read is "
+            f"{folder / MODULES_FILE}: the modules are {listed(kinds)}; what is read is "
             f"Transformer, perhaps {WEIGHTED_LAYERS}, Pooling, and then any of "
             f"{', '.join(_AFTER_POOLING)}"
         )
@@ -228,7 +228,7 @@ def _read_pooling(path: Path) -> str:
         mode = raw["pooling_mode"]
         chosen = mode if isinstance(mode, list) else [mode]
     if not chosen or not all(isinstance(mode, str) and mode in MODES for mode in chosen):
-        raise ValueError(f"{path}: pooling {chosen} is none of {', '.join(MODES)}")
+        raise ValueError(f"{path}: pooling {quoted(chosen)} is none of {', '.join(MODES)}")
     return "+".join(MODES[mode][0] for mode in chosen)
 
 

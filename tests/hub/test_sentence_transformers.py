@@ -49,6 +49,10 @@ def test_a_module_without_counterpart(tmp_path):
     write_json(tmp_path / "modules.json", modules)
     with pytest.raises(ValueError, match="the modules are LSTM; what is read"):
         hub.read_settings(tmp_path)
+    modules[0]["type"] += "word " * 1000
+    write_json(tmp_path / "modules.json", modules)
+    with pytest.raises(ValueError, match=r"the modules are LSTMword word .*…; what is read"):
+        hub.read_settings(tmp_path)
 
 
 def test_saved_and_loaded(folder, tmp_path):
