@@ -125,7 +125,7 @@ def _built_backend(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _check_parts(path: Path) -> None:
-    """Refuse lists where objects belong: tokenizers takes ``["x"]`` for some part with one field."""
+    """Refuse lists where objects belong: ``["x"]`` would be taken for a part with one field."""
     raw = read_object(path)
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model"):
         if isinstance(raw.get(part), list):
