@@ -47,8 +47,8 @@ class Model:
     """Keep the first so many layers of the encoder; default: all."""
     max_length: int | None = None
     """Cut sentences to so many tokens; default: as the model says."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The type to compute in; parameters and vectors are float32."""
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """The type to compute in; the vectors are float32."""
     batch_size: int | None = None
     """About how many sentences the device gets at a time; default: 64 on a CPU, 2048 on a GPU or
     TPU."""

@@ -1,4 +1,4 @@
-"""How programs are compiled: kept between processes, and on a CPU with options measured here."""
+"""Compiled programs: kept between processes, and counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import os
 
 import jax
-import jax.numpy as jnp
 
 from simcse_jax.io import cache_folder
 
@@ -28,25 +27,6 @@ def enable_compilation_cache() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-@functools.cache
-def encoding_options(platform: str) -> dict[str, str]:
-    """Choose the compiler's options for a forward pass, for `jax.jit(compiler_options=…)`.
-
-    On a CPU the layers' products are faster by a fifth to a third when XLA leaves them to Eigen,
-    but attention is when YNNPACK, its default since 2026, computes all of it as one fusion: so
-    YNNPACK gets what is around a reduction only. An XLA that does not know the option is left
-    alone.
-    """
-    if platform != "cpu":
-        return {}
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-    try:
-        jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
-    except Exception:  # an XLA says in its own way that it does not know an option
-        return {}
-    return options
 
 
 @dataclasses.dataclass

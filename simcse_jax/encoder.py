@@ -35,15 +35,17 @@ from simcse_jax.checks import (
     check_unmasked,
     quoted,
 )
-from simcse_jax.compilation_cache import enable_compilation_cache, encoding_options
+from simcse_jax.compilation_cache import enable_compilation_cache
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
+from simcse_jax.models.int8 import quantized
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
 
+DTYPES = ("float32", "bfloat16", "int8")
 # Sentences tokenised at a time, and those of a chunk of a stream: its memory is bounded by this.
 CHUNK = 16_384
 ROW_LENGTHS = (64, 128, 256, 512)
@@ -79,6 +81,7 @@ def embed(
     batch: Batch,
     num_sentences: int,
     dropout_key: Array | None = None,
+    scales: hub.Params | None = None,
 ) -> Float[Array, "S D"]:
     """Encode, pool and project a batch: the pure function behind :class:`SentenceEncoder`.
 
@@ -88,22 +91,18 @@ def embed(
         batch: rows of tokens.
         num_sentences: the static number of sentences S.
         dropout_key: switches dropout on; each sentence has a key of its own, made from it.
+        scales: of kernels that are int8, see `simcse_jax.models.int8`.
 
     Returns:
         float32 ``[S, D]``.
     """
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_sentences)
-    variables = {"params": params}
+    variables = {"params": params} | ({} if scales is None else {"scales": scales})
     return model.apply(variables, batch, keys, num_sentences=num_sentences)  # type: ignore[return-value]
 
 
-@functools.cache
-def _embed_jit(platform: str) -> Callable[..., Array]:
-    return jax.jit(
-        embed,
-        static_argnames=("model", "num_sentences"),
-        compiler_options=encoding_options(platform),
-    )
+# With XLA's own options, on a CPU too: experiments/bench/compiler_options.py found none better.
+_embed_jit = jax.jit(embed, static_argnames=("model", "num_sentences"))
 
 
 def cosine_similarity(
@@ -167,7 +166,7 @@ class SentenceEncoder:
             tokenizer: the model's tokenizer.
             settings: how to pool; default mean pooling.
             transform: applied to the pooled embeddings, before they are scaled to length one.
-            dtype: float32 or bfloat16.
+            dtype: as in :meth:`from_pretrained`.
             tokenizer_folder: where the tokenizer's other files lie, to be copied on saving.
             devices: the rows of a batch are spread over these; default every GPU or TPU of
                 this process, or one CPU device.
@@ -180,8 +179,7 @@ class SentenceEncoder:
         self.tokenizer = tokenizer
         self.settings = settings or hub.EncoderSettings()
         self.dtype = jnp.dtype(dtype)
-        if self.dtype not in (jnp.dtype("float32"), jnp.dtype("bfloat16")):
-            raise ValueError(f"dtype is {self.dtype}; it must be float32 or bfloat16")
+        check_choice("dtype", self.dtype.name, DTYPES)
         self.tokenizer_folder = tokenizer_folder
         self.origin = origin
         hub.check_settings(self.settings, config, params)
@@ -199,7 +197,14 @@ class SentenceEncoder:
             devices = local if local[0].platform != "cpu" else local[:1]
         mesh = jax.sharding.Mesh(np.asarray(devices), ("data",))
         self._rows_sharding = NamedSharding(mesh, PartitionSpec("data"))
-        self.params: hub.Params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self.params: hub.Params = jax.device_put(params, everywhere)
+        self._computed: hub.Params = {"params": self.params}
+        if self.dtype == jnp.int8:
+            numbers, scales = quantized({"encoder": self.params["encoder"]})
+            self._computed = jax.device_put(
+                {"params": {**self.params, **numbers}, "scales": scales}, everywhere
+            )
 
     @classmethod
     def from_pretrained(
@@ -224,7 +229,8 @@ class SentenceEncoder:
             max_length: cut inputs to so many tokens; ``"longest"`` for the whole position table;
                 default what the folder says, else the whole position table. The command line has
                 the same default.
-            dtype: the compute type, float32 or bfloat16.
+            dtype: the compute type, float32, bfloat16 or int8: with the last, dense layers multiply
+                whole numbers of 8 bits, and the rest is float32.
             devices: see the constructor.
 
         Raises:
@@ -717,19 +723,20 @@ class SentenceEncoder:
         platform = mesh.devices.flat[0].platform
         pooling = self.settings.pooling
         projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
-        model = SentenceModel(self.config, pooling, projection, self.dtype)
+        dtype = jnp.dtype(jnp.float32) if self.dtype == jnp.int8 else self.dtype
+        model = SentenceModel(self.config, pooling, projection, dtype)
         usual = _TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * mesh.size
         tokens = usual if batch_size is None else _TOKENS_PER_SENTENCE * batch_size
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
             number, (batch, order) = numbered
             rows, length = batch.input_ids.shape
-            vectors = _embed_jit(platform)(
+            vectors = _embed_jit(
                 model,
-                self.params,
-                jax.device_put(batch, self._rows_sharding),
+                batch=jax.device_put(batch, self._rows_sharding),
                 num_sentences=rows * length // TOKENS_PER_SEGMENT,
                 dropout_key=None if key is None else jax.random.fold_in(key, number),
+                **self._computed,
             )
             return order, np.asarray(vectors)[: len(order)]
 

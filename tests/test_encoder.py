@@ -327,7 +327,7 @@ def test_wrong_arguments(tiny, change, message):
 
 
 def test_a_model_that_cannot_be_used_so(golden, tmp_path):
-    with pytest.raises(ValueError, match="must be float32 or bfloat16"):
+    with pytest.raises(ValueError, match="must be one of float32, bfloat16, int8"):
         SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", dtype="float16")
     with pytest.raises(ValueError, match="is none of"):
         SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="avg")

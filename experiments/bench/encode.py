@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from experiments.bench import onnx_model
 from experiments.bench.turns import (
     OURS,
     TIMINGS,
@@ -34,7 +36,7 @@ from experiments.bench.turns import (
     take_turns,
     timings,
 )
-from experiments.bench.workload import benchmark_sentences, padded
+from experiments.bench.workload import benchmark_sentences
 
 Library = Literal[
     "simcse_jax", "sentence-transformers", "sentence-transformers.compile", "onnxruntime"
@@ -107,52 +109,9 @@ def compiled_sentence_transformers(threads: int):
 
 def onnx_runtime(threads: int):
     """Return ONNX Runtime on the exported model: sorted by length, in ST's batches of 32."""
-    import tempfile
-
-    import onnxruntime
-    import torch
-    from transformers import BertModel
-
-    from simcse_jax.data.embedded import minilm_folder
-    from simcse_jax.data.tokenizer import Tokenizer
-
-    class Mean(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bert = BertModel.from_pretrained(minilm_folder(), attn_implementation="eager")
-
-        def forward(self, ids, mask):
-            hidden = self.bert(ids, mask).last_hidden_state
-            weights = mask[..., None].float()
-            pooled = (hidden * weights).sum(1) / weights.sum(1)
-            return torch.nn.functional.normalize(pooled)
-
-    file = tempfile.NamedTemporaryFile(suffix=".onnx")  # noqa: SIM115 - lives with the session
-    example = (torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long))
-    torch.onnx.export(
-        Mean().eval(),
-        example,
-        file.name,
-        input_names=["ids", "mask"],
-        dynamic_axes={"ids": {0: "b", 1: "l"}, "mask": {0: "b", 1: "l"}},
-        dynamo=False,
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_folder(minilm_folder())
-
-    def encode(sentences):
-        ids, _ = tokenizer(sentences, 256)
-        order = np.argsort([-len(i) for i in ids], kind="stable")
-        result = np.empty((len(ids), 384), np.float32)
-        for start in range(0, len(ids), 32):
-            chosen = order[start : start + 32]
-            batch, mask = padded([ids[i] for i in chosen])
-            result[chosen] = session.run(None, {"ids": batch, "mask": mask})[0]
-        return result
-
-    return encode
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_model.export(Path(folder) / "minilm.onnx")
+        return onnx_model.onnx_runtime(Path(folder) / "minilm.onnx", threads)
 
 
 def table(value: dict[str, Any]) -> BenchTable:

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.models.int8 import int8_linear
 
 
 def gelu(x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
@@ -51,6 +52,10 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if columns is not None:
             kernel, bias = kernel[:, slice(*columns)], bias[slice(*columns)]
+        if kernel.dtype == jnp.int8:
+            scale = self.get_variable("scales", "kernel")
+            scale = scale if columns is None else scale[slice(*columns)]
+            return int8_linear(x.astype(self.dtype), kernel, scale, bias)
         return linear(x.astype(self.dtype), kernel, bias)
 
 

@@ -1,0 +1,211 @@
+"""Encoding in bfloat16 and int8 beside the other libraries' fastest on a CPU.
+
+    python -m experiments.bench.low_precision        (with torch, onnxruntime, openvino and nncf)
+
+all-MiniLM-L6-v2, mean pooling, from strings to vectors, on STS-B test's sentences (the embedded
+Wikipedia's where there is no SentEval folder). Every variant in a process of its own, and the
+processes take turns. The others' int8 is made as sentence-transformers' own exports make it: ONNX
+Runtime's dynamic quantisation with int8 weights, and OpenVINO's static one by NNCF, calibrated on
+300 sentences of the embedded Wikipedia. Scores are Spearman × 100 on STS-B test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from experiments.bench import onnx_model
+from experiments.bench.turns import (
+    BenchTable,
+    installed,
+    machine,
+    publish,
+    serve,
+    summary,
+    take_turns,
+)
+from experiments.bench.workload import benchmark_sentences, padded
+
+_TORCH = ("sentence_transformers", "torch")
+_ONNX = ("onnxruntime", "torch", "onnx")
+NEEDS = {
+    "simcse_jax": ("jax",),
+    "simcse_jax bfloat16": ("jax",),
+    "simcse_jax int8": ("jax",),
+    "sentence-transformers": _TORCH,
+    "sentence-transformers bfloat16": _TORCH,
+    "onnxruntime": _ONNX,
+    "onnxruntime int8": _ONNX,
+    "openvino": ("openvino", *_ONNX),
+    "openvino int8": ("openvino", "nncf", *_ONNX),
+}
+CALIBRATION = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class LowPrecisionBenchmark:
+    """Time encoding in low precision beside other libraries."""
+
+    data: Path = Path("../shared/data/senteval")
+    """SentEval's folder; without it the embedded Wikipedia is encoded, and nothing is scored."""
+    rounds: int = 5
+    """The variants take turns so often."""
+    threads: int = os.cpu_count() or 1
+    """Each variant may use so many threads."""
+    output: Path = Path("experiments/results/bench_low_precision.json")
+    """The JSON file that gets the numbers; the table is written beside it."""
+    worker: str | None = None
+    """Used by the script itself: be the process of this variant."""
+
+
+def prepare(settings: LowPrecisionBenchmark):
+    """Load a variant, compile it, and return the encoding of all sentences."""
+    library, _, dtype = str(settings.worker).partition(" ")
+    sentences, _ = benchmark_sentences(settings.data)
+    load: Callable[[str, int], onnx_model.Encode] = {
+        "simcse_jax": ours,
+        "sentence-transformers": sentence_transformers,
+        "onnxruntime": onnx_runtime,
+        "openvino": openvino,
+    }[library]
+    encode = load(dtype or "float32", settings.threads)
+    vectors = np.asarray(encode(sentences), np.float32)
+    return lambda: encode(sentences), {"score": score(settings.data, vectors)}
+
+
+def score(data: Path, vectors: np.ndarray) -> float | None:
+    """Return Spearman × 100 on STS-B test; None without SentEval's folder."""
+    from simcse_jax.data.senteval import read_stsb
+    from simcse_jax.evaluation.sts import paired_similarity, spearman
+
+    if not data.is_dir():
+        return None
+    half = len(vectors) // 2
+    cosines = paired_similarity(vectors[:half], vectors[half:])
+    return 100 * spearman(cosines, read_stsb(data, "test").scores)
+
+
+def ours(dtype: str, threads: int) -> onnx_model.Encode:
+    """Return this library's encoder; XLA takes the process's cores, which `main` has set."""
+    from simcse_jax import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained("minilm", dtype=dtype).encode
+
+
+def sentence_transformers(dtype: str, threads: int) -> onnx_model.Encode:
+    """Return sentence-transformers' encoder, eager, with its defaults."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from simcse_jax.data.embedded import minilm_folder
+
+    torch.set_num_threads(threads)
+    kwargs = {"dtype": getattr(torch, dtype)}
+    return SentenceTransformer(str(minilm_folder()), device="cpu", model_kwargs=kwargs).encode
+
+
+def onnx_runtime(dtype: str, threads: int) -> onnx_model.Encode:
+    """Return ONNX Runtime's encoding, of float32 or of dynamically quantised weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "minilm.onnx"
+        onnx_model.export(file)
+        if dtype == "int8":
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            whole, file = file, Path(folder) / "int8.onnx"
+            quantize_dynamic(whole, file, weight_type=QuantType.QInt8)
+        return onnx_model.onnx_runtime(file, threads)
+
+
+def openvino(dtype: str, threads: int) -> onnx_model.Encode:
+    """Return OpenVINO's encoding, of float32 or of a model that NNCF has quantised."""
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_model.export(Path(folder) / "minilm.onnx")
+        model = ov.Core().read_model(Path(folder) / "minilm.onnx")
+        hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        if dtype == "int8":
+            model = calibrated(model)  # the rest in what OpenVINO thinks best
+        else:
+            hints["INFERENCE_PRECISION_HINT"] = "f32"
+        compiled = ov.compile_model(model, "CPU", hints)
+    return onnx_model.in_batches(lambda ids, mask: compiled({"ids": ids, "mask": mask})[0])
+
+
+def calibrated(model: Any) -> Any:
+    """Return OpenVINO's model with layers in int8, calibrated on sentences of Wikipedia."""
+    import nncf
+
+    from simcse_jax.data.embedded import minilm_folder
+    from simcse_jax.data.tokenizer import Tokenizer
+    from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
+
+    text = sentences(embedded_wikipedia())[:CALIBRATION]
+    ids, _ = Tokenizer.from_folder(minilm_folder())(text, 256)
+
+    def inputs(sentence: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(("ids", "mask"), padded([sentence]), strict=True))
+
+    return nncf.quantize(
+        model,
+        nncf.Dataset(ids, inputs),
+        subset_size=CALIBRATION,
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+
+
+def table(value: dict[str, Any]) -> BenchTable:
+    """Return the numbers as people read them."""
+    columns = (
+        *("variant", "median s", "range s", "sentences/s"),
+        *("as fast as sentence-transformers in float32", "STS-B test"),
+        *("load, compile and first pass, s", "peak GiB"),
+    )
+    peer = value["rows"].get("sentence-transformers")
+    rows = [
+        [
+            *(name, f"{row['median_s']:.2f}", f"{row['min_s']:.2f} to {row['max_s']:.2f}"),
+            f"{row['per_s']:.0f}",
+            f"{peer['median_s'] / row['median_s']:.2f} ×" if peer else "",
+            f"{row['score']:.2f}" if row["score"] is not None else "",
+            *(f"{row['first_s']:.1f}", f"{row['peak_gib']:.2f}"),
+        ]
+        for name, row in value["rows"].items()
+    ]
+    title = f"{value['sentences']:,} sentences ({value['source']}), all-MiniLM-L6-v2"
+    return BenchTable(f"{title}, {value['rounds']} rounds", columns, rows)
+
+
+def main(settings: LowPrecisionBenchmark) -> None:
+    """Let the variants take turns, print a table and write it."""
+    sentences, source = benchmark_sentences(settings.data)
+    arguments = ["--data", str(settings.data), "--threads", str(settings.threads)]
+    module = "experiments.bench.low_precision"
+    answers = take_turns(module, installed(NEEDS), arguments, settings.rounds, settings.threads)
+    rows = summary(answers, len(sentences))
+    for name, row in rows.items():
+        row["score"] = answers[name]["score"]
+    value = {
+        "machine": machine(settings.threads),
+        "source": source,
+        "sentences": len(sentences),
+        "rounds": settings.rounds,
+        "rows": rows,
+    }
+    publish(settings.output, value, table(value))
+
+
+if __name__ == "__main__":
+    settings_ = tyro.cli(LowPrecisionBenchmark, description=__doc__)
+    if settings_.worker:
+        serve(lambda: prepare(settings_))
+    else:
+        main(settings_)
