@@ -27,7 +27,7 @@ SPEED = {
     "train": ("bench_train.json", "a step of SimCSE, 64 sentences"),
     "start": ("bench_cold_start.json", "from the process' start to the first vector"),
 }
-LIBRARIES = ("torch", "torch.compile", "sentence-transformers", "onnxruntime")
+LIBRARIES = ("torch", "torch.compile", "sentence-transformers", "onnxruntime", "openvino")
 _TRAIN = "simcse-jax train experiments/configs"
 _FIT = (
     "python -m experiments.tables.postprocess --method {} --num-layers 4 --pooling cls "
@@ -92,6 +92,14 @@ def speed() -> str:
         ours = seconds["simcse_jax"]
         ratios = [f"{seconds[x] / ours:.2f} ×" if x in seconds else "" for x in LIBRARIES]
         rows.append([f"{job} ({what})", f"{ours:.2f} s", *ratios])
+    low = tables.read(tables.RESULTS / "bench_low_precision.json")
+    jax = ".".join(low["machine"]["versions"]["jax"].split(".")[:2])
+    for dtype in ("bfloat16", "int8"):
+        seconds = {name: row["median_s"] for name, row in low["rows"].items()}
+        ours = seconds[f"simcse_jax {dtype}"]
+        theirs = [seconds.get(f"{x} {dtype}") for x in LIBRARIES]
+        ratios = [f"{found / ours:.2f} ×" if found else "" for found in theirs]
+        rows.append([f"encode in {dtype} (the same, jax {jax})", f"{ours:.2f} s", *ratios])
     return markdown(["", "simcse_jax", *LIBRARIES], rows)
 
 

@@ -296,6 +296,27 @@ TABLES: dict[str, Made] = {
     "demo": Made(demo, ("demo.json",), "make demo"),
     "encode": Made(as_written, ("bench_encode.md",), f"{BENCH}.encode --data DATA"),
     "train": Made(as_written, ("bench_train.md",), f"{BENCH}.train --train-file wiki1m_head.txt"),
+    "low-precision": Made(
+        as_written,
+        ("bench_low_precision.md",),
+        "python -m experiments.bench.low_precision --data DATA",
+    ),
+    "train-bfloat16": Made(
+        as_written,
+        ("bench_train_bfloat16.md",),
+        "python -m experiments.bench.train --train-file wiki1m_head.txt --dtype bfloat16 \\\n"
+        "    --output experiments/results/bench_train_bfloat16.json",
+    ),
+    "options-old": Made(
+        as_written,
+        ("compiler_options_jax_0.10.2.md",),
+        "python -m experiments.bench.compiler_options --data DATA",
+    ),
+    "options-new": Made(
+        as_written,
+        ("compiler_options_jax_0.12.0.1.md",),
+        "python -m experiments.bench.compiler_options --data DATA",
+    ),
     "cold-start": Made(as_written, ("bench_cold_start.md",), f"{BENCH}.cold_start"),
     "growth": Made(as_written, ("bench_growth.md",), f"{BENCH}.growth --data DATA"),
     "bfloat16": Made(

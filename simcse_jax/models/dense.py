@@ -53,7 +53,7 @@ class Dense(nn.Module):
         if columns is not None:
             kernel, bias = kernel[:, slice(*columns)], bias[slice(*columns)]
         if kernel.dtype == jnp.int8:
-            scale = self.get_variable("scales", "kernel")
+            scale: Array = self.get_variable("scales", "kernel")
             scale = scale if columns is None else scale[slice(*columns)]
             return int8_linear(x.astype(self.dtype), kernel, scale, bias)
         return linear(x.astype(self.dtype), kernel, bias)

@@ -2,18 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from experiments.bench import (
     bfloat16,
     cold_start,
+    compiler_options,
     encode,
     growth,
     info_nce,
+    low_precision,
     train,
     turns,
     whitening,
 )
+from simcse_jax import SentenceEncoder
 
 WORKER = """
 import sys
@@ -114,7 +118,11 @@ def test_an_accelerator_is_named_with_its_ceilings():
         ("bench_growth", growth),
         ("bench_info_nce_32768", info_nce),
         ("bench_train", train),
+        ("bench_low_precision", low_precision),
+        ("bench_train_bfloat16", train),
         ("bfloat16", bfloat16),
+        ("compiler_options_jax_0.10.2", compiler_options),
+        ("compiler_options_jax_0.12.0.1", compiler_options),
     ],
 )
 def test_the_committed_tables_are_drawn_from_their_numbers(results_folder, name, script):
@@ -138,3 +146,28 @@ def test_sentences_of_the_growth_are_distinct_and_alike(tiny_data):
     few, many = (growth.make_sentences(tiny_data, n) for n in (10, 500))
     assert many[:10] == few
     assert len(set(many)) == 500
+
+
+def test_no_option_of_xla_is_faster_than_its_own(results_folder):
+    """So that the library gives none; a machine where one is would be a reason to give it."""
+    files = sorted(results_folder.glob("compiler_options_jax_*.json"))
+    assert len(files) == 2  # both ends
+    for file in files:
+        rows = json.loads(file.read_text())["rows"]
+        own = {row["dtype"]: row["ratio_to_fastest"] for row in rows if not row["options"]}
+        assert set(own) == set(compiler_options.DTYPES)
+        assert max(own.values()) < 1.02
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_variant_of_ours_encodes_and_is_scored(dtype, tiny_data, monkeypatch, golden):
+    small = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", dtype=dtype)
+    monkeypatch.setattr(SentenceEncoder, "from_pretrained", lambda *_, dtype: small)
+    name = f"simcse_jax {dtype}".removesuffix(" float32")
+    settings = low_precision.LowPrecisionBenchmark(data=tiny_data, worker=name)
+    work, facts = low_precision.prepare(settings)
+    assert -100 <= facts["score"] <= 100
+    assert work().dtype == np.float32
+    options = compiler_options.OptionsBenchmark(data=tiny_data, worker=f"{dtype}, XLA's own")
+    work, facts = compiler_options.prepare(options)
+    np.testing.assert_allclose(work()[:50], facts["head"], atol=1e-6)
