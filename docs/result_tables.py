@@ -317,6 +317,11 @@ TABLES: dict[str, Made] = {
         ("compiler_options_jax_0.12.0.1.md",),
         "python -m experiments.bench.compiler_options --data DATA",
     ),
+    "batch-invariance": Made(
+        as_written,
+        ("batch_invariance.md",),
+        "python -m experiments.bench.batch_invariance --data DATA",
+    ),
     "cold-start": Made(as_written, ("bench_cold_start.md",), f"{BENCH}.cold_start"),
     "growth": Made(as_written, ("bench_growth.md",), f"{BENCH}.growth --data DATA"),
     "bfloat16": Made(

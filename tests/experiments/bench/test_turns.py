@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.bench import (
+    batch_invariance,
     bfloat16,
     cold_start,
     compiler_options,
@@ -113,6 +114,7 @@ def test_an_accelerator_is_named_with_its_ceilings():
 @pytest.mark.parametrize(
     ("name", "script"),
     [
+        ("batch_invariance", batch_invariance),
         ("bench_cold_start", cold_start),
         ("bench_encode", encode),
         ("bench_growth", growth),
@@ -171,3 +173,16 @@ def test_a_variant_of_ours_encodes_and_is_scored(dtype, tiny_data, monkeypatch, 
     options = compiler_options.OptionsBenchmark(data=tiny_data, worker=f"{dtype}, XLA's own")
     work, facts = compiler_options.prepare(options)
     np.testing.assert_allclose(work()[:50], facts["head"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_vectors_depend_on_their_company_by_rounding_alone(tiny_data, golden, tmp_path):
+    output = tmp_path / "invariance.json"
+    model = str(golden / "tiny-bert")
+    batch_invariance.main(batch_invariance.BatchInvariance(model, tiny_data, 40, output))
+    rows = json.loads(output.read_text())["rows"]
+    assert len(rows) == 3 * 6
+    bounds = {"float32": 2e-6, "bfloat16": 0.02, "int8": 0.1}
+    for row in rows:
+        again = row["company"] == "the same call again"
+        assert row["largest"] <= (0 if again else bounds[row["dtype"]]), row
