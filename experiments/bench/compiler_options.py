@@ -122,7 +122,7 @@ def main(settings: OptionsBenchmark) -> None:
         settings.threads,
     )
     value = {
-        "machine": machine(settings.threads),
+        "machine": machine(settings.threads, answers),
         "sentences": len(sentences),
         "text": text,
         "rounds": settings.rounds,

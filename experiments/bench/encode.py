@@ -136,7 +136,7 @@ def main(settings: EncodeBenchmark) -> None:
         difference = np.abs(np.asarray(answers[library]["head"]) - head).max()
         row["largest_difference_from_ours"] = float(difference)
     value = {
-        "machine": machine(settings.threads),
+        "machine": machine(settings.threads, answers),
         "source": source,
         "sentences": len(sentences),
         "rounds": settings.rounds,

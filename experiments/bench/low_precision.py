@@ -194,7 +194,7 @@ def main(settings: LowPrecisionBenchmark) -> None:
     for name, row in rows.items():
         row["score"] = answers[name]["score"]
     value = {
-        "machine": machine(settings.threads),
+        "machine": machine(settings.threads, answers),
         "source": source,
         "sentences": len(sentences),
         "rounds": settings.rounds,

@@ -308,7 +308,7 @@ def main(settings: TrainBenchmark) -> None:
                 row[fact] = answers[library][fact]
     how = report.settings_record(settings)
     del how["output"], how["worker"]
-    value = {"machine": machine(settings.threads), "settings": how, "rows": rows}
+    value = {"machine": machine(settings.threads, answers), "settings": how, "rows": rows}
     publish(settings.output, value, table(value))
 
 

@@ -31,6 +31,8 @@ from simcse_jax.machine import cpu_name
 
 MARK = "ANSWER"
 OURS = "simcse_jax"
+# A run whose matmul rate differs by more than this between its rounds says so in its table.
+NOISY = 0.2
 TIMINGS = (
     *("library", "median s", "range s", "sentences/s", "time against ours"),
     *("load, compile and first pass, s", "peak GiB"),
@@ -161,7 +163,8 @@ def take_turns(
         threads: cores that the workers may use.
 
     Returns:
-        By worker its answer with the list ``times``.
+        By worker its answer with the list ``times``; the first has the list ``moments`` too, of the
+        machine before each round, while every worker waits.
 
     Raises:
         RuntimeError: ours stopped.
@@ -179,7 +182,11 @@ def take_turns(
                 raise RuntimeError(f"{worker} stopped: {answer}")
             else:
                 report.console.print(f"{worker} is left out, it stopped: {answer[:200]}")
+        first = next(iter(answers))
+        answers[first]["moments"] = []
         for _, worker in tqdm([(r, w) for r in range(rounds) for w in processes], desc="rounds"):
+            if worker == first:
+                answers[first]["moments"].append(moment())
             answer = work_once(processes[worker], worker)
             answers[worker]["times"].append(answer["seconds"])
             answers[worker]["peak_gib"] = answer["peak_gib"]
@@ -200,6 +207,39 @@ def seconds_in_turns(works: Mapping[str, Callable[[], Any]], rounds: int) -> dic
 def best_seconds(work: Callable[[], Any]) -> float:
     """Return the shortest of five times, for ceilings."""
     return min(seconds_in_turns({"": work}, 5)[""])
+
+
+def moment() -> dict[str, float]:
+    """Return how many cores others keep busy now, and the rate of a float32 matmul."""
+    before = _ticks()
+    time.sleep(0.3)
+    busy, total = (after - then for after, then in zip(_ticks(), before, strict=True))
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    return {
+        "others_cores": (os.cpu_count() or 1) * busy / max(total, 1),
+        "matmul_gflops": 2 * 2048**3 / best_seconds(lambda: a @ a) / 1e9,
+    }
+
+
+def _ticks() -> tuple[int, int]:
+    """Return the processor's ticks that were busy, and all of them; 0 where nothing tells."""
+    with contextlib.suppress(OSError):
+        ticks = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # idle, and waiting for a disk
+    return 0, 0
+
+
+def noise(moments: Sequence[Mapping[str, float]]) -> str:
+    """Return a line on what else the machine did, with a warning where its speed was not steady."""
+    others = [moment["others_cores"] for moment in moments]
+    rates = [moment["matmul_gflops"] for moment in moments]
+    line = f"others kept {min(others):.1f} to {max(others):.1f} cores busy between the rounds"
+    if max(rates) > (1 + NOISY) * min(rates):
+        line += (
+            f"; NOT A QUIET RUN: the matmul rate went from {min(rates):.0f} to {max(rates):.0f} "
+            "GFLOP/s between the rounds"
+        )
+    return line
 
 
 def ceilings() -> dict[str, float]:
@@ -233,11 +273,15 @@ def device_ceilings(size: int = 8192) -> dict[str, float]:
     }
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, answers: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return the machine, its ceilings and the versions, for the results.
 
     An accelerator and its ceilings are in it where JAX has one; workers that hold its memory should
     have ended by then.
+
+    Args:
+        threads: that the workers may use.
+        answers: of `take_turns`, whose moments of the machine are taken over.
     """
     import jax
 
@@ -255,6 +299,7 @@ def machine(threads: int) -> dict[str, Any]:
         "versions": versions,
         **ceilings(),
         **accelerator,
+        **({} if answers is None else {"moments": next(iter(answers.values()))["moments"]}),
     }
 
 
@@ -270,6 +315,7 @@ def describe(value: Mapping[str, Any]) -> str:
         f"{value['processor']}, {value['threads']} threads, {value['matmul_gflops']:.0f} GFLOP/s "
         f"in a float32 matmul, {value['copy_gb_per_s']:.0f} GB/s in a copy, jax "
         f"{value['versions'].get('jax')}, Python {value['python']}"
+        + (f"; {noise(value['moments'])}" if "moments" in value else "")
     )
 
 

@@ -1,6 +1,7 @@
 """What the benchmarks share; no test here depends on a time."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -66,6 +67,8 @@ def test_workers_take_turns_and_a_broken_one_is_left_out(workers, capsys):
         assert len(report["times"]) == 2
         assert all(seconds >= 0 for seconds in report["times"])
         assert report["peak_gib"] > 0
+    assert len(reports[turns.OURS]["moments"]) == 2
+    assert turns.machine(1, reports)["moments"] == reports[turns.OURS]["moments"]
     assert "broken is left out, it stopped: no such accelerator" in capsys.readouterr().out
 
 
@@ -102,6 +105,24 @@ def test_the_table_lies_beside_the_numbers(tmp_path):
     text = (tmp_path / "bench.md").read_text()
     assert text.startswith("A title; a processor, 2 threads, 100 GFLOP/s in a float32 matmul")
     assert text.endswith("| library | s |\n| --- | --- |\n| ours | 1.0 |\n| theirs | 2.0 |\n")
+
+
+def test_a_run_in_noise_says_so_in_its_table():
+    quiet = [{"others_cores": 0.0, "matmul_gflops": r} for r in (100.0, 119.0)]
+    loud = [*quiet, {"others_cores": 1.25, "matmul_gflops": 70.0}]
+    said = turns.describe(MACHINE | {"moments": quiet})
+    assert said.endswith("Python 3.11; others kept 0.0 to 0.0 cores busy between the rounds")
+    said = turns.describe(MACHINE | {"moments": loud})
+    assert "0.0 to 1.2 cores busy" in said
+    assert said.endswith(
+        "NOT A QUIET RUN: the matmul rate went from 70 to 119 GFLOP/s between the rounds"
+    )
+
+
+def test_what_others_keep_busy_is_seen():
+    busy = turns.moment()
+    assert 0 <= busy["others_cores"] <= os.cpu_count()
+    assert busy["matmul_gflops"] > 0
 
 
 def test_an_accelerator_is_named_with_its_ceilings():
