@@ -85,22 +85,28 @@ def speed() -> str:
     rows = []
     for job, (file, what) in SPEED.items():
         found = tables.read(tables.RESULTS / file)["rows"]
-        seconds = {
+        median = {
             name: row["median_s"]["total"] if job == "start" else row["median_s"]
             for name, row in found.items()
         }
-        ours = seconds["simcse_jax"]
-        ratios = [f"{seconds[x] / ours:.2f} ×" if x in seconds else "" for x in LIBRARIES]
-        rows.append([f"{job} ({what})", f"{ours:.2f} s", *ratios])
+        rows.append([f"{job} ({what})", *beside_ours(median)])
     low = tables.read(tables.RESULTS / "bench_low_precision.json")
     jax = ".".join(low["machine"]["versions"]["jax"].split(".")[:2])
-    for dtype in ("bfloat16", "int8"):
-        seconds = {name: row["median_s"] for name, row in low["rows"].items()}
-        ours = seconds[f"simcse_jax {dtype}"]
-        theirs = [seconds.get(f"{x} {dtype}") for x in LIBRARIES]
-        ratios = [f"{found / ours:.2f} ×" if found else "" for found in theirs]
-        rows.append([f"encode in {dtype} (the same, jax {jax})", f"{ours:.2f} s", *ratios])
+    for place, dtype in enumerate(("bfloat16", "int8"), 1):
+        median = {
+            name.removesuffix(f" {dtype}"): row["median_s"]
+            for name, row in low["rows"].items()
+            if name.endswith(f" {dtype}")
+        }
+        rows.insert(place, [f"the same in {dtype}, jax {jax}", *beside_ours(median)])
     return markdown(["", "simcse_jax", *LIBRARIES], rows)
+
+
+def beside_ours(median: dict[str, float]) -> list[str]:
+    """Return our seconds, and how many times longer each library takes that was measured."""
+    ours = median["simcse_jax"]
+    ratios = [f"{median[x] / ours:.2f} ×" if x in median else "" for x in LIBRARIES]
+    return [f"{ours:.2f} s", *ratios]
 
 
 def demo() -> str:

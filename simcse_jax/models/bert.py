@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from simcse_jax.arrays import AnyArray
 from simcse_jax.models.batch import Batch
 from simcse_jax.models.config import BertConfig
-from simcse_jax.models.dense import ACTIVATIONS, Dense, layer_norm
+from simcse_jax.models.dense import ACTIVATIONS, Dense, layer_norm, product
 from simcse_jax.models.dropout import attention_dropout, dropout, token_seeds
 from simcse_jax.models.relative_positions import RelativePositions, between, relative_positions
 
@@ -143,8 +143,7 @@ class SelfAttention(nn.Module):
         # score where it fuses the products on a CPU.
         query = query * query.shape[-1] ** -0.5
         query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [R N L H]
-        scores = jnp.einsum("RNQH,RNKH->RNQK", query, key, preferred_element_type=jnp.float32)
-        scores = scores + places.bias
+        scores = product("RNQH,RNKH->RNQK", query, key) + places.bias
         # A softmax whose division comes after the product with the values, where there are fewer
         # numbers to divide and where it does not keep XLA from fusing on a CPU. float32.
         highest = lax.stop_gradient(scores.max(-1, keepdims=True))
@@ -153,7 +152,7 @@ class SelfAttention(nn.Module):
         rate, dropout_id = cfg.attention_probs_dropout_prob, attention_dropout_id(self.number)
         weights = attention_dropout(weights, seeds, places.positions, rate, dropout_id)
         weights = weights.astype(self.dtype)
-        context = jnp.einsum("RNQK,RNKH->RNQH", weights, value, preferred_element_type=jnp.float32)
+        context = product("RNQK,RNKH->RNQH", weights, value)
         context = jnp.swapaxes((context / total).astype(self.dtype), 1, 2)  # [R L N H]
         context = context.reshape(*context.shape[:-2], width)
         return Dense(width, cfg.initializer_range, self.dtype, name="output")(context)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -34,8 +36,8 @@ class Dense(nn.Module):
     """`x W + b`, for tokens in any arrangement.
 
     The gradient is written out: `dW = xᵀ dy` in this order, and `db = 1ᵀ dy` as a product too. On
-    a CPU, XLA makes of the derived gradient two transposed copies and a slow sum over the tokens.
-    Both are summed in float32 whatever the compute type.
+    a CPU, XLA makes of the derived gradient two transposed copies and a slow sum over the tokens;
+    elsewhere `db` is a plain sum. Both are summed in float32 whatever the compute type.
     """
 
     features: int
@@ -80,12 +82,51 @@ def _linear_backward(
     rows = d_y.reshape(-1, d_y.shape[-1])  # [T F]
     d_x = jnp.matmul(d_y, kernel.astype(d_y.dtype).T)
     d_kernel = jnp.matmul(x.reshape(-1, x.shape[-1]).T, rows, preferred_element_type=kernel.dtype)
-    ones = jnp.ones((1, len(rows)), rows.dtype)
-    d_bias = jnp.matmul(ones, rows, preferred_element_type=kernel.dtype)[0]
+    d_bias = lax.platform_dependent(
+        rows,
+        cpu=lambda rows: _sum_by_product(rows, kernel.dtype),
+        default=lambda rows: rows.sum(0, dtype=kernel.dtype),
+    )
     return d_x, d_kernel, d_bias
 
 
+def _sum_by_product(rows: Float[Array, "T F"], dtype: jnp.dtype) -> Float[Array, "F"]:
+    ones = jnp.ones((1, len(rows)), rows.dtype)
+    return jnp.matmul(ones, rows, preferred_element_type=dtype)[0]
+
+
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product(equation: str, a: Float[Array, "*A"], b: Float[Array, "*B"]) -> Float[Array, "*C"]:
+    """Return an einsum of two arrays of one type, in float32.
+
+    The gradients are products in that type too, with sums in float32. JAX's own would multiply
+    float32 by float32 where the arrays are bfloat16, several times as slow.
+
+    Args:
+        equation: such as ``"RNQH,RNKH->RNQK"``; every letter stands in two of the three.
+        a: the first array.
+        b: the second array.
+    """
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _product_forward(equation: str, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(equation, a, b), (a, b)
+
+
+def _product_backward(equation: str, saved: tuple[Array, Array], d_c: Array) -> tuple[Array, Array]:
+    a, b = saved
+    left, right, out = re.split(",|->", equation)
+    d_c = d_c.astype(a.dtype)
+    d_a = product(f"{out},{right}->{left}", d_c, b)
+    d_b = product(f"{out},{left}->{right}", d_c, a)
+    return d_a.astype(a.dtype), d_b.astype(b.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:

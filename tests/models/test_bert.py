@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from simcse_jax import hub
 from simcse_jax.models import Batch, BertConfig, BertEncoder, one_a_row
-from simcse_jax.models.dense import Dense, gelu, linear
+from simcse_jax.models.dense import Dense, gelu, linear, product
 
 MODELS = (
     "tiny-bert",
@@ -195,3 +195,26 @@ def test_a_row_of_nothing_but_padding_is_finite(tiny):
 def test_a_config_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         BertConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("RNQH,RNKH->RNQK", ((2, 3, 5, 4), (2, 3, 7, 4))),
+        ("RNQK,RNKH->RNQH", ((2, 3, 5, 7), (2, 3, 7, 4))),
+    ],
+)
+def test_the_gradient_of_a_product_is_the_derived_one(equation, shapes):
+    a, b = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+
+    def gradient(multiply):
+        return jax.grad(lambda a, b: jnp.sum(jnp.sin(multiply(equation, a, b))), (0, 1))
+
+    expected = gradient(jnp.einsum)(a, b)
+    for found, exact in zip(gradient(product)(a, b), expected, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+    halves = gradient(product)(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
+    for found, exact in zip(halves, expected, strict=True):
+        assert found.dtype == jnp.bfloat16
+        off = np.linalg.norm(found.astype(jnp.float32) - exact) / np.linalg.norm(exact)
+        assert 1e-4 < off < 0.02
