@@ -148,3 +148,12 @@ def test_what_is_refused(monkeypatch):
         DataConfig(test_files=(Path("x"),))
     with pytest.raises(ValueError, match="positives is 'translated'"):
         DataConfig(positives="translated")
+
+
+def test_scores_of_sts_b_are_over_five(tiny_data):
+    """Sentence-BERT's cosine is fitted to the score over 5: not to (score + 1) / 2, nor to 0..5."""
+    data = load_training_data(DataConfig(dataset="stsb", dataset_source=tiny_data), 0)
+    file = tiny_data / "STS" / "STSBenchmark" / "sts-train.csv"
+    scores = [float(line.split("\t")[4]) for line in file.read_text().splitlines()]
+    assert max(scores) > 1
+    assert data.text.labels == pytest.approx([score / 5 for score in scores], abs=1e-12)

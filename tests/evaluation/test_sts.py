@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from simcse_jax import SentenceEncoder
 from simcse_jax.data.senteval import Pairs, StsTask, read_sts
 from simcse_jax.evaluation.sts import (
     cosine,
@@ -266,3 +267,23 @@ def test_a_correlation_does_not_change_with_the_size_of_numbers():
     x, y = rng.normal(size=(2, 30))
     for scale in (2.0**-1000, 2.0**1000):
         assert pearson(x * scale, y) == pearson(x, y)
+
+
+def test_evaluation_cuts_no_sentence_that_the_model_takes():
+    """Training cuts to 32 tokens, SentEval's evaluation to none."""
+    encoder = SentenceEncoder.from_pretrained("minilm", num_layers=1, pooling="mean")
+    assert encoder.max_length > 33
+    words = ["dog", "cat", "man", "red"]
+    pairs = [
+        (" ".join(words[i % 4] for i in range(30)), " ".join(words[(i * k) % 4] for i in range(34)))
+        for k in range(1, 5)
+    ]
+    ends = [
+        (first + f" {word}", second) for (first, second), word in zip(pairs, words, strict=True)
+    ]
+    sides = [tuple(side) for side in zip(*ends, strict=True)]
+    task = StsTask("STS-B", (Pairs("test", *sides, np.arange(4.0)),))
+    found = evaluate_sts(encoder.encode, {"STS-B": task}).tasks["STS-B"].spearman.all
+    vectors = [encoder.encode(side, on_truncation="error", normalize=True) for side in sides]
+    cosines = (vectors[0] * vectors[1]).sum(1)
+    assert found == pytest.approx(100 * stats.spearmanr(cosines, np.arange(4.0)).statistic)

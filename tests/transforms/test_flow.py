@@ -26,6 +26,7 @@ from simcse_jax.training import (
 from simcse_jax.training.run_folder import claimed
 from simcse_jax.transforms import CONFIGS, Flow, FlowConfig, load_transform
 from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, OPTIMIZERS
+from simcse_jax.transforms.flow_fit import FlowRun, row_order
 
 SMALL = FlowConfig(levels=2, depth=1, width=4, permutation="random")
 
@@ -343,3 +344,20 @@ def test_a_folder_of_version_0_1_still_loads(flow, tmp_path):
 def test_epochs_without_end_are_refused():
     with pytest.raises(ValueError, match="epochs=1000001: at least 1, and 0 to 1,000,000"):
         Flow.fit(data(32), FlowConfig(levels=1, depth=1), epochs=1_000_001)
+
+
+def test_the_first_rows_of_the_first_batch_initialise_the_flow_and_no_others():
+    """The authors' activation normalisation sees the sentences of 32 pairs."""
+    config = dataclasses.replace(SMALL, init_rows=32)
+    x = data(100)
+    optimizer = OptimizerConfig(**AUTHORS_OPTIMIZER)
+    run = FlowRun(config, optimizer, epochs=0, seed=0, batch_size=64, shuffle=True)
+    first = row_order(run, len(x), 0)[:32]
+    others = np.setdiff1d(np.arange(len(x)), first)
+    start = Flow.fit(x, config, epochs=0, batch_size=64)
+    changed, same = x.copy(), x.copy()
+    same[others] += 10
+    changed[first[-1]] += 10
+    for other, equal in ((same, True), (changed, False)):
+        found = Flow.fit(other, config, epochs=0, batch_size=64)
+        assert np.array_equal(found(x), start(x)) is equal
