@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeGuard
@@ -178,8 +178,7 @@ class SentenceEncoder:
         self.config = config
         self.tokenizer = tokenizer
         self.settings = settings or hub.EncoderSettings()
-        self.dtype = jnp.dtype(dtype)
-        check_choice("dtype", self.dtype.name, DTYPES)
+        self.dtype = _checked_dtype(dtype)
         self.tokenizer_folder = tokenizer_folder
         self.origin = origin
         hub.check_settings(self.settings, config, params)
@@ -588,6 +587,8 @@ class SentenceEncoder:
             check_count("truncate_dim", truncate_dim)
         check_choice("on_truncation", on_truncation, ("warn", "error"))
         check_type("normalize", normalize, bool | None)
+        check_type("prompt", prompt, str | None)
+        check_type("prompt_name", prompt_name, str | None)
         limit = self.max_length if max_length is None else max_length
         _check_length(limit, self.config)
         if batch_size is not None:
@@ -763,9 +764,11 @@ class SentenceEncoder:
                 f"this model's embeddings are compared by {name!r}, which is not here; "
                 "simcse_jax.cosine_similarity compares them by the cosine all the same"
             )
+        first: Any
+        second: Any
         first, second = (
-            np.atleast_2d(self.encode(x)) if _is_text(x) else np.asarray(x)
-            for x in (list(x) if isinstance(x, Iterator) else x for x in (a, b))
+            np.atleast_2d(self.encode(x)) if _is_text(x) else x
+            for x in (list(x) if isinstance(x, Iterator | Set) else x for x in (a, b))
         )
         return cosine_similarity(first, second)
 
@@ -785,7 +788,7 @@ class SentenceEncoder:
         """
         params = jax.tree.map(np.asarray, self.params)
         return hub.save_model(
-            folder,
+            Path(folder).expanduser(),
             self.config,
             params,
             self.settings,
@@ -854,6 +857,15 @@ def fingerprint(encoder: SentenceEncoder) -> str:
     return digest.hexdigest()
 
 
+def _checked_dtype(dtype: Any) -> Any:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:  # NumPy's, of what is no type
+        found = None
+    check_choice("dtype", dtype if found is None else found.name, DTYPES)
+    return found
+
+
 def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEncoder:
     return cls(**parts)
 
@@ -865,6 +877,7 @@ def _as_list(sentences: Iterable[str]) -> list[str]:
         TypeError: it holds something else, or the array is no column.
     """
     if hasattr(sentences, "__array__"):
+        check_unmasked("sentences", sentences)
         array = np.asarray(sentences)
         if array.ndim != 1:
             raise TypeError(f"sentences must be one column of text, got shape {array.shape}")

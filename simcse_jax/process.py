@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM has ended."""
+
+
+# Seconds, in which the callback that has dropped a signal's exception is over.
+_SENT_AGAIN_AFTER = 0.02
 
 
 class Interrupted(RuntimeError):
@@ -66,7 +72,9 @@ def is_alive(pid: int, started: int | None = None) -> bool:
 def unwinding_on_sigterm() -> Iterator[None]:
     """Let SIGTERM leave the block as an exception, so that nothing half-made stays behind.
 
-    It raises `Terminated`. Further ones are ignored while that goes on.
+    It raises `Terminated`. Further ones are ignored while that goes on. Where Python drops the
+    exception, or Ctrl-C's, since the signal came in a callback of C (JAX has one at every garbage
+    collection), the signal is sent again.
     """
     # Python lets the main thread alone set handlers.
     if threading.current_thread() is not threading.main_thread():
@@ -77,8 +85,22 @@ def unwinding_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
+    def send_again(dropped: Any) -> None:
+        numbers = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+        number = numbers.get(dropped.exc_type)
+        if number is None:
+            hook(dropped)
+            return
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, leave)
+        timer = threading.Timer(_SENT_AGAIN_AFTER, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook

@@ -60,7 +60,7 @@ class TransformEstimator(TransformerMixin, BaseEstimator):
         return self.transform_(X)
 
     def inverse_transform(self, X: Any) -> Float[np.ndarray, "n D"]:
-        """Return the embeddings that a transform takes to these; of a whitening, the shortest.
+        """Return the embeddings that a transform takes to these; of several, the shortest.
 
         Raises:
             ValueError: the transform has no inverse, since it divides by the L2 norm.
@@ -72,5 +72,7 @@ class TransformEstimator(TransformerMixin, BaseEstimator):
         if not isinstance(fitted, Affine) or fitted.normalize:
             raise ValueError(f"this {fitted.kind} has no inverse; fit it with normalize=False")
         # Without a bias: nothing that is fitted has one.
-        inverse = np.linalg.pinv(fitted.matrix)
+        # What is below the rounding of float32 is a direction that the transform has removed.
+        rounding = max(fitted.matrix.shape) * np.finfo(np.float32).eps
+        inverse = np.linalg.pinv(np.asarray(fitted.matrix, np.float64), rcond=rounding)
         return (np.asarray(X, np.float64) @ inverse + fitted.mean).astype(np.float32)

@@ -151,6 +151,7 @@ def train_seeds(
             f"evaluate is {quoted(evaluate)}; it must be a function from the encoder to scores by "
             "name"
         )
+    config = replace(config, output_dir=config.run.output_dir.expanduser())
     config = join_others(config)
     keep_freed_memory()
     enable_compilation_cache()

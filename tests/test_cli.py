@@ -1,6 +1,7 @@
 """The console command: what it writes, and that a wrong input costs one sentence."""
 
 import _thread
+import gc
 import inspect
 import io
 import json
@@ -175,6 +176,40 @@ def test_a_signal_leaves_nothing_half_made(
     assert capsys.readouterr().err == f"error: {message}\n"
     assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
+)
+def test_a_signal_in_a_garbage_collection_is_not_lost(
+    model, tmp_path, capsys, monkeypatch, number, code, message
+):
+    """Python drops what is raised in a callback of the collector, of which JAX has one."""
+    (tmp_path / "in.txt").write_text("a dog\n")
+    came = []
+
+    def callback(phase, info):
+        if not came:
+            came.append(number)
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # the handler is called in here
+
+    def collecting(*_, **__):
+        gc.callbacks.append(callback)
+        try:
+            gc.collect()
+            assert came
+            time.sleep(10)
+        finally:
+            gc.callbacks.remove(callback)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(SentenceEncoder, "encode_stream", collecting)
+    with pytest.raises(SystemExit) as stop:
+        main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.npy"), *model])
+    assert stop.value.code == code
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_vectors_go_through_a_pipe_and_words_beside_it(golden, model, tmp_path, capsys):

@@ -258,7 +258,12 @@ def test_a_tokenizer_that_is_broken(golden, tmp_path):
         with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer: "):
             Tokenizer.from_folder(folder)
     raw = json.loads(whole)
-    for part, value in (("normalizer", ["x"]), ("normalizer", [[]]), ("decoder", ["x"])):
+    nested = {"type": "Sequence", "normalizers": [raw["normalizer"], ["x"]]}
+    processors = {"type": "Sequence", "processors": [[["[SEP]", 5], ["[CLS]", 4]]]}
+    for part, value in (
+        *(("normalizer", ["x"]), ("normalizer", [[]]), ("decoder", ["x"])),
+        *(("normalizer", nested), ("post_processor", processors)),
+    ):
         (folder / "tokenizer.json").write_text(json.dumps(raw | {part: value}))
         with pytest.raises(ValueError, match=rf"json is not a tokenizer: its {part} is \["):
             Tokenizer.from_folder(folder)
@@ -416,3 +421,28 @@ def test_the_settings_of_a_folder_with_a_transform_are_read_once(tiny, tmp_path,
     )
     assert SentenceEncoder.from_pretrained(tmp_path / "model").transform is not None
     assert len(names) == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_that_are_no_texts_are_named(tiny):
+    for options, message in (
+        ({"prompt": 3}, "prompt is 3; it must be a text or None"),
+        ({"prompt_name": [3]}, r"prompt_name is \[3\]; it must be a text or None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny.encode(["a dog"], **options)
+    masked = np.ma.array(["a dog", "a cat"], mask=[False, True])
+    with pytest.raises(ValueError, match="sentences has masked entries"):
+        tiny.encode(masked)
+    vectors = tiny.encode(["a dog", "a cat"])
+    with pytest.raises(ValueError, match="a has masked entries"):
+        tiny.similarity(np.ma.array(vectors, mask=vectors > 0), vectors)
+    assert tiny.similarity({"a dog": 1}.keys(), {"a dog"}).shape == (1, 1)
+
+
+def test_a_home_folder_is_saved_to(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert tiny.save_pretrained("~/models/tiny") == tmp_path / "models" / "tiny"
+    assert SentenceEncoder.from_pretrained("~/models/tiny").dimension == tiny.dimension
+    assert not (tmp_path / "~").exists()

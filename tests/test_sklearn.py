@@ -61,3 +61,10 @@ def test_what_cannot_be(x, unchecked):
     normalised = TransformEstimator("whitening", k=4, normalize=True).fit(x)
     with pytest.raises(ValueError, match="has no inverse; fit it with normalize=False"):
         normalised.inverse_transform(normalised.transform(x))
+
+
+def test_a_direction_that_was_removed_stays_removed(x):
+    estimator = TransformEstimator("all_but_the_top").fit(x)
+    found = estimator.transform(x)
+    again = estimator.transform(estimator.inverse_transform(found))
+    np.testing.assert_allclose(again, found, atol=1e-4 * np.abs(found).max())

@@ -127,12 +127,26 @@ def _built_backend(folder: Path) -> tokenizers.Tokenizer:
 def _check_parts(path: Path) -> None:
     """Refuse lists where objects belong: ``["x"]`` would be taken for a part with one field."""
     raw = read_object(path)
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model"):
-        if isinstance(raw.get(part), list):
+    waiting = [(name, raw.get(name)) for name in ("model", *_SEQUENCES)]
+    while waiting:
+        name, part = waiting.pop()
+        if isinstance(part, list):
             raise ValueError(
-                f"{path} is not a tokenizer: its {part} is {quoted(raw[part])}; it must be an "
-                "object or null"
+                f"{path} is not a tokenizer: its {name} is {quoted(part)}; it must be an object or "
+                "null"
             )
+        members = part.get(_SEQUENCES.get(name)) if isinstance(part, dict) else None
+        if isinstance(members, list):
+            waiting += [(name, member) for member in members]
+
+
+# The parts of a tokenizer, and where one that is a sequence has its members.
+_SEQUENCES = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+    "decoder": "decoders",
+}
 
 
 def _check_normalizer(folder: Path, backend: tokenizers.Tokenizer) -> None:

@@ -6,6 +6,7 @@ each token. Everything else of the encoder stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,10 +21,13 @@ LARGEST = 127
 
 
 def quantize(x: Float[Array, "*B D"]) -> tuple[Int8[Array, "*B D"], Float32[Array, "*B 1"]]:
-    """Return `round(x / s)` and the scale `s = max|x| / 127` of each row; 1 for a row of zeros."""
+    """Return `round(x / s)` and the scale `s = max|x| / 127` of each row; 1 for a row of zeros.
+
+    The scale of a row with NaN or infinity is one too, and so is what is made of it.
+    """
     wide = x.astype(jnp.float32)
     largest = jnp.abs(wide).max(-1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, LARGEST) / LARGEST
+    scale = jnp.where(largest == 0, LARGEST, largest) / LARGEST
     return jnp.round(wide / scale).astype(jnp.int8), scale
 
 
@@ -44,7 +48,7 @@ def int8_linear(
     rows, own = quantize(x)
     contracted = (((rows.ndim - 1,), (0,)), ((), ()))
     sums = lax.dot_general(rows, kernel, contracted, preferred_element_type=jnp.int32)
-    return (sums.astype(jnp.float32) * own * scale + bias).astype(x.dtype)
+    return (sums.astype(jnp.float32) * (own * scale) + bias).astype(x.dtype)
 
 
 def quantized(params: Any) -> tuple[Any, Any]:
@@ -59,7 +63,7 @@ def quantized(params: Any) -> tuple[Any, Any]:
     """
     numbers, scales = {}, {}
     for name, value in params.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):  # a FrozenDict too
             numbers[name], inner = quantized(value)
             if inner:
                 scales[name] = inner

@@ -2,6 +2,7 @@
 
 import pickle
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +98,31 @@ def test_what_is_saved_and_pickled_is_float32(golden, tmp_path):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(encoder.params)} == {"float32"}
     copy = pickle.loads(pickle.dumps(encoder))
     np.testing.assert_array_equal(copy.encode(SENTENCES), encoder.encode(SENTENCES))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(golden, broken):
+    encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean", dtype="int8")
+    for path in (("attention", "qkv", "kernel"), ("output", "kernel"), ("output_norm", "scale")):
+        params = jax.tree.map(np.array, encoder.params)
+        place = params["encoder"]["layer_0"]
+        for name in path[:-1]:
+            place = place[name]
+        place[path[-1]][0] = broken
+        with pytest.raises(FloatingPointError, match="holds NaN or infinite numbers"):
+            encoder.with_params(params).encode(SENTENCES)
+
+
+def test_huge_weights_that_float32_can_multiply_are_multiplied():
+    """The sums of whole numbers times one scale alone would be beyond float32."""
+    x, weights = jnp.full((1, 64), 1e33), jnp.full((64, 2), 1e-3)
+    columns, scale = quantize(weights.T)
+    found = int8_linear(x, columns.T, scale[:, 0], jnp.zeros(2))
+    np.testing.assert_allclose(found, 64 * 1e30, rtol=0.01)
+
+
+def test_frozen_parameters_are_quantised_too(golden):
+    params = hub.load_params(golden / "tiny-bert", hub.read_config(golden / "tiny-bert"))[1]
+    numbers, scales = quantized(flax.core.freeze(params["encoder"]))
+    expected = quantized(params["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, (numbers, scales), expected)
