@@ -2,7 +2,7 @@
 
     python docs/fill_tables.py           # writes them between the pages' markers
 
-A marker is a line `<!-- table: NAME -->`, and `<!-- end -->` closes it. The README's tables are
+A marker is a line `<!-- table: NAME -->` or `<!-- file: PATH -->`, and `<!-- end -->` closes it. The README's tables are
 made here, the others in result_tables.py. The demo's rows come from experiments/results/demo.json,
 which is what `make demo` writes to demo/demo.json. A test keeps every page as it is written here.
 """
@@ -115,17 +115,19 @@ def demo() -> str:
 
 
 README_TABLES = {"methods": methods, "speed": speed, "demo-rows": demo}
-MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (table|file): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(name: str) -> str:
-    """Return a table by the name in its marker."""
+def content(kind: str, name: str) -> str:
+    """Return what a marker names: a table, or a file that a script has written, from docs/."""
+    if kind == "file":
+        return (ROOT / "docs" / name).read_text("utf-8").rstrip()
     return README_TABLES[name]() if name in README_TABLES else tables.table(name).rstrip()
 
 
 def filled(text: str) -> str:
-    """Return a page with its tables made anew."""
-    return MARKED.sub(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", text)
+    """Return a page with its tables and files as they are now."""
+    return MARKED.sub(lambda m: f"{m[1]}{content(m[2], m[3])}\n{m[4]}", text)
 
 
 if __name__ == "__main__":

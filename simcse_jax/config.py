@@ -274,7 +274,8 @@ DESCRIPTIONS: dict[str, str] = {
     "sbert_nli": "Sentence-BERT on NLI (Reimers & Gurevych 2019, section 3): a softmax over "
     "(u, v, |u - v|) tells entailment, neutral and contradiction apart.",
     "sbert_stsb": "Sentence-BERT on the STS benchmark (section 4.2): the cosine of a pair is "
-    "fitted to its score. Needs SentEval's folder as eval_data.",
+    "fitted to its score. Needs SentEval's folder as eval_data, or train_files of pairs with a "
+    "score_column.",
     "sbert_wikisections": "Sentence-BERT on Wikipedia's sections (section 4.4): two sentences of "
     "one section are brought nearer to each other than to one of another section.",
     "mlm": "Continued pretraining by masked language modelling (domain adaptation), on the text "

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simcse_jax import hub, io
+from simcse_jax.checks import listed
 from simcse_jax.config import Config
 from simcse_jax.encoder import SentenceEncoder
 from simcse_jax.evaluation.scores import Column, Scores
@@ -110,6 +111,10 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
         cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
         add_row("mean ± sd", cells, "")
     console.print(table)
+    if worse := [str(s) for s, row in zip(seeds, values, strict=True) if row[1] < row[0]]:
+        say(
+            f"by dev, no model of seed {listed(worse)} is better than the one that was started from"
+        )
     if scores.note:
         say(scores.note)
 

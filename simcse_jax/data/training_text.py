@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -346,6 +347,8 @@ def _table_columns(table: Table, choice: Choice) -> _Columns:
     columns = tuple(
         tuple(table.text(row, column) for row in kept) for column in map(table.column, names)
     )
+    for name, texts in zip(names, columns, strict=True):
+        _check_is_text(table, name, texts)
     return _Columns(
         columns,
         names,
@@ -353,6 +356,23 @@ def _table_columns(table: Table, choice: Choice) -> _Columns:
         label="" if label is None else f"{'score' if choice.score else 'class'} {quoted(label)}",
         unlabelled=len(rows) - len(kept),
     )
+
+
+def _check_is_text(table: Table, name: str, texts: Sequence[str]) -> None:
+    """Refuse a column of numbers, or of NLI's labels: both would be trained on as sentences."""
+    if len(texts) > 1 and all(map(_NUMBER.fullmatch, texts)):
+        raise ValueError(
+            f"{table.header}: the column {quoted(name)} holds numbers, no sentences; name those "
+            "that do as columns, a score as score_column, a class as label_column"
+        )
+    if texts and set(texts) <= {*NLI_LABELS, "-"}:
+        raise ValueError(
+            f"{table.header}: the column {quoted(name)} holds the labels of NLI; leave columns "
+            "out, so that triplets are drawn from them, or name it as label_column"
+        )
+
+
+_NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 
 
 def _label(table: Table, row: int, column: int, choice: Choice) -> int | float | None:

@@ -66,12 +66,17 @@ def open_source(path: str, column: str | None = None, piece_rows: int = CHUNK) -
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
         MissingExtra: a parquet file, and pyarrow is not installed.
-        ValueError: it is not what it is called, a line that is not UTF-8, no such column, or a
-            column for a file of plain text.
+        ValueError: it is a .csv or .tsv file, or not what it is called, a line that is not UTF-8,
+            no such column, or a column for a file of plain text.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         return _parquet_source(path, column or "text", piece_rows)
+    if suffix in (".csv", ".tsv"):
+        raise ValueError(
+            f"{path} is a table, of which every line would be taken for a sentence; give one "
+            "column: a .parquet or .jsonl file, or a file of another name with a sentence a line"
+        )
     is_json = suffix == ".jsonl" or (path == "-" and column is not None)
     if column is not None and not is_json:
         raise ValueError(

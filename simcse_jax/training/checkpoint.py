@@ -229,7 +229,8 @@ class RunCheckpoints:
             return
         if not resume:
             raise FileExistsError(
-                f"{self.folder} holds a run at step {step}; resume it or choose another folder"
+                f"{self.folder} holds a run at step {step}; go on with it by --resume (in Python "
+                "resume=True), or choose another folder"
             )
         info = self.newest(lambda step: self._info(step, self.folder / str(step)))
         self._check_settings(info["settings"])

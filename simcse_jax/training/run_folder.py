@@ -232,7 +232,7 @@ def _is_model(folder: Path) -> bool:
 
 def _refuse_run(folder: Path, there: list[str]) -> None:
     """Refuse a folder that holds more of a run than its beginning."""
-    mend = "resume it or choose another folder"
+    mend = "go on with it by --resume (in Python resume=True), or choose another folder"
     if (step := latest_step(folder / CHECKPOINTS)) is not None:
         raise FileExistsError(f"{folder} holds a run at step {step}; {mend}")
     for name, what in (

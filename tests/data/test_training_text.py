@@ -4,6 +4,7 @@ import pytest
 
 from simcse_jax.data.training_text import (
     NLI_LABELS,
+    Choice,
     TrainingText,
     read_labelled_nli,
     read_sentences,
@@ -241,3 +242,27 @@ def test_labels_are_part_of_the_fingerprint_and_as_many_as_rows():
     assert TrainingText((("A.",),)).fingerprint == "ef6b304f86ccd5b8f8754f379e3f09e6"
     with pytest.raises(ValueError, match="training text of 2 rows has 1 labels"):
         TrainingText(columns, labels=(0,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (["id,a,b", "1,a dog,a cat", "2,a man,a hat"], (), "'id' holds numbers, no sentences"),
+        (["a,b,stars", "a dog,a cat,4.5", "a man,a hat,3"], (), "'stars' holds numbers"),
+        (
+            ["a,b,stars", "a dog,a cat,4.5", "a man,a hat,3"],
+            ("a", "stars"),
+            "'stars' holds numbers",
+        ),
+        (
+            ["premise,hypothesis,gold", "a dog,a cat,neutral", "a man,a hat,entailment"],
+            ("premise", "hypothesis", "gold"),
+            "'gold' holds the labels of NLI; leave columns out",
+        ),
+    ],
+)
+def test_numbers_and_labels_are_no_sentences(tmp_path, rows, columns, message):
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join(rows) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_training_file(file, choice=Choice(columns))

@@ -178,3 +178,10 @@ def test_kinds_of_strings(tmp_path):
         pq.write_table(pa.table({"text": column.cast(kind)}), tmp_path / "c.parquet")
         (piece,) = open_source(str(tmp_path / "c.parquet")).read(0, None, False)
         assert piece.sentences == ["a dog", "a cat", "a dog"]
+
+
+@pytest.mark.parametrize("name", ["posts.csv", "posts.TSV"])
+def test_a_table_is_not_read_as_lines(tmp_path, name):
+    (tmp_path / name).write_text("id,title\n1,a dog\n")
+    with pytest.raises(ValueError, match="is a table, of which every line would be taken for a"):
+        open_source(str(tmp_path / name))
