@@ -2,9 +2,10 @@
 
     python docs/fill_tables.py           # writes them between the pages' markers
 
-A marker is a line `<!-- table: NAME -->` or `<!-- file: PATH -->`, and `<!-- end -->` closes it. The README's tables are
-made here, the others in result_tables.py. The demo's rows come from experiments/results/demo.json,
-which is what `make demo` writes to demo/demo.json. A test keeps every page as it is written here.
+A marker is a line `<!-- table: NAME -->` or `<!-- file: PATH -->`, and `<!-- end -->` closes it.
+The README's tables are made here, the others in result_tables.py. The demo's rows come from
+experiments/results/demo.json, which is what `make demo` writes to demo/demo.json. A test keeps
+every page as it is written here.
 """
 
 from __future__ import annotations
