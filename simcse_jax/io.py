@@ -309,7 +309,10 @@ def is_written(folder: AnyPath, marker: str, spare: Iterable[str] = ()) -> bool:
         record = read_object(Path(folder) / marker)
     except (OSError, ValueError):
         return False
-    files = set(record.get("files", [])).difference(spare)  # version 0.1 lists none
+    listed = _listed_files(Path(folder) / marker)
+    if listed is None and "files" in record:  # version 0.1 lists none
+        return False
+    files = set(listed or []).difference(spare)
     return not record.get("incomplete") and all((Path(folder) / name).is_file() for name in files)
 
 

@@ -531,3 +531,12 @@ def test_a_name_that_is_not_utf_8_goes_through_json(tmp_path):
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
     assert b'"\\udcff.csv"' in (tmp_path / "x.json").read_bytes()
+
+
+@pytest.mark.parametrize("files", [[["x"]], [1], {"a": 1}, "a", None])
+def test_a_list_of_files_that_is_none_is_not_whole(tmp_path, files):
+    (tmp_path / "a").write_text("")
+    write_json(tmp_path / "list.json", {"files": ["a"]})
+    assert is_written(tmp_path, "list.json")
+    write_json(tmp_path / "list.json", {"files": files})
+    assert not is_written(tmp_path, "list.json")
