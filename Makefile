@@ -69,8 +69,6 @@ bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
 	$(ORACLE)/bin/python -m experiments.bench.growth --data $(DATA)/senteval
 	$(ORACLE)/bin/python -m experiments.bench.train --train-file $(DATA)/wikipedia/wiki1m_head.txt
 	$(ORACLE)/bin/python -m experiments.bench.info_nce --sizes 1024 2048 4096 8192 16384 32768 --repeats 3
-	$(ORACLE)/bin/python -m experiments.bench.low_precision --data $(DATA)/senteval
-	$(ORACLE)/bin/python -m experiments.bench.compiler_options --data $(DATA)/senteval
 	$(ORACLE)/bin/python -m experiments.bench.bfloat16 --data $(DATA)/senteval --train-file $(DATA)/wikipedia/wiki1m_head.txt
 
 docs: $(VENV)/installed-docs ## the documentation site (writes docs/_build/html)

@@ -24,7 +24,6 @@ from experiments.report import markdown, mean_and_deviation  # noqa: E402
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 SPEED = {
-    "encode": ("bench_encode.json", "2,758 sentences"),
     "train": ("bench_train.json", "a step of SimCSE, 64 sentences"),
     "start": ("bench_cold_start.json", "from the process' start to the first vector"),
 }
@@ -83,7 +82,19 @@ def methods() -> str:
 
 def speed() -> str:
     """Return how much longer other libraries take."""
+    low = tables.read(tables.RESULTS / "bench_low_precision.json")
+    jax = ".".join(low["machine"]["versions"]["jax"].split(".")[:2])
     rows = []
+    for dtype in ("float32", "bfloat16", "int8"):
+        median = {
+            library: row["median_s"]
+            for name, row in low["rows"].items()
+            for library, _, of in [name.partition(" ")]
+            if (of or "float32") == dtype
+        }
+        what = f"encode ({low['sentences']:,} sentences, jax {jax})"
+        name = what if dtype == "float32" else f"the same in {dtype}"
+        rows.append([name, *beside_ours(median)])
     for job, (file, what) in SPEED.items():
         found = tables.read(tables.RESULTS / file)["rows"]
         median = {
@@ -91,15 +102,6 @@ def speed() -> str:
             for name, row in found.items()
         }
         rows.append([f"{job} ({what})", *beside_ours(median)])
-    low = tables.read(tables.RESULTS / "bench_low_precision.json")
-    jax = ".".join(low["machine"]["versions"]["jax"].split(".")[:2])
-    for place, dtype in enumerate(("bfloat16", "int8"), 1):
-        median = {
-            name.removesuffix(f" {dtype}"): row["median_s"]
-            for name, row in low["rows"].items()
-            if name.endswith(f" {dtype}")
-        }
-        rows.insert(place, [f"the same in {dtype}, jax {jax}", *beside_ours(median)])
     return markdown(["", "simcse_jax", *LIBRARIES], rows)
 
 

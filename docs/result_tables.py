@@ -18,6 +18,7 @@ from tests.campaign.table import table as campaign_table
 RESULTS = Path(__file__).resolve().parents[1] / "experiments" / "results"
 TASKS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "average")
 CONFIGS = "experiments/configs"
+LOW = ("float32", "bfloat16", "int8")
 
 
 class Made(NamedTuple):
@@ -103,6 +104,19 @@ def sts_protocols(mean: Any, cls: Any) -> str:
         for protocol in ("all", "mean", "wmean")
     ]
     return markdown(["pooling, protocol", *TASKS], rows)
+
+
+def sts_by_dtype(*results: Any) -> str:
+    """MiniLM's mean on the seven tasks by compute type, protocol "all"."""
+    rows = [
+        [
+            dtype,
+            *(f"{value['tasks'][task]['all']:.2f}" for task in TASKS[:-1]),
+            f"{value['average']['all']:.2f}",
+        ]
+        for dtype, value in zip(LOW, results, strict=True)
+    ]
+    return markdown(["compute type", *TASKS], rows)
 
 
 def section(text: str, heading: str) -> str:
@@ -286,6 +300,12 @@ def campaigns_of(kind: str) -> tuple[str, ...]:
     return tuple(sorted((file.name for file in files), key=lambda name: (len(name), name)))
 
 
+def commands_of(kind: str, last: int) -> str:
+    """Return the commands of a kind's last campaigns."""
+    seeds = [re.findall(r"\d+", name)[0] for name in campaigns_of(kind)[-last:]]
+    return "\n".join(f"make {kind} SEED={seed}" for seed in seeds)
+
+
 BENCH = ".venv-oracle/bin/python -m experiments.bench"
 STS_TABLE = (
     "python -m experiments.tables.sts --num-layers 4 --pooling mean "
@@ -296,6 +316,15 @@ TABLES: dict[str, Made] = {
     "demo": Made(demo, ("demo.json",), "make demo"),
     "encode": Made(as_written, ("bench_encode.md",), f"{BENCH}.encode --data DATA"),
     "train": Made(as_written, ("bench_train.md",), f"{BENCH}.train --train-file wiki1m_head.txt"),
+    "sts-low-precision": Made(
+        sts_by_dtype,
+        tuple(f"sts_minilm_mean_{dtype}.json" for dtype in LOW),
+        "\n".join(
+            "simcse-jax evaluate --model minilm --pooling mean --data DATA "
+            f"--dtype {dtype} --output {dtype}.json"
+            for dtype in LOW
+        ),
+    ),
     "low-precision": Made(
         as_written,
         ("bench_low_precision.md",),
@@ -385,9 +414,9 @@ TABLES: dict[str, Made] = {
         pair_search, ("pair_search.json",), "python -m experiments.tables.pair_search"
     ),
     "every-method": Made(every_method, ("sts_table_minilm_4_layers_mean.md",), STS_TABLE),
-    "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), "make fuzz SEED=81001"),
-    "fuzz": Made(campaign_sums, campaigns_of("fuzz")[-2:], "make fuzz SEED=81001"),
-    "kill": Made(campaign_sums, campaigns_of("kill"), "make kill SEED=72001"),
+    "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), commands_of("fuzz", 1)),
+    "fuzz": Made(campaign_sums, campaigns_of("fuzz")[-2:], commands_of("fuzz", 2)),
+    "kill": Made(campaign_sums, campaigns_of("kill"), commands_of("kill", 3)),
     "ablation": Made(
         ablation,
         ("ablations.md", "ablations.json"),

@@ -63,7 +63,9 @@ def check_choice(name: str, value: object, known: Iterable[str]) -> None:
 # JAX and NumPy hold no whole number beyond it.
 LARGEST = 2**63 - 1
 # The least and the largest of float32's positive numbers.
-_LEAST, _MOST = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
+_FLOAT32_TINY, _FLOAT32_MAX = (
+    float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max")
+)
 
 
 def check_count(name: str, value: object, least: int = 1, most: float = LARGEST) -> None:
@@ -78,13 +80,13 @@ def check_count(name: str, value: object, least: int = 1, most: float = LARGEST)
 
 def check_positive(name: str, value: object) -> None:
     """Raise ValueError for what is no number above 0; infinity is one."""
-    if not _setting(name, value) > 0:
+    if not _float32_number(name, value) > 0:
         raise _wrong(name, value, "positive")
 
 
 def check_at_least(name: str, value: object, least: float) -> None:
     """Raise ValueError for what is no finite number from the least on."""
-    if not least <= _setting(name, value) < math.inf:
+    if not least <= _float32_number(name, value) < math.inf:
         raise _wrong(
             name, value, f"at least {least}" + (" and finite" if value == math.inf else "")
         )
@@ -106,7 +108,7 @@ def check_between(name: str, value: object, low: float, high: float, ends: str =
         high: the upper end.
         ends: which ends belong to it: "[]" both, "(]" the upper, "[)" the lower, "()" neither.
     """
-    number = _setting(name, value)
+    number = _float32_number(name, value)
     above = number >= low if ends[0] == "[" else number > low
     below = number <= high if ends[1] == "]" else number < high
     if not (above and below):
@@ -128,7 +130,7 @@ def check_types(config: Any) -> None:
         value = getattr(config, name)
         check_type(name, value, hint)
         if hint is float:
-            _setting(name, value)
+            _float32_number(name, value)
 
 
 def check_type(name: str, value: object, hint: Any) -> None:
@@ -292,10 +294,10 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _setting(name: str, value: object) -> float:
-    """Return a number that is compiled into a program, where others would be infinite, or 0."""
+def _float32_number(name: str, value: object) -> float:
+    """Return a number that float32 can hold: another would be 0 or infinite once it is compiled."""
     number = _number(name, value)
-    if math.isfinite(number) and number != 0 and not _LEAST <= abs(number) <= _MOST:
+    if math.isfinite(number) and number != 0 and not _FLOAT32_TINY <= abs(number) <= _FLOAT32_MAX:
         raise _wrong(name, value, "a number that float32 holds")
     return number
 

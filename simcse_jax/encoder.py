@@ -41,7 +41,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
-from simcse_jax.models.int8 import quantized
+from simcse_jax.models.int8 import quantize_kernels
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
 
@@ -200,7 +200,7 @@ class SentenceEncoder:
         self.params: hub.Params = jax.device_put(params, everywhere)
         self._computed: hub.Params = {"params": self.params}
         if self.dtype == jnp.int8:
-            numbers, scales = quantized({"encoder": self.params["encoder"]})
+            numbers, scales = quantize_kernels({"encoder": self.params["encoder"]})
             self._computed = jax.device_put(
                 {"params": {**self.params, **numbers}, "scales": scales}, everywhere
             )
@@ -859,7 +859,7 @@ def fingerprint(encoder: SentenceEncoder) -> str:
 
 def _checked_dtype(dtype: Any) -> Any:
     try:
-        found = jnp.dtype(dtype)
+        found = None if dtype is None else jnp.dtype(dtype)
     except TypeError:  # NumPy's, of what is no type
         found = None
     check_choice("dtype", dtype if found is None else found.name, DTYPES)

@@ -96,11 +96,18 @@ def unwinding_on_sigterm() -> Iterator[None]:
         timer = threading.Timer(_SENT_AGAIN_AFTER, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()
+        waiting.append((timer, dropped.exc_type))
 
+    waiting: list[tuple[threading.Timer, type[BaseException]]] = []
     hook, sys.unraisablehook = sys.unraisablehook, send_again
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
+        late = [kind for timer, kind in waiting if timer.is_alive()]
+        for timer, _ in waiting:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = hook
+    if late:  # the block has ended before the signal came again
+        raise late[0]

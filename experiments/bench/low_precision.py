@@ -4,9 +4,9 @@
 
 all-MiniLM-L6-v2, mean pooling, from strings to vectors, on STS-B test's sentences (the embedded
 Wikipedia's where there is no SentEval folder). Every variant in a process of its own, and the
-processes take turns. The others' int8 is made as sentence-transformers' own exports make it: ONNX
-Runtime's dynamic quantisation with int8 weights, and OpenVINO's static one by NNCF, calibrated on
-300 sentences of the embedded Wikipedia. Scores are Spearman × 100 on STS-B test.
+processes take turns. The others' int8: ONNX Runtime's `quantize_dynamic` with int8 weights and its
+defaults, and OpenVINO's static quantisation by NNCF for transformers, calibrated on 300 sentences
+of the embedded Wikipedia. Scores are Spearman × 100 on STS-B test.
 """
 
 from __future__ import annotations

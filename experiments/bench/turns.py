@@ -30,6 +30,7 @@ from simcse_jax.io import write_json, write_text
 from simcse_jax.machine import cpu_name
 
 MARK = "ANSWER"
+INT8 = ("openvino", "nncf")
 OURS = "simcse_jax"
 # A run whose matmul rate differs by more than this between its rounds says so in its table.
 NOISY = 0.2
@@ -286,7 +287,7 @@ def machine(threads: int, answers: Mapping[str, Mapping[str, Any]] | None = None
     import jax
 
     versions = {}
-    for package in ("jax", "torch", "transformers", "sentence_transformers", "onnxruntime"):
+    for package in ("jax", "torch", "transformers", "sentence_transformers", "onnxruntime", *INT8):
         if importlib.util.find_spec(package) is not None:
             versions[package] = importlib.metadata.version(package.replace("_", "-"))
     accelerator = {}

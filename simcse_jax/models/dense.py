@@ -106,7 +106,8 @@ def product(equation: str, a: Float[Array, "*A"], b: Float[Array, "*B"]) -> Floa
     float32 by float32 where the arrays are bfloat16, several times as slow.
 
     Args:
-        equation: such as ``"RNQH,RNKH->RNQK"``; every letter stands in two of the three.
+        equation: such as ``"RNQH,RNKH->RNQK"``; every letter stands in at least two of the
+            three.
         a: the first array.
         b: the second array.
     """

@@ -16,18 +16,18 @@ from jaxtyping import Array, Float, Float32, Int8
 
 from simcse_jax.arrays import AnyArray
 
-LARGEST = 127
+INT8_MAX = 127
 """The largest whole number; -128 is left out, so that the numbers are symmetric."""
 
 
-def quantize(x: Float[Array, "*B D"]) -> tuple[Int8[Array, "*B D"], Float32[Array, "*B 1"]]:
+def quantize_rows(x: Float[Array, "*B D"]) -> tuple[Int8[Array, "*B D"], Float32[Array, "*B 1"]]:
     """Return `round(x / s)` and the scale `s = max|x| / 127` of each row; 1 for a row of zeros.
 
-    The scale of a row with NaN or infinity is one too, and so is what is made of it.
+    A row that holds NaN or infinity gets that as its scale, so that its products are not finite.
     """
     wide = x.astype(jnp.float32)
     largest = jnp.abs(wide).max(-1, keepdims=True)
-    scale = jnp.where(largest == 0, LARGEST, largest) / LARGEST
+    scale = jnp.where(largest == 0, INT8_MAX, largest) / INT8_MAX
     return jnp.round(wide / scale).astype(jnp.int8), scale
 
 
@@ -41,17 +41,17 @@ def int8_linear(
 
     Args:
         x: the tokens.
-        kernel: the weights' columns, quantised.
-        scale: of each column.
-        bias: as it is.
+        kernel: the weights, whose columns are quantised.
+        scale: one factor for each column of the kernel.
+        bias: not quantised.
     """
-    rows, own = quantize(x)
-    contracted = (((rows.ndim - 1,), (0,)), ((), ()))
-    sums = lax.dot_general(rows, kernel, contracted, preferred_element_type=jnp.int32)
-    return (sums.astype(jnp.float32) * (own * scale) + bias).astype(x.dtype)
+    tokens, token_scale = quantize_rows(x)
+    contracted = (((tokens.ndim - 1,), (0,)), ((), ()))
+    sums = lax.dot_general(tokens, kernel, contracted, preferred_element_type=jnp.int32)
+    return (sums.astype(jnp.float32) * (token_scale * scale) + bias).astype(x.dtype)
 
 
-def quantized(params: Any) -> tuple[Any, Any]:
+def quantize_kernels(params: Any) -> tuple[Any, Any]:
     """Quantise the kernels of an encoder's dense layers.
 
     Args:
@@ -64,11 +64,11 @@ def quantized(params: Any) -> tuple[Any, Any]:
     numbers, scales = {}, {}
     for name, value in params.items():
         if isinstance(value, Mapping):  # a FrozenDict too
-            numbers[name], inner = quantized(value)
+            numbers[name], inner = quantize_kernels(value)
             if inner:
                 scales[name] = inner
         elif name == "kernel":
-            columns, scale = quantize(jnp.asarray(value).T)
+            columns, scale = quantize_rows(jnp.asarray(value).T)
             numbers[name], scales[name] = np.asarray(columns.T), np.asarray(scale[:, 0])
         else:
             numbers[name] = value

@@ -10,7 +10,7 @@ import pytest
 from jax import random
 
 from simcse_jax import SentenceEncoder, hub
-from simcse_jax.models.int8 import int8_linear, quantize, quantized
+from simcse_jax.models.int8 import int8_linear, quantize_kernels, quantize_rows
 
 SENTENCES = ["a dog runs", "the cat sleeps on the red mat", "a man plays", "dog", ""]
 
@@ -18,13 +18,13 @@ SENTENCES = ["a dog runs", "the cat sleeps on the red mat", "a man plays", "dog"
 def test_a_row_is_off_by_half_a_step_and_its_largest_number_exact():
     x = random.normal(random.key(0), (7, 33)) * 10.0 ** jnp.arange(-3, 4)[:, None]
     x = x.at[2].set(0)
-    numbers, scale = quantize(x)
+    numbers, scale = quantize_rows(x)
     assert numbers.dtype == jnp.int8
     back = np.asarray(numbers, np.float64) * np.asarray(scale, np.float64)
     assert (np.abs(back - x) <= np.asarray(scale) * (0.5 + 1e-5)).all()
     largest = np.abs(np.asarray(numbers, int)).max(1)
     np.testing.assert_array_equal(largest, [127, 127, 0, 127, 127, 127, 127])
-    np.testing.assert_array_equal(quantize(-x)[0], -np.asarray(numbers))
+    np.testing.assert_array_equal(quantize_rows(-x)[0], -np.asarray(numbers))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -32,10 +32,10 @@ def test_the_product_is_that_of_the_whole_numbers(dtype):
     keys = random.split(random.key(1), 3)
     x = random.normal(keys[0], (2, 5, 48)).astype(dtype)
     weights, bias = random.normal(keys[1], (48, 20)), random.normal(keys[2], (20,))
-    columns, scale = quantize(weights.T)
+    columns, scale = quantize_rows(weights.T)
     found = jax.jit(int8_linear)(x, columns.T, scale[:, 0], bias)
     assert found.dtype == dtype
-    rows, own = map(np.asarray, quantize(x))
+    rows, own = map(np.asarray, quantize_rows(x))
     exact = rows.astype(np.int64) @ np.asarray(columns, np.int64).T
     expected = exact * own.astype(float) * np.asarray(scale[:, 0], float) + np.asarray(bias)
     rounding = {"float32": 1e-6, "bfloat16": 2.0**-8}[dtype]
@@ -54,7 +54,7 @@ def test_sums_of_the_widest_layer_fit_into_32_bits():
 def test_kernels_alone_are_quantised_by_column(golden):
     config = hub.read_config(golden / "tiny-bert")
     params = hub.load_params(golden / "tiny-bert", config)[1]["encoder"]
-    numbers, scales = quantized(params)
+    numbers, scales = quantize_kernels(params)
     assert jax.tree.structure(numbers) == jax.tree.structure(params)
     kernels = [
         (number, value)
@@ -116,13 +116,13 @@ def test_what_is_not_finite_stays_so(golden, broken):
 def test_huge_weights_that_float32_can_multiply_are_multiplied():
     """The sums of whole numbers times one scale alone would be beyond float32."""
     x, weights = jnp.full((1, 64), 1e33), jnp.full((64, 2), 1e-3)
-    columns, scale = quantize(weights.T)
+    columns, scale = quantize_rows(weights.T)
     found = int8_linear(x, columns.T, scale[:, 0], jnp.zeros(2))
     np.testing.assert_allclose(found, 64 * 1e30, rtol=0.01)
 
 
 def test_frozen_parameters_are_quantised_too(golden):
     params = hub.load_params(golden / "tiny-bert", hub.read_config(golden / "tiny-bert"))[1]
-    numbers, scales = quantized(flax.core.freeze(params["encoder"]))
-    expected = quantized(params["encoder"])
+    numbers, scales = quantize_kernels(flax.core.freeze(params["encoder"]))
+    expected = quantize_kernels(params["encoder"])
     jax.tree.map(np.testing.assert_array_equal, (numbers, scales), expected)

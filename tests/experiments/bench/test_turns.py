@@ -19,7 +19,7 @@ from experiments.bench import (
     turns,
     whitening,
 )
-from simcse_jax import SentenceEncoder
+from simcse_jax import SentenceEncoder, encoder
 
 WORKER = """
 import sys
@@ -174,7 +174,7 @@ def test_sentences_of_the_growth_are_distinct_and_alike(tiny_data):
 def test_no_option_of_xla_is_faster_than_its_own(results_folder):
     """So that the library gives none; a machine where one is would be a reason to give it."""
     files = sorted(results_folder.glob("compiler_options_jax_*.json"))
-    assert len(files) == 2  # both ends
+    assert len(files) >= 2  # both ends
     for file in files:
         rows = json.loads(file.read_text())["rows"]
         own = {row["dtype"]: row["ratio_to_fastest"] for row in rows if not row["options"]}
@@ -191,6 +191,7 @@ def test_a_variant_of_ours_encodes_and_is_scored(dtype, tiny_data, monkeypatch, 
     work, facts = low_precision.prepare(settings)
     assert -100 <= facts["score"] <= 100
     assert work().dtype == np.float32
+    monkeypatch.setattr(encoder, "_embed_jit", encoder._embed_jit)  # put back afterwards
     options = compiler_options.OptionsBenchmark(data=tiny_data, worker=f"{dtype}, XLA's own")
     work, facts = compiler_options.prepare(options)
     np.testing.assert_allclose(work()[:50], facts["head"], atol=1e-6)
@@ -205,5 +206,8 @@ def test_vectors_depend_on_their_company_by_rounding_alone(tiny_data, golden, tm
     assert len(rows) == 3 * 6
     bounds = {"float32": 2e-6, "bfloat16": 0.02, "int8": 0.1}
     for row in rows:
-        again = row["company"] == "the same call again"
-        assert row["largest"] <= (0 if again else bounds[row["dtype"]]), row
+        # The same shapes: in float32 the same bits, in whatever order.
+        same = row["company"] == "the same call again" or (
+            row["dtype"] == "float32" and row["company"] == "shuffled"
+        )
+        assert row["largest"] <= (0 if same else bounds[row["dtype"]]), row
