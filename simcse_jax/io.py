@@ -29,6 +29,8 @@ from safetensors.numpy import save_file
 from simcse_jax.process import is_alive
 
 AnyPath = str | os.PathLike[str]
+SETTINGS_FILE = "simcse_jax.json"
+"""The file by which a model's folder is known, and which lists what a save put there."""
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,12 +12,11 @@ from typing import Any
 from simcse_jax.checks import quoted
 from simcse_jax.hub import sentence_transformers
 from simcse_jax.hub.weights import Params, is_simcse
-from simcse_jax.io import is_there, read_object
+from simcse_jax.io import SETTINGS_FILE, is_there, read_object
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.pooling import check_pooling, layers_and_reduction
 from simcse_jax.transforms import Transform, load_transform
 
-SETTINGS_FILE = "simcse_jax.json"
 TRANSFORM_FOLDER = "transform"
 # What `simcse_jax.io.written_folder` adds to our file.
 _OF_THE_WRITE = ("files", "incomplete")

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from simcse_jax import hub, io
+from simcse_jax import io
 from simcse_jax.process import is_alive, start_time
 from simcse_jax.training.checkpoint import ChangedSettings, changed_settings, latest_step
 from simcse_jax.training.writers import WANDB
@@ -62,7 +62,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def _tidy(folder: Path) -> None:
     """Finish or remove what killed runs had begun to write."""
     for name in MODELS:
-        io.finish_write(folder / name, hub.SETTINGS_FILE, of_anyone=True)
+        io.finish_write(folder / name, io.SETTINGS_FILE, of_anyone=True)
         io.remove_leftovers(folder / name, of_anyone=True)
     io.remove_leftovers(folder)
     for name in OWN:  # another machine's too: the folder is ours now
@@ -198,7 +198,7 @@ def check_folder(folder: Path, fixed: Mapping[str, Any], resume: bool) -> None:
         name = (foreign or there)[0]
         raise FileExistsError(
             f"{folder / name} was not written by a run (there is no {RUN} of one, or no "
-            f"{hub.SETTINGS_FILE} in it), and is not overwritten; choose another folder"
+            f"{io.SETTINGS_FILE} in it), and is not overwritten; choose another folder"
         )
     if not resume:
         _refuse_run(folder, there)
@@ -227,7 +227,7 @@ def _is_object(file: Path) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / hub.SETTINGS_FILE).is_file()
+    return (folder / io.SETTINGS_FILE).is_file()
 
 
 def _refuse_run(folder: Path, there: list[str]) -> None:
