@@ -223,6 +223,24 @@ def test_encode_by_the_command(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(np.load("vectors.npy"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_first_commands_run(page, tiny_data, golden, tmp_path, monkeypatch, capsys):
+    """In the order of the page; training and what is evaluated are a tiny model's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES[:64]) + "\n")
+    short = ["--model", str(golden / "tiny-bert"), "--max-length", "16", "--max-steps", "1"]
+    also = {"train": [*short, "--batch-size", "8"], "evaluate": ["--tasks", "STS-B"]}
+    commands = [words[1:] for block in blocks(ROOT / page, "sh") for words in lines_of(block)]
+    ours = [words for words in commands if words[0] in ("encode", "train", "evaluate")]
+    assert {words[0] for words in ours} >= {"encode", "train"}
+    for words in ours:
+        words = [str(tiny_data) if word == "DATA" else word for word in words]
+        cli.main(words + also.get(words[0], []))
+    assert np.load("vectors.npy").shape[0] == 64
+
+
 # ---------------------------------------------------------------------------------------------
 # What is written
 # ---------------------------------------------------------------------------------------------
