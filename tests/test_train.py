@@ -155,7 +155,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make, tiny_data, tmp_path, m
 
     # What is refused leaves the run as it is.
     written = (tmp_path / "run" / "run.json").read_bytes()
-    with pytest.raises(FileExistsError, match="holds a run at step 3; resume it"):
+    with pytest.raises(FileExistsError, match="holds a run at step 3; go on with it"):
         again(replace(config, score="shifted"))
     config = replace(config, resume=True)
     with pytest.raises(ValueError, match="score was 'cosine' and is 'shifted'"):
@@ -200,7 +200,7 @@ def test_a_finished_run_is_never_overwritten(make, tiny_data, tmp_path, capsys):
     def unchanged():
         return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == written
 
-    with pytest.raises(FileExistsError, match=r"holds a finished run, results\.json; resume it"):
+    with pytest.raises(FileExistsError, match=r"holds a finished run, results\.json; go on with it"):
         train_seeds(replace(config, learning_rate=1.0))
     assert unchanged()
     with pytest.raises(ValueError, match="learning_rate was 0.001 and is 1.0"):
@@ -564,7 +564,7 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
     assert read.text.count("```python") == 1
     assert "after the last update, number 14; STS-B dev is" in read.text
     assert "BERT-flow from tiny-bert" in read.text
-    with pytest.raises(FileExistsError, match="holds a run at step 14; resume it"):
+    with pytest.raises(FileExistsError, match="holds a run at step 14; go on with it"):
         train_seeds(config)
     (tmp_path / "run" / "results.json").unlink()
     with pytest.raises(ValueError, match="embeddings was"):

@@ -125,7 +125,7 @@ def test_resuming_gives_the_same_bits(run_simcse, tmp_path):
     with RunCheckpoints(tmp_path / "run") as checkpoints:
         again = run_simcse(checkpoints=checkpoints, resume=True)  # there is nothing left to do
         assert bits(again.state) == bits(whole.state)
-        with pytest.raises(FileExistsError, match="holds a run at step 6; resume it or"):
+        with pytest.raises(FileExistsError, match="holds a run at step 6; go on with it by"):
             run_simcse(checkpoints=checkpoints)
         with pytest.raises(ValueError, match="is at step 6, past the 3 wanted"):
             run_simcse(total=3, checkpoints=checkpoints, resume=True)
