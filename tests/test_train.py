@@ -200,7 +200,7 @@ def test_a_finished_run_is_never_overwritten(make, tiny_data, tmp_path, capsys):
     def unchanged():
         return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == written
 
-    with pytest.raises(FileExistsError, match=r"holds a finished run, results\.json; go on with it"):
+    with pytest.raises(FileExistsError, match=r"holds a finished run, results\.json; go on"):
         train_seeds(replace(config, learning_rate=1.0))
     assert unchanged()
     with pytest.raises(ValueError, match="learning_rate was 0.001 and is 1.0"):
