@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import result_tables as tables  # noqa: E402
 
 from experiments.report import markdown, mean_and_deviation  # noqa: E402
+from simcse_jax.encoder import DTYPES  # noqa: E402
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,7 +86,7 @@ def speed() -> str:
     low = tables.read(tables.RESULTS / "bench_low_precision.json")
     jax = ".".join(low["machine"]["versions"]["jax"].split(".")[:2])
     rows = []
-    for dtype in ("float32", "bfloat16", "int8"):
+    for dtype in DTYPES:
         median = {
             library: row["median_s"]
             for name, row in low["rows"].items()

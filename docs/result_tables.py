@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.report import markdown, mean_and_deviation
+from simcse_jax.encoder import DTYPES
 from simcse_jax.io import read_json
 from tests.campaign.table import table as campaign_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "experiments" / "results"
 TASKS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "average")
 CONFIGS = "experiments/configs"
-LOW = ("float32", "bfloat16", "int8")
 
 
 class Made(NamedTuple):
@@ -114,7 +114,7 @@ def sts_by_dtype(*results: Any) -> str:
             *(f"{value['tasks'][task]['all']:.2f}" for task in TASKS[:-1]),
             f"{value['average']['all']:.2f}",
         ]
-        for dtype, value in zip(LOW, results, strict=True)
+        for dtype, value in zip(DTYPES, results, strict=True)
     ]
     return markdown(["compute type", *TASKS], rows)
 
@@ -318,11 +318,11 @@ TABLES: dict[str, Made] = {
     "train": Made(as_written, ("bench_train.md",), f"{BENCH}.train --train-file wiki1m_head.txt"),
     "sts-low-precision": Made(
         sts_by_dtype,
-        tuple(f"sts_minilm_mean_{dtype}.json" for dtype in LOW),
+        tuple(f"sts_minilm_mean_{dtype}.json" for dtype in DTYPES),
         "\n".join(
             "simcse-jax evaluate --model minilm --pooling mean --data DATA "
             f"--dtype {dtype} --output {dtype}.json"
-            for dtype in LOW
+            for dtype in DTYPES
         ),
     ),
     "low-precision": Made(

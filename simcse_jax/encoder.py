@@ -196,14 +196,8 @@ class SentenceEncoder:
             devices = local if local[0].platform != "cpu" else local[:1]
         mesh = jax.sharding.Mesh(np.asarray(devices), ("data",))
         self._rows_sharding = NamedSharding(mesh, PartitionSpec("data"))
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self.params: hub.Params = jax.device_put(params, everywhere)
-        self._computed: hub.Params = {"params": self.params}
-        if self.dtype == jnp.int8:
-            numbers, scales = quantize_kernels({"encoder": self.params["encoder"]})
-            self._computed = jax.device_put(
-                {"params": {**self.params, **numbers}, "scales": scales}, everywhere
-            )
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self.params: hub.Params = jax.device_put(params, self._everywhere)
 
     @classmethod
     def from_pretrained(
@@ -369,6 +363,15 @@ class SentenceEncoder:
             "devices": f"{devices.size} {devices.flat[0].platform}",
         }
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    @functools.cached_property
+    def _computed(self) -> hub.Params:
+        """What is computed with, by the names of `embed`; in int8 it is made when first needed."""
+        if self.dtype != jnp.int8:
+            return {"params": self.params}
+        numbers, scales = quantize_kernels({"encoder": self.params["encoder"]})
+        made = {"params": {**self.params, **numbers}, "scales": scales}
+        return jax.device_put(made, self._everywhere)
 
     @property
     def max_length(self) -> int:
@@ -728,6 +731,7 @@ class SentenceEncoder:
         model = SentenceModel(self.config, pooling, projection, dtype)
         usual = _TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * mesh.size
         tokens = usual if batch_size is None else _TOKENS_PER_SENTENCE * batch_size
+        computed = self._computed  # once, before there are two threads
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
             number, (batch, order) = numbered
@@ -737,7 +741,7 @@ class SentenceEncoder:
                 batch=jax.device_put(batch, self._rows_sharding),
                 num_sentences=rows * length // TOKENS_PER_SEGMENT,
                 dropout_key=None if key is None else jax.random.fold_in(key, number),
-                **self._computed,
+                **computed,
             )
             return order, np.asarray(vectors)[: len(order)]
 

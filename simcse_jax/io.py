@@ -206,10 +206,13 @@ def _check_place(target: Path, marker: str, known: Callable[[Path], bool] | None
 def _listed_files(marker: Path) -> list[str] | None:
     """Return the files that a marker lists; None where there is no such list."""
     try:
-        record = read_json(marker)
+        return _files_of(read_object(marker))
     except (OSError, ValueError):
         return None
-    files = record.get("files") if isinstance(record, dict) else None
+
+
+def _files_of(record: dict[str, Any]) -> list[str] | None:
+    files = record.get("files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         return None
     return files
@@ -311,7 +314,7 @@ def is_written(folder: AnyPath, marker: str, spare: Iterable[str] = ()) -> bool:
         record = read_object(Path(folder) / marker)
     except (OSError, ValueError):
         return False
-    listed = _listed_files(Path(folder) / marker)
+    listed = _files_of(record)
     if listed is None and "files" in record:  # version 0.1 lists none
         return False
     files = set(listed or []).difference(spare)

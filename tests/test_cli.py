@@ -154,10 +154,13 @@ def test_a_model_that_is_not_there_leaves_no_folder(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "p.csv"]
 
 
-@pytest.mark.parametrize(
+by_a_signal = pytest.mark.parametrize(
     ("number", "code", "message"),
     [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
 )
+
+
+@by_a_signal
 def test_a_signal_leaves_nothing_half_made(
     model, tmp_path, capsys, monkeypatch, number, code, message
 ):
@@ -178,10 +181,7 @@ def test_a_signal_leaves_nothing_half_made(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "message"),
-    [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped by Ctrl-C")],
-)
+@by_a_signal
 def test_a_signal_in_a_garbage_collection_is_not_lost(
     model, tmp_path, capsys, monkeypatch, number, code, message
 ):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from experiments.bench.workload import benchmark_sentences
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.encoder import DTYPES
-
-Encode = Callable[[list[str]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)

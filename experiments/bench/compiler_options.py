@@ -20,6 +20,7 @@ import tyro
 
 from experiments.bench.turns import BenchTable, machine, publish, serve, take_turns
 from experiments.bench.workload import benchmark_sentences
+from simcse_jax.encoder import DTYPES
 
 FUSION = "xla_cpu_experimental_ynn_fusion_type"
 CHOICES: dict[str, dict[str, str]] = {
@@ -27,7 +28,6 @@ CHOICES: dict[str, dict[str, str]] = {
     "YNNPACK for reductions alone": {FUSION: "LIBRARY_FUSION_TYPE_REDUCE"},
     "without YNNPACK's fusions": {FUSION: "LIBRARY_FUSION_TYPE_INVALID"},
 }
-DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from experiments.bench import onnx_model
+from experiments.bench import encoders
 from experiments.bench.turns import (
     OURS,
     TIMINGS,
@@ -71,47 +70,22 @@ def worker(settings: EncodeBenchmark) -> None:
 
     def prepare():
         encode = {
-            "simcse_jax": ours,
-            "sentence-transformers": sentence_transformers,
+            "simcse_jax": encoders.ours,
+            "sentence-transformers": encoders.sentence_transformers,
             "sentence-transformers.compile": compiled_sentence_transformers,
-            "onnxruntime": onnx_runtime,
-        }[settings.worker](settings.threads)
+            "onnxruntime": encoders.onnx_runtime,
+        }[settings.worker]("float32", settings.threads)
         vectors = np.asarray(encode(sentences))
         return lambda: encode(sentences), {"head": vectors[:50].tolist()}
 
     serve(prepare)
 
 
-def ours(threads: int):
-    """Return this library's encoder; XLA takes the process's cores, which `main` has set."""
-    from simcse_jax import SentenceEncoder
-
-    return SentenceEncoder.from_pretrained("minilm").encode
-
-
-def sentence_transformers(threads: int):
-    """Return sentence-transformers' encoder, eager, with its defaults."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    from simcse_jax.data.embedded import minilm_folder
-
-    torch.set_num_threads(threads)
-    return SentenceTransformer(str(minilm_folder()), device="cpu").encode
-
-
-def compiled_sentence_transformers(threads: int):
-    """Return the same with its encoder through torch.compile, for any shape."""
-    encode = sentence_transformers(threads)
+def compiled_sentence_transformers(dtype: str, threads: int) -> Any:
+    """Return sentence-transformers with its encoder through torch.compile, for any shape."""
+    encode: Any = encoders.sentence_transformers(dtype, threads)
     encode.__self__[0].auto_model.compile(dynamic=True)
     return encode
-
-
-def onnx_runtime(threads: int):
-    """Return ONNX Runtime on the exported model: sorted by length, in ST's batches of 32."""
-    with tempfile.TemporaryDirectory() as folder:
-        onnx_model.export(Path(folder) / "minilm.onnx")
-        return onnx_model.onnx_runtime(Path(folder) / "minilm.onnx", threads)
 
 
 def table(value: dict[str, Any]) -> BenchTable:

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.bench import onnx_model
+from experiments.bench import encoders
+from experiments.bench.encoders import Encode
 from experiments.bench.turns import (
     BenchTable,
     installed,
@@ -69,10 +70,10 @@ def prepare(settings: LowPrecisionBenchmark):
     """Load a variant, compile it, and return the encoding of all sentences."""
     library, _, dtype = str(settings.worker).partition(" ")
     sentences, _ = benchmark_sentences(settings.data)
-    load: Callable[[str, int], onnx_model.Encode] = {
-        "simcse_jax": ours,
-        "sentence-transformers": sentence_transformers,
-        "onnxruntime": onnx_runtime,
+    load: Callable[[str, int], Encode] = {
+        "simcse_jax": encoders.ours,
+        "sentence-transformers": encoders.sentence_transformers,
+        "onnxruntime": encoders.onnx_runtime,
         "openvino": openvino,
     }[library]
     encode = load(dtype or "float32", settings.threads)
@@ -92,44 +93,12 @@ def score(data: Path, vectors: np.ndarray) -> float | None:
     return 100 * spearman(cosines, read_stsb(data, "test").scores)
 
 
-def ours(dtype: str, threads: int) -> onnx_model.Encode:
-    """Return this library's encoder; XLA takes the process's cores, which `main` has set."""
-    from simcse_jax import SentenceEncoder
-
-    return SentenceEncoder.from_pretrained("minilm", dtype=dtype).encode
-
-
-def sentence_transformers(dtype: str, threads: int) -> onnx_model.Encode:
-    """Return sentence-transformers' encoder, eager, with its defaults."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    from simcse_jax.data.embedded import minilm_folder
-
-    torch.set_num_threads(threads)
-    kwargs = {"dtype": getattr(torch, dtype)}
-    return SentenceTransformer(str(minilm_folder()), device="cpu", model_kwargs=kwargs).encode
-
-
-def onnx_runtime(dtype: str, threads: int) -> onnx_model.Encode:
-    """Return ONNX Runtime's encoding, of float32 or of dynamically quantised weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "minilm.onnx"
-        onnx_model.export(file)
-        if dtype == "int8":
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            whole, file = file, Path(folder) / "int8.onnx"
-            quantize_dynamic(whole, file, weight_type=QuantType.QInt8)
-        return onnx_model.onnx_runtime(file, threads)
-
-
-def openvino(dtype: str, threads: int) -> onnx_model.Encode:
+def openvino(dtype: str, threads: int) -> Encode:
     """Return OpenVINO's encoding, of float32 or of a model that NNCF has quantised."""
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as folder:
-        onnx_model.export(Path(folder) / "minilm.onnx")
+        encoders.export(Path(folder) / "minilm.onnx")
         model = ov.Core().read_model(Path(folder) / "minilm.onnx")
         hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
         if dtype == "int8":
@@ -137,7 +106,7 @@ def openvino(dtype: str, threads: int) -> onnx_model.Encode:
         else:
             hints["INFERENCE_PRECISION_HINT"] = "f32"
         compiled = ov.compile_model(model, "CPU", hints)
-    return onnx_model.in_batches(lambda ids, mask: compiled({"ids": ids, "mask": mask})[0])
+    return encoders.in_batches(lambda ids, mask: compiled({"ids": ids, "mask": mask})[0])
 
 
 def calibrated(model: Any) -> Any:

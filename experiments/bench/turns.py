@@ -30,10 +30,14 @@ from simcse_jax.io import write_json, write_text
 from simcse_jax.machine import cpu_name
 
 MARK = "ANSWER"
-INT8 = ("openvino", "nncf")
 OURS = "simcse_jax"
 # A run whose matmul rate differs by more than this between its rounds says so in its table.
 NOISY = 0.2
+# Whose versions the results name.
+PACKAGES = (
+    *("jax", "torch", "transformers", "sentence_transformers"),
+    *("onnxruntime", "openvino", "nncf"),
+)
 TIMINGS = (
     *("library", "median s", "range s", "sentences/s", "time against ours"),
     *("load, compile and first pass, s", "peak GiB"),
@@ -215,11 +219,8 @@ def moment() -> dict[str, float]:
     before = _ticks()
     time.sleep(0.3)
     busy, total = (after - then for after, then in zip(_ticks(), before, strict=True))
-    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
-    return {
-        "others_cores": (os.cpu_count() or 1) * busy / max(total, 1),
-        "matmul_gflops": 2 * 2048**3 / best_seconds(lambda: a @ a) / 1e9,
-    }
+    others = (os.cpu_count() or 1) * busy / max(total, 1)
+    return {"others_cores": others, "matmul_gflops": matmul_gflops()}
 
 
 def _ticks() -> tuple[int, int]:
@@ -243,13 +244,18 @@ def noise(moments: Sequence[Mapping[str, float]]) -> str:
     return line
 
 
+def matmul_gflops() -> float:
+    """Return the best rate of a large float32 matmul in NumPy."""
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    return 2 * 2048**3 / best_seconds(lambda: a @ a) / 1e9
+
+
 def ceilings() -> dict[str, float]:
     """Return what this processor does at best in NumPy: a large float32 matmul, a large copy."""
-    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
     source = np.ones(2**26, np.float32)
     target = np.empty_like(source)
     return {
-        "matmul_gflops": 2 * 2048**3 / best_seconds(lambda: a @ a) / 1e9,
+        "matmul_gflops": matmul_gflops(),
         "copy_gb_per_s": 2 * source.nbytes / best_seconds(lambda: np.copyto(target, source)) / 1e9,
     }
 
@@ -287,7 +293,7 @@ def machine(threads: int, answers: Mapping[str, Mapping[str, Any]] | None = None
     import jax
 
     versions = {}
-    for package in ("jax", "torch", "transformers", "sentence_transformers", "onnxruntime", *INT8):
+    for package in PACKAGES:
         if importlib.util.find_spec(package) is not None:
             versions[package] = importlib.metadata.version(package.replace("_", "-"))
     accelerator = {}

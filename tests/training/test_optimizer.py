@@ -102,10 +102,7 @@ def test_the_first_step_without_correction_is_longer():
         ),
         ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0; it must be at least 0 and below 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it must be above 0"),
-        (
-            {"learning_rate": float("inf")},
-            "learning_rate is inf; it must be above 0",
-        ),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be above 0"),
         ({"learning_rate": True}, "learning_rate is True; it must be a number"),
         ({"eps": "1e-8"}, "eps is '1e-8'; it must be a number"),
         ({"warmup_steps": 1.5}, "warmup_steps is 1.5; it must be a whole number"),

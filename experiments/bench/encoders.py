@@ -1,10 +1,11 @@
-"""MiniLM as ONNX with mean pooling, and the loop around a session, for the benchmarks of encoding.
+"""The encoders that the benchmarks of encoding compare, all of MiniLM with mean pooling.
 
 Imports stand inside the functions, since the process of another library should load little else.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,44 @@ import numpy as np
 from experiments.bench.workload import padded
 
 Encode = Callable[[Sequence[str]], np.ndarray]
+
+
+def ours(dtype: str, threads: int) -> Encode:
+    """Return this library's encoder; XLA takes the process's cores, which the script has set."""
+    from simcse_jax import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained("minilm", dtype=dtype).encode
+
+
+def sentence_transformers(dtype: str, threads: int) -> Encode:
+    """Return sentence-transformers' encoder, eager, with its defaults."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from simcse_jax.data.embedded import minilm_folder
+
+    torch.set_num_threads(threads)
+    kwargs = {"dtype": getattr(torch, dtype)}
+    return SentenceTransformer(str(minilm_folder()), device="cpu", model_kwargs=kwargs).encode
+
+
+def onnx_runtime(dtype: str, threads: int) -> Encode:
+    """Return ONNX Runtime's encoder, of float32 or of dynamically quantised weights."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "minilm.onnx"
+        export(file)
+        if dtype == "int8":
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            whole, file = file, Path(folder) / "int8.onnx"
+            quantize_dynamic(whole, file, weight_type=QuantType.QInt8)
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+    return in_batches(lambda ids, mask: session.run(None, {"ids": ids, "mask": mask})[0])
 
 
 def export(file: Path) -> None:
@@ -42,16 +81,6 @@ def export(file: Path) -> None:
         dynamic_axes={"ids": {0: "b", 1: "l"}, "mask": {0: "b", 1: "l"}},
         dynamo=False,
     )
-
-
-def onnx_runtime(file: Path, threads: int) -> Encode:
-    """Return the encoding by ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return in_batches(lambda ids, mask: session.run(None, {"ids": ids, "mask": mask})[0])
 
 
 def in_batches(run: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Encode:
