@@ -138,7 +138,7 @@ class Encode:
         check_not_input(self.output, [self.input])
         source = streaming.open_source(self.input, self.column)
         encoder = self.model.load()  # before a folder is made for the output
-        with streaming.unfinished(self.output, self.resume) as part:
+        with streaming.partial_output(self.output, self.resume) as part:
             rows = streaming.encode_source(encoder, source, part, **self._options())
         self._tell(self.output, rows, encoder.dimension)
 
@@ -159,7 +159,7 @@ class Encode:
         shard = streaming.shard_of(self.output, index, count)
         check_not_input(shard, [self.input])
         encoder = self.model.load()  # before a folder is made for the output
-        with streaming.unfinished(shard, self.resume) as part:
+        with streaming.partial_output(shard, self.resume) as part:
             share: dict[str, Any] = {"start": start, "stop": stop, "show_progress": index == 0}
             rows = streaming.encode_source(
                 encoder, source, part, keep_progress=True, **share, **self._options()

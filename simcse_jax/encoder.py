@@ -13,9 +13,9 @@ import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,15 @@ from simcse_jax.checks import (
     quoted,
 )
 from simcse_jax.compilation_cache import enable_compilation_cache
-from simcse_jax.data.packing import TOKENS_PER_SEGMENT, pack_rows, packed_batch
+from simcse_jax.data.encode_batches import (
+    TOKENS_PER_SENTENCE,
+    check_ids,
+    encode_batches,
+    room_for,
+    tokenised_chunks,
+)
+from simcse_jax.data.given_sentences import as_list, check_strings, is_text, places_of
+from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
@@ -48,13 +56,10 @@ from simcse_jax.transforms import Transform
 DTYPES = ("float32", "bfloat16", "int8")
 # Sentences tokenised at a time, and those of a chunk of a stream: its memory is bounded by this.
 CHUNK = 16_384
-ROW_LENGTHS = (64, 128, 256, 512)
-# The device gets room for so many tokens per sentence of a batch.
-_TOKENS_PER_SENTENCE = 16
 
 
-class _How(NamedTuple):
-    """What `SentenceEncoder.encode` was asked for, with the settings in the place of None.
+class EncodeOptions(NamedTuple):
+    """What `SentenceEncoder.encode` was asked for, the model's settings where that was None.
 
     Attributes:
         limit: the longest input in tokens.
@@ -338,7 +343,7 @@ class SentenceEncoder:
         fit = getattr(transform, "fit", None)
         if fit is None:
             raise TypeError(f"{transform!r} has nothing to fit; give Whitening or Flow, say")
-        vectors = self.with_transform(None).encode(_as_list(sentences), normalize=False)
+        vectors = self.with_transform(None).encode(as_list(sentences), normalize=False)
         return self.with_transform(fit(vectors, **options))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -453,18 +458,18 @@ class SentenceEncoder:
             _check_one_name("show_progress", show_progress, "show_progress_bar")
             show_progress = show_progress_bar
         only = isinstance(sentences, str)
-        sentences = [sentences] if isinstance(sentences, str) else _as_list(sentences)
+        sentences = [sentences] if isinstance(sentences, str) else as_list(sentences)
         if dropout_seed is not None:
             check_seed("dropout_seed", dropout_seed)
-        how = self._how(
+        options = self._options(
             batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
         )
 
         distinct = sentences if dropout_seed is not None else list(dict.fromkeys(sentences))
         key = None if dropout_seed is None else jax.random.key(dropout_seed)
-        result = np.empty((len(distinct), how.width), np.float32)
+        result = np.empty((len(distinct), options.width), np.float32)
         chunks = (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
-        start = truncated = 0
+        start = 0
         with tqdm(
             total=len(distinct),
             desc="encode",
@@ -472,20 +477,14 @@ class SentenceEncoder:
             delay=1,
             disable=None if show_progress is None else not show_progress,
         ) as bar:
-            for vectors, cut in self._encode_chunks(chunks, how, key, bar.update):
+            for vectors in self._encode_chunks(chunks, options, key, bar.update):
                 result[start : start + len(vectors)] = vectors
                 start += len(vectors)
-                truncated += cut
-        if truncated and how.warns_of_long:
-            warnings.warn(
-                f"{truncated} of {len(distinct)} distinct sentences were cut to {how.limit} tokens",
-                stacklevel=2,
-            )
         if only:
             return result[0]
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
-        return result[_places(distinct, sentences)]
+        return result[places_of(distinct, sentences)]
 
     def encode_stream(
         self,
@@ -538,13 +537,17 @@ class SentenceEncoder:
             raise TypeError(f"on_progress is {quoted(on_progress)}; it must be a function, or None")
         if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
             raise TypeError(f"sentences are a {type(sentences).__name__}; give an iterable of them")
-        how = self._how(
+        options = self._options(
             batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
         )
-        return self._stream(iter(sentences), chunk_size, how, on_progress or (lambda _: None))
+        return self._stream(iter(sentences), chunk_size, options, on_progress or (lambda _: None))
 
     def _stream(
-        self, sentences: Iterator[str], size: int, how: _How, progress: Callable[[int], Any]
+        self,
+        sentences: Iterator[str],
+        size: int,
+        options: EncodeOptions,
+        progress: Callable[[int], Any],
     ) -> Iterator[np.ndarray]:
         """Encode chunks of a stream; those ahead wait here for the places of equal sentences."""
         waiting: deque[tuple[list[str], list[str]]] = deque()
@@ -552,7 +555,7 @@ class SentenceEncoder:
         def distinct_chunks() -> Iterator[list[str]]:
             taken = 0
             while chunk := list(itertools.islice(sentences, size)):
-                _check_strings(chunk, taken)
+                check_strings(chunk, taken)
                 for i, sentence in enumerate(chunk, taken):
                     if "\0" in sentence:  # as in files, of which a corpus is most often read
                         raise ValueError(f"sentence {i} holds a NUL character; leave it out")
@@ -560,22 +563,14 @@ class SentenceEncoder:
                 waiting.append((chunk, list(dict.fromkeys(chunk))))
                 yield waiting[-1][1]
 
-        truncated = done = 0
-        for vectors, cut in self._encode_chunks(distinct_chunks(), how, None, progress):
+        for vectors in self._encode_chunks(distinct_chunks(), options, None, progress):
             chunk, distinct = waiting.popleft()
-            truncated += cut
-            done += len(distinct)
             if len(distinct) < len(chunk):
                 progress(len(chunk) - len(distinct))
-                vectors = vectors[_places(distinct, chunk)]
+                vectors = vectors[places_of(distinct, chunk)]
             yield vectors
-        if truncated and how.warns_of_long:
-            warnings.warn(
-                f"{truncated} of {done} distinct sentences were cut to {how.limit} tokens",
-                stacklevel=2,
-            )
 
-    def _how(
+    def _options(
         self,
         batch_size: int | None,
         normalize: bool | None,
@@ -584,7 +579,7 @@ class SentenceEncoder:
         prompt_name: str | None,
         prompt: str | None,
         truncate_dim: int | None,
-    ) -> _How:
+    ) -> EncodeOptions:
         """Check the options of `encode`, and put in what the settings say where they are None."""
         if truncate_dim is not None:
             check_count("truncate_dim", truncate_dim)
@@ -600,29 +595,43 @@ class SentenceEncoder:
         width = self.dimension if truncate_dim is None else min(self._whole_dimension, truncate_dim)
         refuses = on_truncation == "error"
         warns = not refuses and max_length is None
-        return _How(limit, refuses, warns, batch_size, normalize, prompt, width)
+        return EncodeOptions(limit, refuses, warns, batch_size, normalize, prompt, width)
 
     def _encode_chunks(
         self,
         chunks: Iterable[list[str]],
-        how: _How,
+        options: EncodeOptions,
         key: Array | None,
         progress: Callable[[int], Any],
-    ) -> Iterator[tuple[np.ndarray, int]]:
-        """Encode chunks of sentences: the vectors of each, and how many sentences were cut."""
-        start = 0
-        for sentences, ids, cut in self._tokenised(chunks, how.prompt, how.limit):
-            self._check_ids(ids, sentences)
-            if cut and how.refuses_long:
-                raise ValueError(f"{cut} sentences are longer than {how.limit} tokens")
+    ) -> Iterator[np.ndarray]:
+        """Encode chunks of sentences: the vectors of each; at the end, warn of those that were cut.
+
+        The warning is at the place of who calls the caller.
+        """
+        vocab_size = None if self._knows_every_id else self.config.vocab_size
+        done = truncated = 0
+        for sentences, ids, cut in tokenised_chunks(
+            self.tokenizer, chunks, options.prompt, options.limit
+        ):
+            check_ids(ids, sentences, vocab_size)
+            if cut and options.refuses_long:
+                raise ValueError(f"{cut} sentences are longer than {options.limit} tokens")
             pooled = np.empty((len(ids), self._pooled_size), np.float32)
-            own_key = None if key is None else jax.random.fold_in(key, start)
-            for order, vectors in self._embed_chunk(ids, how.limit, how.batch_size, own_key):
+            own_key = None if key is None else jax.random.fold_in(key, done)
+            for order, vectors in self._embed_chunk(
+                ids, options.limit, options.batch_size, own_key
+            ):
                 pooled[order] = vectors
                 progress(len(order))
             self._check_finite(pooled, sentences)
-            start += len(ids)
-            yield self._finish(pooled, how.normalize, how.width), cut
+            done += len(ids)
+            truncated += cut
+            yield self._finish(pooled, options.normalize, options.width)
+        if truncated and options.warns_of_long:
+            warnings.warn(
+                f"{truncated} of {done} distinct sentences were cut to {options.limit} tokens",
+                stacklevel=3,
+            )
 
     def encode_query(
         self, sentences: str | Iterable[str], **options: Any
@@ -689,37 +698,6 @@ class SentenceEncoder:
                 f"model's weights damaged, or too large for {self.dtype}?"
             )
 
-    def _check_ids(self, ids: list[np.ndarray], sentences: list[str]) -> None:
-        """Raise a ValueError for a sentence without tokens, or with one that the model lacks."""
-        for sequence, sentence in zip(ids, sentences, strict=True):
-            if len(sequence) == 0:
-                raise ValueError(
-                    f"{sentence[:40]!r} has no tokens; the model's tokenizer adds no special ones"
-                )
-            if not self._knows_every_id and sequence.max() >= self.config.vocab_size:
-                raise ValueError(
-                    f"{sentence[:40]!r} has the token {sequence.max()}; the model knows "
-                    f"{self.config.vocab_size}: is the tokenizer another model's?"
-                )
-
-    def _tokenised(
-        self, chunks: Iterable[list[str]], prompt: str, limit: int
-    ) -> Iterator[tuple[list[str], list[np.ndarray], int]]:
-        """Tokenise chunks of sentences; the next one while the device works on this one."""
-
-        def tokenise(sentences: list[str]) -> tuple[list[np.ndarray], int]:
-            return self.tokenizer([prompt + s for s in sentences] if prompt else sentences, limit)
-
-        with ThreadPoolExecutor(1) as ahead:
-            pending: deque[tuple[list[str], Future]] = deque()
-            for sentences in chunks:
-                pending.append((sentences, ahead.submit(tokenise, sentences)))
-                if len(pending) == 2:
-                    before, job = pending.popleft()
-                    yield before, *job.result()
-            for last, job in pending:
-                yield last, *job.result()
-
     def _embed_chunk(
         self, ids: list[np.ndarray], limit: int, batch_size: int | None, key: Array | None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -729,8 +707,8 @@ class SentenceEncoder:
         projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
         dtype = jnp.dtype(jnp.float32) if self.dtype == jnp.int8 else self.dtype
         model = SentenceModel(self.config, pooling, projection, dtype)
-        usual = _TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * mesh.size
-        tokens = usual if batch_size is None else _TOKENS_PER_SENTENCE * batch_size
+        usual = TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * mesh.size
+        tokens = usual if batch_size is None else TOKENS_PER_SENTENCE * batch_size
         computed = self._computed  # once, before there are two threads
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
@@ -747,8 +725,8 @@ class SentenceEncoder:
 
         # Two threads: on a CPU one computes while the other hands over results and small
         # operations that do not fill the cores; on a GPU the next batch is always waiting.
-        tokens = min(tokens, _room(sum(map(len, ids)), usual))
-        batches = _batches(ids, limit, tokens, mesh.size)
+        tokens = min(tokens, room_for(sum(map(len, ids)), usual))
+        batches = encode_batches(ids, limit, tokens, mesh.size)
         with ThreadPoolExecutor(2) as workers:
             yield from workers.map(run, enumerate(batches))
 
@@ -771,7 +749,7 @@ class SentenceEncoder:
         first: Any
         second: Any
         first, second = (
-            np.atleast_2d(self.encode(x)) if _is_text(x) else x
+            np.atleast_2d(self.encode(x)) if is_text(x) else x
             for x in (list(x) if isinstance(x, Iterator | Set) else x for x in (a, b))
         )
         return cosine_similarity(first, second)
@@ -874,94 +852,12 @@ def _from_parts(cls: type[SentenceEncoder], parts: dict[str, Any]) -> SentenceEn
     return cls(**parts)
 
 
-def _as_list(sentences: Iterable[str]) -> list[str]:
-    """Return sentences as a list of strings: out of a list, an array, a Series, or an iterable.
-
-    Raises:
-        TypeError: it holds something else, or the array is no column.
-    """
-    if hasattr(sentences, "__array__"):
-        check_unmasked("sentences", sentences)
-        array = np.asarray(sentences)
-        if array.ndim != 1:
-            raise TypeError(f"sentences must be one column of text, got shape {array.shape}")
-        sentences = array.tolist()
-    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
-        raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
-    listed = list(sentences)
-    _check_strings(listed)
-    return listed
-
-
-def _check_strings(sentences: list[Any], start: int = 0) -> None:
-    for i, sentence in enumerate(sentences, start):
-        if not isinstance(sentence, str):
-            raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
-
-
-def _places(distinct: list[str], sentences: list[str]) -> list[int]:
-    """Return where each sentence stands among the distinct ones."""
-    index = {sentence: i for i, sentence in enumerate(distinct)}
-    return [index[sentence] for sentence in sentences]
-
-
 def _check_one_name(name: str, value: object, other: str) -> None:
     if value is not None:
         raise TypeError(f"{name} and {other} are the same option; give one of them")
-
-
-def _is_text(x: Any) -> TypeGuard[str | Iterable[str]]:
-    """Tell sentences from embeddings; an empty list is one of sentences."""
-    if hasattr(x, "__array__"):
-        return np.asarray(x).dtype.kind in "OTU"
-    return isinstance(x, str) or (
-        isinstance(x, Sequence) and (len(x) == 0 or any(isinstance(item, str) for item in x))
-    )
 
 
 def _check_length(max_length: int, config: BertConfig) -> None:
     check_count("max_length", max_length, -sys.maxsize)
     if not 2 <= max_length <= config.max_length:
         raise ValueError(f"max_length is {max_length}; this model takes 2 to {config.max_length}")
-
-
-def _room(tokens: int, usual: int) -> int:
-    """Return the least of ``usual``, four times as many, sixteen times, … that has room for all.
-
-    Not the number of tokens itself, which would be new shapes to compile for each corpus.
-    """
-    while usual < tokens:
-        usual *= 4
-    return usual
-
-
-def _batches(
-    ids: list[np.ndarray], limit: int, tokens: int, devices: int
-) -> Iterator[tuple[Batch, list[int]]]:
-    """Make packed batches of at most a dozen shapes: three numbers of rows for each row length."""
-    lengths = [len(i) for i in ids]
-    edges = [r for r in ROW_LENGTHS if r < limit]
-    edges.append(next((r for r in ROW_LENGTHS if r >= limit), limit))
-    for low, row_length in zip([0, *edges], edges, strict=False):
-        members = [i for i, n in enumerate(lengths) if low < n <= row_length]
-        rows = pack_rows([lengths[i] for i in members], row_length)
-        start = 0
-        for size in _row_counts(len(rows), tokens // row_length, devices):
-            order = [members[i] for row in rows[start : start + size] for i in row]
-            place = iter(range(len(order)))
-            numbered = [[next(place) for _ in row] for row in rows[start : start + size]]
-            yield packed_batch([ids[i] for i in order], numbered, (size, row_length)), order
-            start += size
-
-
-@functools.lru_cache
-def _row_counts(rows: int, most: int, devices: int) -> list[int]:
-    """Split a number of rows into batches of ``most``, a quarter, or a sixteenth of it."""
-    sizes = [max(devices, most // d // devices * devices) for d in (1, 4, 16)]
-    counts = []
-    for size in sizes:
-        # A batch may be half empty, but for the smallest, which takes what is left.
-        while rows > (0 if size == sizes[-1] else size // 2):
-            counts.append(size)
-            rows -= size
-    return counts

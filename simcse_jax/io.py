@@ -172,7 +172,7 @@ def written_folder(
         with naming(target):
             yield temporary
         try:
-            with _held(target):
+            with _alone(target):
                 _move_files(temporary, target, marker)
         except OSError as error:
             if error.errno is None:  # it says what is wrong already
@@ -219,7 +219,7 @@ def _files_of(record: dict[str, Any]) -> list[str] | None:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Let no other process move its files into a folder meanwhile: of two, the later one stays.
 
     Where the file system knows no such locks, nothing is held.
@@ -284,7 +284,7 @@ def finish_write(folder: AnyPath, marker: str, *, of_anyone: bool = False) -> No
     target = Path(os.path.realpath(folder))
     if _unfinished(target, marker) is None:
         return
-    with suppress(OSError), _held(target):  # it stays unfinished, and is refused
+    with suppress(OSError), _alone(target):  # it stays unfinished, and is refused
         # Looked at again: who had the lock before may have finished it, and its files are at home.
         source = _unfinished(target, marker)
         if source is not None and (of_anyone or _is_abandoned(source.name, os.getpid())):

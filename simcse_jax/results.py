@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,15 +32,27 @@ def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class StartScores(NamedTuple):
+    """The scores of the model that training starts from.
+
+    Attributes:
+        dev: those that are measured on the way too.
+        test: those of the end; None where they were not asked for.
+        metric: which of ``dev`` chooses the best model; None where nothing is measured.
+    """
+
+    dev: Mapping[str, float]
+    test: Mapping[str, Any] | None
+    metric: str | None
+
+
 def write_results(
     config: Config,
     scores: Scores,
     fixed: dict[str, Any],
     result: FitResult,
     seconds: float,
-    dev_before: Mapping[str, float],
-    before: Mapping[str, Any] | None,
-    best_metric: str | None,
+    start: StartScores,
     card: Callable[[hub.Outcome], str],
 ) -> dict[str, Any]:
     """Score the best and the last model, and write their cards and ``results.json``.
@@ -63,11 +75,11 @@ def write_results(
         "python": platform.python_version(),
         "steps": result.step,
         "train_seconds": seconds,
-        "dev_metric": best_metric,
-        "dev_before": dev_before.get(best_metric or ""),
+        "dev_metric": start.metric,
+        "dev_before": start.dev.get(start.metric or ""),
         "dev_best": chosen["value"],
         "best_step": chosen["step"],
-        **({} if before is None else {"before": before}),
+        **({} if start.test is None else {"before": start.test}),
         "best": best,
         "last": best if chosen["step"] == result.step else test("last"),
     }

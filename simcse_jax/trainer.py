@@ -41,7 +41,7 @@ from simcse_jax.evaluation.scores import Scores, sts_scores, triplet_scores, wit
 from simcse_jax.extras import needs
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import Model, Sbert
-from simcse_jax.results import close, say, write_results
+from simcse_jax.results import StartScores, close, say, write_results
 from simcse_jax.run_card import training_facts
 from simcse_jax.training import (
     Evaluation,
@@ -378,10 +378,8 @@ def train_seed(
         checkpoints = stack.enter_context(RunCheckpoints(run.output_dir / CHECKPOINTS, fixed))
         checkpoints.check(run.resume)
         start_folder(config)
-        scores_before = score_before(untrained, scores, before) if run.test_before else None
+        start = scores_at_start(config, untrained, scores, before)
         started = time.perf_counter()
-        dev_before = scores.dev(untrained)
-        best_metric = scores.best_metric or next(iter(dev_before), None)
 
         # Loop
         record = stack.enter_context(
@@ -390,16 +388,16 @@ def train_seed(
         result = fit(
             compiled,
             replicate(state, mesh),
-            lambda start: batches.batches(start, total),
+            lambda step: batches.batches(step, total),
             replicate(key, mesh),
             total,
             checkpoints=checkpoints,
             checkpoint_every=run.checkpoint_steps,
             resume=run.resume,
-            evaluation=evaluation_of(config, scores, untrained, best_metric, card),
+            evaluation=evaluation_of(config, scores, untrained, start.metric, card),
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
-            on_start=lambda start: say_start(config, start, total),
+            on_start=lambda step: say_start(config, step, total),
             log_every=5,
             description=f"seed {run.seed}",
         )
@@ -412,9 +410,7 @@ def train_seed(
         for name in ("last",) if result.best else ("last", "best"):
             save_trained(config, untrained, result.state.params, name, card)
     seconds = time.perf_counter() - started
-    return write_results(
-        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric, card
-    )
+    return write_results(config, scores, fixed, result, seconds, start, card)
 
 
 def card_of(encoder: SentenceEncoder, training: hub.Training) -> Card:
@@ -458,6 +454,15 @@ def say_start(config: Config, start: int, total: int) -> None:
         "which --resume (in Python resume=True) continues. The first step is being compiled, which "
         "takes up to a minute on a CPU"
     )
+
+
+def scores_at_start(
+    config: Config, encoder: SentenceEncoder, scores: Scores, known: Before
+) -> StartScores:
+    """Score a model before training, and find what will choose the best one."""
+    test = score_before(encoder, scores, known) if config.run.test_before else None
+    dev = scores.dev(encoder)
+    return StartScores(dev, test, scores.best_metric or next(iter(dev), None))
 
 
 def score_before(encoder: SentenceEncoder, scores: Scores, known: Before) -> Mapping[str, Any]:
@@ -639,10 +644,8 @@ def train_flow_seed(
         return finished
     encoder = frozen_encoder(config)
     start_folder(config)
-    scores_before = score_before(encoder, scores, before) if run.test_before else None
+    start = scores_at_start(config, encoder, scores, before)
     started = time.perf_counter()
-    dev_before = scores.dev(encoder)
-    best_metric = scores.best_metric or next(iter(dev_before), None)
     say(data.text.description)
     vectors = encoder.encode([s for column in data.text.columns for s in column])
     flow = Flow.fit(
@@ -665,12 +668,10 @@ def train_flow_seed(
             fitted.save_pretrained(run.output_dir / name)
             hub.write_card(run.output_dir / name, card(None))
     metrics = dict(scores.dev(fitted))
-    best = {"step": flow.steps, "value": metrics.get(best_metric or ""), "metrics": metrics}
+    best = {"step": flow.steps, "value": metrics.get(start.metric or ""), "metrics": metrics}
     result = FitResult(None, flow.steps, None, best)
     seconds = time.perf_counter() - started
-    return write_results(
-        config, scores, fixed, result, seconds, dev_before, scores_before, best_metric, card
-    )
+    return write_results(config, scores, fixed, result, seconds, start, card)
 
 
 def frozen_encoder(config: Config) -> SentenceEncoder:

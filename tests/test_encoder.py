@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from simcse_jax import SentenceEncoder, cosine_similarity
+from simcse_jax.data.encode_batches import encode_batches, row_counts
 from simcse_jax.data.packing import pack_rows
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.encoder import _row_counts, embed
+from simcse_jax.encoder import embed
 from simcse_jax.hub import find_model
 from simcse_jax.hub.settings import _read_own
 from simcse_jax.models import SentenceModel, one_a_row
@@ -130,15 +131,13 @@ def test_eight_devices_give_the_same(golden):
 
 
 def test_no_more_than_a_dozen_shapes(minilm):
-    from simcse_jax.encoder import _batches
-
     rng = np.random.default_rng(0)
     shapes = set()
     for n in (1, 5, 80, 700, 3000):
         lengths = np.minimum(rng.geometric(0.03, n) + 1, 512)
         ids = [np.zeros(i, np.int32) for i in lengths]
         seen = []
-        for batch, order in _batches(ids, 512, 1024, 1):
+        for batch, order in encode_batches(ids, 512, 1024, 1):
             shapes.add(batch.input_ids.shape)
             seen += order
         assert sorted(seen) == list(range(n))
@@ -148,17 +147,14 @@ def test_no_more_than_a_dozen_shapes(minilm):
 @pytest.mark.parametrize("size", [64, 10_000, 10**9])
 def test_a_batch_is_never_larger_than_the_work(tiny, monkeypatch, size):
     """And the shapes are few: those of the usual batch, of four times it, sixteen times, …"""
-    from simcse_jax import encoder
-
     shapes = []
 
     def recorded(*args):
-        for batch, order in encoder_batches(*args):
+        for batch, order in encode_batches(*args):
             shapes.append(batch.input_ids.shape)
             yield batch, order
 
-    encoder_batches = encoder._batches
-    monkeypatch.setattr(encoder, "_batches", recorded)
+    monkeypatch.setattr("simcse_jax.encoder.encode_batches", recorded)
     tiny.encode(["a dog"], batch_size=size)
     assert shapes == [(1, 64)]
     for n in (100, 300, 1000):
@@ -180,11 +176,11 @@ def test_rows_are_packed_tightly():
 
 def test_rows_are_split_into_few_batch_sizes():
     for rows in range(200):
-        counts = _row_counts(rows, 16, 1)
+        counts = row_counts(rows, 16, 1)
         assert sum(counts) >= rows
         assert sum(counts) < 2 * max(rows, 1)
         assert set(counts) <= {16, 4, 1}
-        assert all(c % 8 == 0 for c in _row_counts(rows, 32, 8))
+        assert all(c % 8 == 0 for c in row_counts(rows, 32, 8))
 
 
 def test_empty_list_and_blank_strings(tiny):

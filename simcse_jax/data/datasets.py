@@ -27,7 +27,7 @@ from simcse_jax.data.senteval import read_stsb
 from simcse_jax.data.tables import check_columns
 from simcse_jax.data.training_text import (
     WHOLE,
-    Choice,
+    ColumnChoice,
     TrainingText,
     read_labelled_nli,
     read_sentences,
@@ -123,10 +123,10 @@ class DataConfig:
         self._check_effect()
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> ColumnChoice:
         """Return which columns are named."""
         names = self.columns if isinstance(self.columns, tuple) else ()
-        return Choice(names, self.label_column, self.score_column, self.highest_score)
+        return ColumnChoice(names, self.label_column, self.score_column, self.highest_score)
 
     def _check_columns(self) -> None:
         """Refuse columns that cannot be trained on together."""
@@ -464,7 +464,7 @@ def _triplet_text(triplets: Sequence[Any], description: str = "") -> TrainingTex
     return TrainingText(tuple(tuple(column) for column in columns), description)
 
 
-def _read_labelled(files: Sequence[Path], choice: Choice) -> TrainingText:
+def _read_labelled(files: Sequence[Path], choice: ColumnChoice) -> TrainingText:
     """Read pairs with their classes: NLI's, or of columns by name.
 
     Raises:

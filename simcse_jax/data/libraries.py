@@ -26,7 +26,7 @@ SPELLINGS = "hf:NAME[/CONFIG][:SPLIT] or tfds:NAME[/CONFIG][:SPLIT]"
 _SAVED = ("state.json", "dataset_dict.json")
 
 
-class Named(NamedTuple):
+class DatasetName(NamedTuple):
     """The parts of a name.
 
     Attributes:
@@ -40,7 +40,7 @@ class Named(NamedTuple):
     split: str
 
 
-def parse(name: str) -> Named | None:
+def parse(name: str) -> DatasetName | None:
     """Take a name apart; None for one of no other library.
 
     Raises:
@@ -53,7 +53,7 @@ def parse(name: str) -> Named | None:
     library, found, split = match.groups()
     if not found or split == "":
         raise ValueError(f"there is no data set {quoted(name)}; it is written {SPELLINGS}")
-    return Named(library, found, split or "")
+    return DatasetName(library, found, split or "")
 
 
 def is_saved(folder: str | Path) -> bool:
@@ -86,7 +86,7 @@ def read_named(name: str, folder: Path | None = None, columns: Sequence[str] = (
     return table
 
 
-def _hugging_face(name: str, parts: Named) -> Any:
+def _hugging_face(name: str, parts: DatasetName) -> Any:
     with needs("datasets"):
         import datasets
     try:
@@ -114,7 +114,9 @@ def _split_of(name: str, data: Any, split: str) -> Any:
     return data[split or "train"]
 
 
-def _tfds_table(name: str, parts: Named, folder: Path | None, columns: Sequence[str]) -> Table:
+def _tfds_table(
+    name: str, parts: DatasetName, folder: Path | None, columns: Sequence[str]
+) -> Table:
     with needs("data"):
         import tensorflow_datasets as tfds
     try:

@@ -126,7 +126,7 @@ class TrainingText:
         return digest.hexdigest()
 
 
-class Choice(NamedTuple):
+class ColumnChoice(NamedTuple):
     """Which columns of a table are trained on, by their names.
 
     Attributes:
@@ -149,12 +149,12 @@ class Choice(NamedTuple):
         return (*self.texts, *others) if self.texts else ()
 
 
-WHOLE = Choice()
+WHOLE = ColumnChoice()
 """The whole of a table, or what is NLI in it."""
 
 
 def read_training_file(
-    path: str | Path | Sequence[str | Path], *, seed: int = 0, choice: Choice = WHOLE
+    path: str | Path | Sequence[str | Path], *, seed: int = 0, choice: ColumnChoice = WHOLE
 ) -> TrainingText:
     """Read what to train on; the number of columns decides what it is (see the module).
 
@@ -177,7 +177,7 @@ def read_training_file(
 
 
 def text_of_table(
-    table: Table, choice: Choice = WHOLE, *, seed: int = 0, labelled: bool = False
+    table: Table, choice: ColumnChoice = WHOLE, *, seed: int = 0, labelled: bool = False
 ) -> TrainingText:
     """Make a training text of a table, as of a file of the same columns.
 
@@ -197,7 +197,7 @@ def text_of_table(
 
 
 def text_of_sentences(
-    sentences: Any, choice: Choice = WHOLE, *, seed: int = 0, labelled: bool = False
+    sentences: Any, choice: ColumnChoice = WHOLE, *, seed: int = 0, labelled: bool = False
 ) -> TrainingText:
     """Make a training text of what Python holds.
 
@@ -291,7 +291,7 @@ def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = N
     return f"{name}: {count} from {width}{named}, each with its {part.label}"
 
 
-def _read(path: Path, choice: Choice = WHOLE) -> _Columns | NliFile:
+def _read(path: Path, choice: ColumnChoice = WHOLE) -> _Columns | NliFile:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path")
     if is_saved(path):
@@ -318,13 +318,13 @@ def _read(path: Path, choice: Choice = WHOLE) -> _Columns | NliFile:
     return _part_of(read_table(path, choice.names), choice)
 
 
-def _part_of(table: Table, choice: Choice) -> _Columns | NliFile:
+def _part_of(table: Table, choice: ColumnChoice) -> _Columns | NliFile:
     if choice == WHOLE and nli_fields(table.names) is not None:
         return nli_examples(table)
     return _table_columns(table, choice)
 
 
-def _table_columns(table: Table, choice: Choice) -> _Columns:
+def _table_columns(table: Table, choice: ColumnChoice) -> _Columns:
     label = choice.label if choice.score is None else choice.score
     place = None if label is None else table.column(label)
     names = choice.texts or tuple(name for name in table.names if name != label)
@@ -375,7 +375,7 @@ def _check_is_text(table: Table, name: str, texts: Sequence[str]) -> None:
 _NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)?\s*")
 
 
-def _label(table: Table, row: int, column: int, choice: Choice) -> int | float | None:
+def _label(table: Table, row: int, column: int, choice: ColumnChoice) -> int | float | None:
     """The class of a row, or its similarity; None where it has no class."""
     cell = table.rows[row][column]
     if choice.score is None:
@@ -488,7 +488,9 @@ def labelled_nli(examples: Sequence[NliExample], names: str, unlabelled: int = 0
     return TrainingText(columns, description, labels)
 
 
-def read_sentences(path: str | Path | Sequence[str | Path], *, choice: Choice = WHOLE) -> list[str]:
+def read_sentences(
+    path: str | Path | Sequence[str | Path], *, choice: ColumnChoice = WHOLE
+) -> list[str]:
     """Read every sentence of one or several files, whatever its label, to fit a transform to.
 
     Args:

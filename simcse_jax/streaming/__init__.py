@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from simcse_jax.encoder import fingerprint
 from simcse_jax.streaming.corpus import encode_source, shard_of, share_of
-from simcse_jax.streaming.output import Unfinished, unfinished
+from simcse_jax.streaming.output import PartialOutput, partial_output
 from simcse_jax.streaming.sources import Source, open_source
 
 __all__ = [
+    "PartialOutput",
     "Source",
-    "Unfinished",
     "encode_source",
     "fingerprint",
     "open_source",
+    "partial_output",
     "shard_of",
     "share_of",
-    "unfinished",
 ]

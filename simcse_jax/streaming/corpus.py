@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import sys
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,16 @@ from simcse_jax import __version__
 from simcse_jax.checks import listed
 from simcse_jax.encoder import SentenceEncoder, fingerprint
 from simcse_jax.io import spoken
-from simcse_jax.streaming.output import Unfinished
+from simcse_jax.progress import Progress
+from simcse_jax.streaming.output import PartialOutput
 from simcse_jax.streaming.sinks import NpyFile, ParquetFile, Sink
 from simcse_jax.streaming.sources import Piece, Source
-
-# Where standard error is no terminal, a line of progress is written so often.
-LINE_SECONDS = 60
 
 
 def encode_source(
     encoder: SentenceEncoder,
     source: Source,
-    part: Unfinished,
+    part: PartialOutput,
     *,
     start: int = 0,
     stop: int | None = None,
@@ -50,7 +47,7 @@ def encode_source(
     Args:
         encoder: the model.
         source: where the text is read.
-        part: the output, from `simcse_jax.streaming.unfinished`.
+        part: the output, from `simcse_jax.streaming.partial_output`.
         start: the first row.
         stop: the row after the last; default: all.
         batch_size: as in `SentenceEncoder.encode`.
@@ -103,13 +100,14 @@ def encode_source(
             file.write(data)
             checksum = zlib.crc32(data, checksum)
 
-        with _Progress(total, done, show_progress) as progress:
+        show = None if show_progress else False
+        with Progress("encode", total, done, show, unit=" sentences", delay=1) as progress:
             for vectors in encoder.encode_stream(
                 sentences(),
                 chunk_size=source.piece_rows,
                 batch_size=batch_size,
                 normalize=normalize,
-                on_progress=progress.update,
+                on_progress=_teller(progress, total),
             ):
                 piece, read = waiting.popleft()
                 append(piece, vectors)
@@ -159,7 +157,7 @@ def _settings(
     }
 
 
-def _check_settings(part: Unfinished, now: Mapping[str, Any]) -> None:
+def _check_settings(part: PartialOutput, now: Mapping[str, Any]) -> None:
     assert part.record is not None
     before = part.record["settings"]
     for name, value in now.items():
@@ -172,7 +170,7 @@ def _check_settings(part: Unfinished, now: Mapping[str, Any]) -> None:
             )
 
 
-def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: Unfinished) -> None:
+def _read_again(pieces: Iterator[Piece], digest: Any, source: Source, part: PartialOutput) -> None:
     """Read what the rows that are done were made of, and see that it is the same."""
     assert part.record is not None
     rows = 0
@@ -194,45 +192,21 @@ def _add(digest: Any, piece: Piece) -> None:
     digest.update(piece.columns)
 
 
-# ---------------------------------------------------------------------------------------------
-# Progress
-# ---------------------------------------------------------------------------------------------
+def _teller(progress: Progress, total: int | None) -> Callable[[int], None]:
+    """Return what tells of sentences that are done: how fast, and how long the rest takes."""
+    start, began = progress.done, time.monotonic()
 
+    def tell(sentences: int) -> None:
+        progress.update(sentences)
+        if not progress.line_is_due:
+            return
+        rate = (progress.done - start) / (time.monotonic() - began)
+        if total is None:
+            progress.write_line(f"{progress.done:,} sentences, {rate:,.0f}/s")
+        else:
+            left = tqdm.format_interval((total - progress.done) / rate)
+            progress.write_line(
+                f"{progress.done:,} of {total:,} sentences, {rate:,.0f}/s, {left} left"
+            )
 
-class _Progress:
-    """How far it is: a bar at a terminal, elsewhere a line a minute."""
-
-    def __init__(self, total: int | None, start: int, show: bool):
-        self._lines = show and not sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            initial=start,
-            desc="encode",
-            unit=" sentences",
-            delay=1,
-            disable=self._lines or not show,
-        )
-        self._total, self._start, self._done = total, start, start
-        self._began = self._said = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self, sentences: int) -> None:
-        """Tell that so many more are done."""
-        self._bar.update(sentences)
-        self._done += sentences
-        now = time.monotonic()
-        if self._lines and now - self._said >= LINE_SECONDS:
-            self._said = now
-            print(self._line(now - self._began), file=sys.stderr, flush=True)
-
-    def _line(self, seconds: float) -> str:
-        rate = (self._done - self._start) / seconds
-        if self._total is None:
-            return f"encode: {self._done:,} sentences, {rate:,.0f}/s"
-        left = tqdm.format_interval((self._total - self._done) / rate)
-        return f"encode: {self._done:,} of {self._total:,} sentences, {rate:,.0f}/s, {left} left"
+    return tell

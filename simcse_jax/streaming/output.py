@@ -52,7 +52,7 @@ _BLOCK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Unfinished:
+class PartialOutput:
     """A folder that this process holds, for what is written until an output is whole.
 
     Attributes:
@@ -130,7 +130,7 @@ class Unfinished:
 
 
 @contextmanager
-def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator[Unfinished]:
+def partial_output(output: str | os.PathLike[str], resume: bool = False) -> Iterator[PartialOutput]:
     """Hold an output until it is whole.
 
     If the block fails, the progress that was kept by then stays, for a later process to go on with;
@@ -155,7 +155,7 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
         if resume:
             raise ValueError(f"{target} is no regular file; leave --resume out, or give a file")
         with written_file(target) as temporary:
-            yield Unfinished(temporary, temporary.parent, resumable=False)
+            yield PartialOutput(temporary, temporary.parent, resumable=False)
         return
     target = Path(os.path.realpath(target))
     try:  # whether it may have this name, before folders are made: theirs are shorter
@@ -177,7 +177,7 @@ def unfinished(output: str | os.PathLike[str], resume: bool = False) -> Iterator
                 f"{target} was begun and is at row {record['rows']:,}; go on with --resume, or "
                 f"delete {folder} to begin anew"
             )
-        part = Unfinished(target, folder, record)
+        part = PartialOutput(target, folder, record)
         try:
             with naming(target):
                 if record is None:

@@ -56,36 +56,53 @@ def grad_cache(objective: Objective, chunks: int) -> ValueAndGradient:
         pieces = split_shards(batch, chunks)
         count = _token_count(objective, batch, keys, pieces)
         vectors = lax.map(lambda piece: objective.embed(params, piece, keys), pieces)
+        metrics, gradient, d_vectors = _of_vectors(objective, params, vectors, batch)
 
-        def of_vectors(params: Params, vectors: Any) -> tuple[Float[Array, ""], Metrics]:
-            joined = jax.tree.map(lambda x: lax.collapse(x, 0, 2), vectors)
-            return objective.loss(params, joined, batch)
-
-        (loss, metrics), (gradient, d_vectors) = jax.value_and_grad(of_vectors, (0, 1), True)(
-            params, vectors
-        )
-
-        def of_chunk(carry: Any, chunk: Any) -> tuple[Any, None]:
+        def add_chunk(sums: Any, chunk: Any) -> tuple[Any, None]:
             piece, d_piece = chunk
+            own = _of_chunk(objective, params, piece, d_piece, keys, count)
+            return jax.tree.map(jnp.add, sums, own), None
 
-            def surrogate(params: Params) -> tuple[Float[Array, ""], Any]:
-                more = _token_loss(objective, params, piece, keys, count)
-                products = jax.tree.map(
-                    lambda z, d_z: jnp.vdot(z, d_z, precision=lax.Precision.HIGHEST),
-                    objective.embed(params, piece, keys),
-                    d_piece,
-                )
-                return sum(jax.tree.leaves(products), more[0]), more
-
-            d_params, more = jax.grad(surrogate, has_aux=True)(params)
-            return jax.tree.map(jnp.add, carry, (d_params, more)), None
-
-        zeros = jax.eval_shape(lambda: _token_loss(objective, params, batch, keys, count))
-        start = (gradient, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros))
-        (gradient, (more, token_metrics)), _ = lax.scan(of_chunk, start, (pieces, d_vectors))
-        return {"loss": loss + more, **metrics, **token_metrics}, gradient
+        shapes = jax.eval_shape(lambda: _token_loss(objective, params, batch, keys, count))
+        start = (gradient, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+        (gradient, (more, token_metrics)), _ = lax.scan(add_chunk, start, (pieces, d_vectors))
+        return {**metrics, **token_metrics, "loss": metrics["loss"] + more}, gradient
 
     return compute
+
+
+def _of_vectors(
+    objective: Objective, params: Params, vectors: Any, batch: Any
+) -> tuple[Metrics, Params, Any]:
+    """Return the metrics of all chunks' vectors, and the gradients of parameters and vectors."""
+
+    def loss(params: Params, vectors: Any) -> tuple[Float[Array, ""], Metrics]:
+        joined = jax.tree.map(lambda x: lax.collapse(x, 0, 2), vectors)
+        return objective.loss(params, joined, batch)
+
+    differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (value, metrics), (gradient, d_vectors) = differentiate(params, vectors)
+    return {"loss": value, **metrics}, gradient, d_vectors
+
+
+def _of_chunk(
+    objective: Objective, params: Params, chunk: Any, d_vectors: Any, keys: Keys, count: Array
+) -> tuple[Params, tuple[Float[Array, ""], Metrics]]:
+    """Carry the gradient of a chunk's vectors on to the parameters, and add its tokens' loss.
+
+    What is differentiated is the product of the vectors with their gradient, which is a constant.
+    """
+
+    def surrogate(params: Params) -> tuple[Float[Array, ""], Any]:
+        more = _token_loss(objective, params, chunk, keys, count)
+        products = jax.tree.map(
+            lambda z, d_z: jnp.vdot(z, d_z, precision=lax.Precision.HIGHEST),
+            objective.embed(params, chunk, keys),
+            d_vectors,
+        )
+        return sum(jax.tree.leaves(products), more[0]), more
+
+    return jax.grad(surrogate, has_aux=True)(params)
 
 
 def _token_count(objective: Objective, batch: Any, keys: Keys, pieces: Any = None) -> Array:

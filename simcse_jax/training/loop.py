@@ -20,16 +20,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
-from tqdm import tqdm
 
 from simcse_jax.checks import check_count
 from simcse_jax.io import open_data, write_text
+from simcse_jax.progress import Progress
 from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableCheckpoint
 from simcse_jax.training.devices import CompiledStep
 
 log = logging.getLogger(__name__)
-# Where there is no bar, a line is written at least so often.
-LINE_SECONDS = 60
 
 
 @runtime_checkable
@@ -149,14 +147,15 @@ def fit(
     with (
         records,
         _Signals() as signals,
-        _Progress(total_steps, start, description, progress) as shown,
+        Progress(description, total_steps, start, progress, unit="step") as bar,
         contextlib.closing(_source(batches, start, total_steps)) as source,
     ):
+        shown = _Shown(bar, total_steps)
         for batch in source:
             state, measured = step(state, batch, key)
             done += 1
             metrics.add(done, measured, _sentences(batch) * jax.process_count())
-            shown.update()
+            bar.update()
             last = done == total_steps
             due = evaluation is not None and (last or done % evaluation.every == 0)
             regular = last or done % checkpoint_every == 0
@@ -164,12 +163,12 @@ def fit(
             # Several processes must leave at the same step; asking them all costs a little.
             stop = signals.everywhere() if logged else signals.here()
             if logged or stop:
-                shown.tell(done, metrics.flush())
+                shown.metrics(done, metrics.flush())
             if due:
                 assert evaluation is not None
                 with metrics.paused():
                     best, values = _evaluate(evaluation, state.params, done, best, records)
-                shown.tell_scores(done, values)
+                shown.scores(done, values)
             if (regular or stop) and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
@@ -270,49 +269,28 @@ def _source(batches: Batches, start: int, total_steps: int) -> Generator[Any, No
             close()
 
 
-class _Progress:
-    """How far the run is: a bar at a terminal; else a line at an evaluation and every minute."""
+class _Shown:
+    """What is shown of a run: the newest metrics, and the scores of each evaluation."""
 
-    def __init__(self, total: int, start: int, description: str, progress: bool | None):
-        self._lines = progress is None and not sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            initial=start,
-            desc=description,
-            unit="step",
-            disable=self._lines or progress is False,
-        )
-        self._of = f"of {total}"
-        self._description = description
+    def __init__(self, progress: Progress, total: int):
+        self._progress = progress
+        self._total = total
         self._last: dict[str, str] = {}
-        self._clock = time.monotonic()
 
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self) -> None:
-        self._bar.update()
-
-    def tell(self, step: int, values: dict[str, str]) -> None:
+    def metrics(self, step: int, values: dict[str, str]) -> None:
         """Show the newest metrics."""
         self._last = values
-        self._bar.set_postfix(values, refresh=False)
-        if time.monotonic() - self._clock >= LINE_SECONDS:
+        self._progress.show_values(values)
+        if self._progress.line_is_due:
             self._line(step, values)
 
-    def tell_scores(self, step: int, scores: Mapping[str, float]) -> None:
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
         """Show the scores of an evaluation, beside the newest metrics."""
         self._line(step, self._last | {name: f"{value:.2f}" for name, value in scores.items()})
 
     def _line(self, step: int, values: Mapping[str, str]) -> None:
-        self._clock = time.monotonic()
-        if self._lines:
-            said = ", ".join(f"{name} {value}" for name, value in values.items())
-            line = f"{self._description}: step {step} {self._of}, {said}"
-            print(line, file=sys.stderr, flush=True)
+        said = ", ".join(f"{name} {value}" for name, value in values.items())
+        self._progress.write_line(f"step {step} of {self._total}, {said}")
 
 
 class _Metrics:

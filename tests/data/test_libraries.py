@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from simcse_jax.data.datasets import DataConfig, load_training_data
-from simcse_jax.data.libraries import Named, parse, read_named
+from simcse_jax.data.libraries import DatasetName, parse, read_named
 from simcse_jax.data.pairs import read_pairs
 from simcse_jax.data.training_text import read_training_file
 
@@ -49,10 +49,10 @@ def prepared(tmp_path_factory):
 
 def test_names_are_taken_apart():
     assert parse("stsb") is None
-    assert parse("hf:snli") == Named("hf:", "snli", "")
-    assert parse("hf:a/b/c:train[:10]") == Named("hf:", "a/b/c", "train[:10]")
-    assert parse("tfds:snli:1.1.0") == Named("tfds:", "snli:1.1.0", "")
-    assert parse("tfds:glue/stsb:1.*.*:test") == Named("tfds:", "glue/stsb:1.*.*", "test")
+    assert parse("hf:snli") == DatasetName("hf:", "snli", "")
+    assert parse("hf:a/b/c:train[:10]") == DatasetName("hf:", "a/b/c", "train[:10]")
+    assert parse("tfds:snli:1.1.0") == DatasetName("tfds:", "snli:1.1.0", "")
+    assert parse("tfds:glue/stsb:1.*.*:test") == DatasetName("tfds:", "glue/stsb:1.*.*", "test")
     for name in ("hf:", "tfds::train", "hf:snli:"):
         with pytest.raises(ValueError, match=r"written hf:NAME\[/CONFIG\]\[:SPLIT\] or tfds:"):
             parse(name)

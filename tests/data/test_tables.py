@@ -12,7 +12,7 @@ import pytest
 from simcse_jax.data.pairs import read_pairs
 from simcse_jax.data.tables import SUFFIXES, read_table, table_of
 from simcse_jax.data.training_text import (
-    Choice,
+    ColumnChoice,
     read_sentences,
     read_training_file,
     text_of_sentences,
@@ -117,7 +117,7 @@ def from_everywhere(folder, choice):
 )
 def test_the_same_columns_by_name_from_everywhere(tmp_path, named, labels):
     prints = set()
-    for where, text in from_everywhere(tmp_path, Choice(TEXTS, **named)):
+    for where, text in from_everywhere(tmp_path, ColumnChoice(TEXTS, **named)):
         assert text.columns == FOUND, where
         assert text.labels == labels
         assert [type(x) for x in text.labels or ()] == [type(x) for x in labels or ()]
@@ -128,9 +128,9 @@ def test_the_same_columns_by_name_from_everywhere(tmp_path, named, labels):
 
 def test_the_order_of_the_names_is_that_of_the_text(tmp_path):
     path = write(tmp_path, ".parquet")
-    text = read_training_file(path, choice=Choice(TEXTS[::-1]))
+    text = read_training_file(path, choice=ColumnChoice(TEXTS[::-1]))
     assert text.columns == FOUND[::-1]
-    assert read_sentences(path, choice=Choice(TEXTS[:1])) == ["a", "c", "p"]
+    assert read_sentences(path, choice=ColumnChoice(TEXTS[:1])) == ["a", "c", "p"]
 
 
 def test_without_names_what_is_typed_is_read_as_a_file_is(tmp_path):
@@ -154,12 +154,12 @@ def test_without_names_what_is_typed_is_read_as_a_file_is(tmp_path):
 
 def test_classes_are_numbers_or_words_and_some_rows_have_none():
     columns = {"a": list("uvwx"), "b": list("UVWX"), "is": ["-", "entailment", 7.0, "12"]}
-    text = text_of_sentences(columns, Choice(("a", "b"), "is"))
+    text = text_of_sentences(columns, ColumnChoice(("a", "b"), "is"))
     assert (text.columns, text.labels) == ((("v", "w", "x"), ("V", "W", "X")), (0, 7, 12))
     assert "from 2 columns (a, b), each with its class 'is'" in text.description
     assert "1 more without a label left out" in text.description
     # Without names of the texts: all columns but the classes'.
-    assert text_of_sentences(columns, Choice(label="is")).columns == text.columns
+    assert text_of_sentences(columns, ColumnChoice(label="is")).columns == text.columns
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -174,21 +174,53 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, suffi
 @pytest.mark.parametrize(
     ("columns", "choice", "message"),
     [
-        ({"a": ["x"], "b": [1]}, Choice(("a", "b")), r"row 1: 'b' is 1, not a text; make the col"),
-        ({"a": ["x", None]}, Choice(("a",)), r"row 2: 'a' is None, not a text; leave the row out"),
-        ({"a": ["x"], "b": [[0.5]]}, Choice(("a", "b")), r"row 1: 'b' is \[0.5\], not a text"),
-        ({"a": ["x"], "b": ["y"], "l": [0.5]}, Choice(label="l"), r"row 1: the label 0.5 is no cl"),
-        ({"a": ["x"], "b": ["y"], "l": [-2]}, Choice(label="l"), r"row 1: the label -2 is no cl"),
-        ({"a": ["x"], "b": ["y"], "l": [None]}, Choice(label="l"), r"row 1: the label None is no"),
-        ({"a": ["x"], "b": ["y"], "s": [None]}, Choice(score="s"), r"row 1: the score None is not"),
-        ({"a": ["x"], "b": ["y"], "s": [4.0]}, Choice(score="s"), r"row 1: the score 4.0 is bey"),
+        (
+            {"a": ["x"], "b": [1]},
+            ColumnChoice(("a", "b")),
+            r"row 1: 'b' is 1, not a text; make the col",
+        ),
+        (
+            {"a": ["x", None]},
+            ColumnChoice(("a",)),
+            r"row 2: 'a' is None, not a text; leave the row out",
+        ),
+        (
+            {"a": ["x"], "b": [[0.5]]},
+            ColumnChoice(("a", "b")),
+            r"row 1: 'b' is \[0.5\], not a text",
+        ),
+        (
+            {"a": ["x"], "b": ["y"], "l": [0.5]},
+            ColumnChoice(label="l"),
+            r"row 1: the label 0.5 is no cl",
+        ),
+        (
+            {"a": ["x"], "b": ["y"], "l": [-2]},
+            ColumnChoice(label="l"),
+            r"row 1: the label -2 is no cl",
+        ),
+        (
+            {"a": ["x"], "b": ["y"], "l": [None]},
+            ColumnChoice(label="l"),
+            r"row 1: the label None is no",
+        ),
+        (
+            {"a": ["x"], "b": ["y"], "s": [None]},
+            ColumnChoice(score="s"),
+            r"row 1: the score None is not",
+        ),
+        (
+            {"a": ["x"], "b": ["y"], "s": [4.0]},
+            ColumnChoice(score="s"),
+            r"row 1: the score 4.0 is bey",
+        ),
         (
             {"a": list("xy"), "s": [True, False]},
-            Choice(score="s"),
+            ColumnChoice(score="s"),
             r"row 1: the score True is not",
         ),
-        ({c: [c] for c in "abcd"}, Choice(), r": 4 columns \(a, b, c, d\), which is neither"),
-        ({"a": ["x"], "score": [0.5]}, Choice(), r": the column 'score' holds no sentences"),
+        ({c: [c] for c in "abcd"}, ColumnChoice(), r": 4 columns \(a, b, c, d\), which is neither"),
+        ({"a": ["x"], "score": [0.5]}, ColumnChoice(), r": the column 'score' holds no sentences"),
     ],
 )
 def test_cells_that_are_not_what_they_should_be(tmp_path, columns, choice, message):
@@ -246,18 +278,18 @@ def test_what_is_no_table():
     with pytest.raises(ValueError, match="sentences, row 2: 'b' is new, for the first row has the"):
         text_of_sentences(rows)
     with pytest.raises(ValueError, match="sentences, row 3: 'a' is missing, for it was asked for"):
-        text_of_sentences(rows, Choice(("a",)))
+        text_of_sentences(rows, ColumnChoice(("a",)))
     with pytest.raises(ValueError, match="row 2: 'x' has no names, as others have"):
         text_of_sentences([{"a": "x"}, "x"])
     with pytest.raises(ValueError, match="columns are named, but sentences has none by name"):
-        text_of_sentences(["a"], Choice(("text",)))
+        text_of_sentences(["a"], ColumnChoice(("text",)))
     assert table_of(["a", "b"], "sentences") is None
 
 
 def test_text_without_names_has_no_columns_by_name(tmp_path):
     (tmp_path / "x.txt").write_text("a\n")
     with pytest.raises(ValueError, match=r"x\.txt has no columns by name, as \.csv, \.tsv"):
-        read_training_file(tmp_path / "x.txt", choice=Choice(("text",)))
+        read_training_file(tmp_path / "x.txt", choice=ColumnChoice(("text",)))
 
 
 def test_pairs_to_evaluate_on_from_everywhere(tmp_path):

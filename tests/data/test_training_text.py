@@ -4,7 +4,7 @@ import pytest
 
 from simcse_jax.data.training_text import (
     NLI_LABELS,
-    Choice,
+    ColumnChoice,
     TrainingText,
     read_labelled_nli,
     read_sentences,
@@ -265,4 +265,4 @@ def test_numbers_and_labels_are_no_sentences(tmp_path, rows, columns, message):
     file = tmp_path / "rows.csv"
     file.write_text("\n".join(rows) + "\n")
     with pytest.raises(ValueError, match=message):
-        read_training_file(file, choice=Choice(columns))
+        read_training_file(file, choice=ColumnChoice(columns))

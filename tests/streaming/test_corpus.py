@@ -20,7 +20,7 @@ from tiny_data import SENTENCES
 from simcse_jax import SentenceEncoder, Whitening, streaming
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.process import Interrupted, Terminated
-from simcse_jax.streaming import corpus, encode_source, fingerprint, open_source, unfinished
+from simcse_jax.streaming import encode_source, fingerprint, open_source, partial_output
 from simcse_jax.streaming import output as output_module
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def text(tmp_path):
 
 def encode(encoder, path, output, resume=False, **options):
     source = open_source(str(path), piece_rows=ROWS)
-    with unfinished(output, resume) as part:
+    with partial_output(output, resume) as part:
         return encode_source(encoder, source, part, **options)
 
 
@@ -112,7 +112,7 @@ def test_parquet_has_the_columns_of_the_input(tiny, tmp_path):
 
 # Before which call of what, and how many rows are done by then.
 MOMENTS = {
-    "in the middle": (streaming.Unfinished, "keep", 5, 24),
+    "in the middle": (streaming.PartialOutput, "keep", 5, 24),
     "while the progress is written": (os, "replace", 4, 16),
     "before the output is in its place": (os, "replace", 9, 56),
     "once the output is in its place": (output_module, "_clear", 1, None),
@@ -153,13 +153,13 @@ def test_a_real_kill(tiny, golden, tmp_path, text):
     code = f"""
 import os, signal
 from simcse_jax import cli, streaming
-real_source, real_keep = streaming.open_source, streaming.Unfinished.keep
+real_source, real_keep = streaming.open_source, streaming.PartialOutput.keep
 streaming.open_source = lambda path, column: real_source(path, column, {ROWS})
 def keep(part, settings, rows, *rest):
     real_keep(part, settings, rows, *rest)
     if rows == 24:
         os.kill(os.getpid(), signal.SIGKILL)
-streaming.Unfinished.keep = keep
+streaming.PartialOutput.keep = keep
 cli.main({command!r})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -266,14 +266,14 @@ def test_a_mistake_late_in_the_input_costs_nothing_that_was_done(tiny, tmp_path)
     ("error", "by", "code"), [(Terminated(), "SIGTERM", 143), (KeyboardInterrupt(), "Ctrl-C", 130)]
 )
 def test_a_signal_says_how_far_it_came(tiny, tmp_path, text, monkeypatch, error, by, code):
-    real = streaming.Unfinished.keep
+    real = streaming.PartialOutput.keep
 
     def keep(part, settings, rows, *rest):
         real(part, settings, rows, *rest)
         if rows == 24:
             raise error
 
-    monkeypatch.setattr(streaming.Unfinished, "keep", keep)
+    monkeypatch.setattr(streaming.PartialOutput, "keep", keep)
     message = f"stopped by {by} when 24 rows of .*v.npy were done; the same command goes on"
     with pytest.raises(Interrupted, match=message) as stop:
         encode(tiny, text, tmp_path / "v.npy")
@@ -281,7 +281,7 @@ def test_a_signal_says_how_far_it_came(tiny, tmp_path, text, monkeypatch, error,
 
 
 def test_of_two_that_write_at_once_the_second_is_refused(tiny, tmp_path, text):
-    with unfinished(tmp_path / "v.npy"):
+    with partial_output(tmp_path / "v.npy"):
         with pytest.raises(FileExistsError, match=r"another process is writing .*v\.npy; wait"):
             encode(tiny, text, tmp_path / "v.npy")
         assert encode(tiny, text, tmp_path / "other.npy") == 60
@@ -302,14 +302,14 @@ def test_what_others_put_there_is_not_touched(tmp_path):
     ):
         (folder / name).write_text(content)
         with pytest.raises(FileExistsError, match=f"{name} is not of an encoding that was begun"):  # noqa: SIM117
-            with unfinished(tmp_path / "v.npy", resume=True):
+            with partial_output(tmp_path / "v.npy", resume=True):
                 pytest.fail("it began")
         assert (folder / name).read_text() == content
         (folder / name).unlink()
     for name in ("vectors", "whole", "progress.json"):
         (folder / name).mkdir()
         with pytest.raises(FileExistsError, match=f"{name} is not of an encoding"):  # noqa: SIM117
-            with unfinished(tmp_path / "v.npy"):
+            with partial_output(tmp_path / "v.npy"):
                 pytest.fail("it began")
         (folder / name).rmdir()
     folder.rename(tmp_path / "users")
@@ -317,7 +317,7 @@ def test_what_others_put_there_is_not_touched(tmp_path):
     for make in (lambda: folder.symlink_to("users"), lambda: folder.write_text("mine")):
         make()
         with pytest.raises(FileExistsError, match="part is a link or a file, .* move it away"):  # noqa: SIM117
-            with unfinished(tmp_path / "v.npy"):
+            with partial_output(tmp_path / "v.npy"):
                 pytest.fail("it began")
         folder.unlink()
     assert (tmp_path / "users" / "vectors").read_text() == "mine"
@@ -356,7 +356,7 @@ def test_what_was_damaged_is_never_gone_on_with(tiny, tmp_path, text, ending):
 
 
 def test_what_was_killed_before_its_first_rows_is_begun_anew(tiny, tmp_path, text):
-    with killed(streaming.Unfinished, "keep", 2):
+    with killed(streaming.PartialOutput, "keep", 2):
         encode(tiny, text, tmp_path / "v.npy")
     assert names(tmp_path / ".v.npy.part") == ["progress.json", "vectors"]
     encode(tiny, text, tmp_path / "v.npy")
@@ -433,7 +433,7 @@ def test_shares_cover_the_rows():
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     tiny, text, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(corpus, "LINE_SECONDS", 0)
+    monkeypatch.setattr("simcse_jax.progress.LINE_SECONDS", 0)
     encode(tiny, text, tmp_path / "v.npy")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 8
@@ -461,7 +461,7 @@ def test_a_million_lines_need_the_memory_of_a_few_pieces(tiny, tmp_path, monkeyp
         yield list(range(len(ids))), np.ones((len(ids), 32), np.float32)
 
     monkeypatch.setattr(SentenceEncoder, "_embed_chunk", numbers)
-    with unfinished(tmp_path / "v.npy") as part:
+    with partial_output(tmp_path / "v.npy") as part:
         assert encode_source(tiny, open_source(str(path)), part) == 1_000_000
     assert len(sizes) == 62
     assert max(sizes) - sizes[3] < 30e6
@@ -471,11 +471,11 @@ def test_a_million_lines_need_the_memory_of_a_few_pieces(tiny, tmp_path, monkeyp
 def test_a_share_that_is_done_is_not_taken_for_a_longer_one(tiny, text, tmp_path):
     """As it would be where the input grew, and with it each process' share."""
     source = open_source(str(text), piece_rows=ROWS)
-    with contextlib.suppress(Killed), unfinished(tmp_path / "v.npy", False) as part:
+    with contextlib.suppress(Killed), partial_output(tmp_path / "v.npy", False) as part:
         encode_source(tiny, source, part, start=0, stop=16, keep_progress=True)
         raise Killed
     with (
         pytest.raises(ValueError, match=r"another share \(rows 0 to 16 then, rows 0 to 24 now\)"),
-        unfinished(tmp_path / "v.npy", True) as part,
+        partial_output(tmp_path / "v.npy", True) as part,
     ):
         encode_source(tiny, source, part, start=0, stop=24, keep_progress=True)

@@ -22,7 +22,6 @@ from simcse_jax.training import (
     TrainState,
     compile_step,
     fit,
-    loop,
     make_mesh,
     make_optimizer,
     make_step,
@@ -379,7 +378,7 @@ def test_without_a_terminal_an_evaluation_is_a_line(run_line, capsys, monkeypatc
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert re.match(r"seed 1: step 5 of 10, loss \d+\.\d+, speed \d+/s, score 0\.25$", said[0])
-    monkeypatch.setattr(loop, "LINE_SECONDS", 0)
+    monkeypatch.setattr("simcse_jax.progress.LINE_SECONDS", 0)
     run_line(progress=None, log_every=4)
     said = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in said] == [f"train: step {i} of 10" for i in (4, 8, 10)]

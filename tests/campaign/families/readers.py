@@ -27,7 +27,7 @@ from simcse_jax.data.pairs import read_pairs
 from simcse_jax.data.senteval import read_sickr, read_sts, read_stsb
 from simcse_jax.data.tables import read_table
 from simcse_jax.data.training_text import (
-    Choice,
+    ColumnChoice,
     read_labelled_nli,
     read_sentences,
     read_training_file,
@@ -332,7 +332,7 @@ def article_rows(found: Any) -> list[Any]:
     ]
 
 
-BY_NAME = Choice(("hard_neg", "sent0"))
+BY_NAME = ColumnChoice(("hard_neg", "sent0"))
 SCORED = ("one", "two", "score")
 TRANSFER = ("MR", "SUBJ", "SST2", "TREC", "MRPC")
 

@@ -1,0 +1,51 @@
+"""Sentences as callers hand them over: strings, lists, arrays, columns of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from simcse_jax.checks import check_unmasked
+
+
+def as_list(sentences: Iterable[str]) -> list[str]:
+    """Return sentences as a list of strings: out of a list, an array, a Series, or an iterable.
+
+    Raises:
+        TypeError: it holds something else, or the array is no column.
+    """
+    if hasattr(sentences, "__array__"):
+        check_unmasked("sentences", sentences)
+        array = np.asarray(sentences)
+        if array.ndim != 1:
+            raise TypeError(f"sentences must be one column of text, got shape {array.shape}")
+        sentences = array.tolist()
+    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+        raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
+    listed = list(sentences)
+    check_strings(listed)
+    return listed
+
+
+def check_strings(sentences: list[Any], start: int = 0) -> None:
+    """Raise a TypeError for what is no string; sentences are counted from ``start``."""
+    for i, sentence in enumerate(sentences, start):
+        if not isinstance(sentence, str):
+            raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
+
+
+def places_of(distinct: list[str], sentences: list[str]) -> list[int]:
+    """Return where each sentence stands among the distinct ones."""
+    index = {sentence: i for i, sentence in enumerate(distinct)}
+    return [index[sentence] for sentence in sentences]
+
+
+def is_text(x: Any) -> TypeGuard[str | Iterable[str]]:
+    """Tell sentences from embeddings; an empty list is one of sentences."""
+    if hasattr(x, "__array__"):
+        return np.asarray(x).dtype.kind in "OTU"
+    return isinstance(x, str) or (
+        isinstance(x, Sequence) and (len(x) == 0 or any(isinstance(item, str) for item in x))
+    )
