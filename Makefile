@@ -11,7 +11,7 @@ DATA ?= ../shared/data
 SEED ?= 1
 JOBS ?= 2
 
-.PHONY: demo test test-newest test-oracle fuzz kill lint bench docs clean help
+.PHONY: demo test test-slow test-newest test-oracle fuzz kill lint bench docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,8 +27,11 @@ define pytest
 	XLA_FLAGS="$$fast" $(1)/bin/python -m pytest -n 2 -m
 endef
 
-test: $(VENV)/installed-test ## the tests, without torch
-	$(call pytest,$(VENV)) "not oracle"
+test: $(VENV)/installed-test ## the tests, but for those that are slow or need torch
+	$(call pytest,$(VENV)) "not oracle and not slow"
+
+test-slow: $(VENV)/installed-test ## the slow ones: notebooks, wheels, kills, hostile input, several processes
+	$(call pytest,$(VENV)) "slow and not oracle"
 
 # The other end: the newest Python at hand, which NEWEST=/path/to/python chooses, and the newest
 # versions that our requirements allow. The first that runs is taken; pyenv's need not be on the PATH.
