@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -333,7 +334,9 @@ def _redirect_runtime(log: int) -> None:
 
 
 def _end_with_parent(parent: socket.socket, log: Path) -> None:
-    parent.recv(1)  # returns when the parent has ended
+    # It returns when the parent has ended, or is an error where that has not read what it was told.
+    with suppress(OSError):
+        parent.recv(1)
     log.unlink(missing_ok=True)
     os._exit(1)
 
