@@ -1,21 +1,27 @@
 """README and docs: their snippets run, their commands parse, their tables are what was measured."""
 
 import importlib
+import itertools
+import json
 import re
 import shlex
+import shutil
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tyro
 from tiny_data import THINGS, VERBS, WORDS
 
 import simcse_jax
 from simcse_jax import SentenceEncoder, cli, hosts, hub, trainer
-from simcse_jax.data import wikipedia
+from simcse_jax.data import datasets, wikipedia
+from simcse_jax.data.tables import table_of
 from simcse_jax.training import make_mesh
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +55,11 @@ def lines_of(block):
     return [words for line in joined if (words := shlex.split(line, comments=True))]
 
 
+def methods_commands():
+    """The commands of README's table of methods."""
+    return re.findall(r"\| `([^`|]+)` \|$", fill_tables.methods(), re.MULTILINE)
+
+
 def all_commands():
     """Every command that README, docs and their generated tables have, once, by where it stands."""
     found = {}
@@ -60,7 +71,7 @@ def all_commands():
     for name, made in result_tables.TABLES.items():
         for words in lines_of(made.command):
             found.setdefault(tuple(words), f"the table {name}")
-    for command in re.findall(r"\| `([^`|]+)` \|$", fill_tables.methods(), re.MULTILINE):
+    for command in methods_commands():
         found.setdefault(tuple(shlex.split(command)), "README's methods")
     return found
 
@@ -223,22 +234,90 @@ def test_encode_by_the_command(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(np.load("vectors.npy"), expected, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
-def test_the_first_commands_run(page, tiny_data, golden, tmp_path, monkeypatch, capsys):
-    """In the order of the page; training and what is evaluated are a tiny model's."""
+def own_commands(page):
+    """The console commands of a page that one process can run, in order."""
+    commands = [words for block in blocks(page, "sh") for words in lines_of(block)]
+    if page.name == "README.md":
+        commands += [shlex.split(line) for line in methods_commands()]
+    mine = [words[1:] for words in commands if words[0] == "simcse-jax"]
+    # tests/test_hosts.py runs commands in several processes.
+    return [words for words in mine if "--distributed" not in words]
+
+
+PAGES_WITH_COMMANDS = [page for page in PAGES if own_commands(page)]
+
+
+@pytest.fixture
+def files(tiny_data, tmp_path, monkeypatch):
+    """The files that the pages' commands read, in the working directory."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for name in ("sentences", "corpus", "text", "wiki1m_head", "wiki1m_for_simcse"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(SENTENCES[:64]) + "\n")
+    column = SENTENCES[:64]
+    pq.write_table(pa.table({"body": column}), "corpus.parquet")
+    pq.write_table(pa.table({"text": column}), "reviews.parquet")
+    (tmp_path / "corpus.jsonl").write_text("".join(f'{{"body": "{s}"}}\n' for s in column))
+    pairs = list(itertools.pairwise(column))
+    write = {
+        "pairs.csv": ["question,answer,rating", *(f"{a},{b},{len(a) % 6}" for a, b in pairs)],
+        "pairs.tsv": ["a\tb\tstars", *(f"{a}\t{b}\t{len(a) % 6}" for a, b in pairs)],
+        "quora.csv": ["question1,question2,same", *(f"{a},{b},{len(a) % 2}" for a, b in pairs)],
+        "nli_for_simcse.csv": ["sent0,sent1,hard_neg", *(f"{a},{b},{a} {b}" for a, b in pairs)],
+    }
+    for name, lines in write.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    rows = [
+        {"premise": column[i], "hypothesis": column[(i + k) % 64], "label": label}
+        for i in range(64)
+        for k, label in enumerate(("entailment", "neutral", "contradiction"), 1)
+    ]
+    for name in ("nli", "snli_dev", "mnli_dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = ("premise", "entailment", "contradiction")
+    triplets = [dict(zip(names, (a, b, f"{a} {b}"), strict=True)) for a, b in pairs]
+    (tmp_path / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triplets))
+    (tmp_path / "snli_test").mkdir()
+    for name, field in (("s1", "premise"), ("s2", "hypothesis"), ("labels", "label")):
+        lines = "".join(row[field] + "\n" for row in rows)
+        (tmp_path / "snli_test" / f"{name}.test").write_text(lines)
+
+
+def downloaded(name, folder, columns):
+    """Stand for a data set that is not at hand: text in every column, but for labels."""
+    data = {c: [i % 3 for i in range(64)] if c == "label" else SENTENCES[:64] for c in columns}
+    return table_of(data, name, columns)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*distinct sentences were cut")
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=name_of)
+def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
+    """In the order of the page, of a tiny model, for a step."""
     monkeypatch.setattr(trainer, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
-    (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES[:64]) + "\n")
-    short = ["--model", str(golden / "tiny-bert"), "--max-length", "16", "--max-steps", "1"]
-    also = {"train": [*short, "--batch-size", "8"], "evaluate": ["--tasks", "STS-B"]}
-    commands = [words[1:] for block in blocks(ROOT / page, "sh") for words in lines_of(block)]
-    ours = [words for words in commands if words[0] in ("encode", "train", "evaluate")]
-    assert {words[0] for words in ours} >= {"encode", "train"}
-    for words in ours:
+    monkeypatch.setattr(datasets, "read_named", downloaded)
+    tiny = ["--model", str(golden / "tiny-bert"), "--num-layers", "1"]
+    short = ["--max-length", "16", "--batch-size", "8"]
+    if page.name == "evaluation.md":  # what the pages before it have trained
+        encoder = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+        encoder.save_pretrained("runs/second/best")
+    for words in own_commands(page):
         words = [str(tiny_data) if word == "DATA" else word for word in words]
-        cli.main(words + also.get(words[0], []))
-    assert np.load("vectors.npy").shape[0] == 64
+        more = []
+        if words[0] == "train":
+            more = [*tiny, *short]
+            more += ["--epochs", "1"] if words[1] == "flow" else ["--max-steps", "1"]
+            if words[1].endswith(".py"):  # a paper's, of several seeds and all tasks
+                more += ["--seeds", "0", "--no-all-tasks"]
+        elif words[0] == "evaluate" and "--pairs" not in words:
+            more = ["--tasks", "STS-B"]
+        if "--help" in words:
+            with pytest.raises(SystemExit):
+                cli.main(words)
+        else:
+            cli.main(words + more)
+        if words[0] == "train" and "--output-dir" not in words:  # of each example the same
+            shutil.rmtree(Path("runs") / words[1], ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------
