@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import numbers
@@ -39,6 +40,12 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question for the name that is most like an unknown one; "" where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def listed(names: Iterable[str], most: int = 200) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
-from simcse_jax.checks import check_count, one_line
+from simcse_jax.checks import check_count, did_you_mean, one_line
 from simcse_jax.extras import MissingExtra
 from simcse_jax.io import check_not_input, is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
@@ -306,15 +306,20 @@ def run_command(args: list[str]) -> None:
         command = functools.partial(run_or_explain, lambda: train_command(args[1:]), again)
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"encode": Encode, "train": Train, "evaluate": Evaluate},
+    commands: dict[str, Any] = {"encode": Encode, "train": Train, "evaluate": Evaluate}
+    if args and not args[0].startswith("-") and args[0] not in commands:
+        near = did_you_mean(args[0], commands)
+        _print_error(f"there is no command {args[0]!r}; there are {', '.join(commands)}{near}")
+        raise SystemExit(2)
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        commands,
         prog="simcse-jax",
         description="Encode sentences, train and evaluate their encoders; --version tells which.",
         args=args,
     )
-    if isinstance(command, Encode) and command.processes.distributed and not hosts.is_child():
+    if isinstance(chosen, Encode) and chosen.processes.distributed and not hosts.is_child():
         raise SystemExit(hosts.watch(args))
-    run = functools.partial(run_or_explain, command.run)
+    run = functools.partial(run_or_explain, chosen.run)
     hosts.run_as_child(run) if hosts.is_child() else run()
 
 

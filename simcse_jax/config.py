@@ -24,6 +24,7 @@ from simcse_jax.checks import (
     check_seed,
     check_type,
     check_types,
+    did_you_mean,
     is_of,
     quoted,
 )
@@ -338,7 +339,7 @@ def load_config(name: str | Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no configuration {str(name)!r}: give one of {', '.join(CONFIGS)}, a .json "
-            "file, or a .py file that defines CONFIG"
+            f"file, or a .py file that defines CONFIG{did_you_mean(str(name), CONFIGS)}"
         )
     if path.suffix == ".py":
         config = getattr(_run_file(path), "CONFIG", None)

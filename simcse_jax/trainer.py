@@ -347,6 +347,11 @@ def train_seed(
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     if isinstance(objective, Sbert) and (labels := getattr(text, "labels", None)) is not None:
         objective.check_labels(labels)
+        if 1 < (classes := max(labels) + 1) < objective.num_labels and objective.kind == "softmax":
+            say(
+                f"no example has a label above {classes - 1}, but {objective.num_labels} classes "
+                f"are trained; num_labels {classes} would be as many as there are"
+            )
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
     with naming_text(config):

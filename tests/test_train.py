@@ -425,6 +425,17 @@ def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
         read_classifier(tmp_path)
 
 
+def test_classes_that_no_example_has_are_told_of(make, tmp_path, capsys):
+    pairs = {"a": SENTENCES[:16], "b": SENTENCES[16:32], "same": [0, 1] * 8}
+    options = {"columns": ("a", "b"), "label_column": "same", "max_steps": 1, "batch_size": 8}
+    config = make("sbert_nli", labelled_nli=False, train_files=(), **options)
+    train_seeds(config, sentences=pairs)
+    told = "no example has a label above 1, but 3 classes are trained; num_labels 2 would be as"
+    assert told in " ".join(capsys.readouterr().out.split())
+    train_seeds(replace(config, num_labels=2, output_dir=tmp_path / "two"), sentences=pairs)
+    assert "no example" not in capsys.readouterr().out
+
+
 def test_without_a_test_file_premises_are_held_out(make, tiny_data):
     config = make("sbert_nli", train_files=(tiny_data / "nli.jsonl",))
     whole = read_labelled_nli(config.data.train_files)
@@ -621,6 +632,8 @@ def test_the_command_line_explains_itself(capsys):
     assert "unsup_simcse" in capsys.readouterr().out
     for args, message in (
         (["train", "simce"], "there is no configuration 'simce'"),
+        (["train", "unsup_simce"], "defines CONFIG; did you mean unsup_simcse?"),
+        (["trian", "unsup_simcse"], "no command 'trian'; there are encode, train, evaluate; did"),
         (["train", "--seed", "1"], "the configuration comes first"),
         (["train", "sbert_stsb"], "eval_data is missing"),
         (["train", "mlm", "--train-files"], "--train-files is given without a value; name some"),
