@@ -106,9 +106,10 @@ def train(
     Args:
         config: a configuration, its name (see `simcse_jax.config.CONFIGS`), or its file.
         sentences: what to train on instead of what the configuration says: an iterable of
-            sentences, or of tuples of two (sentence, positive) or three (and a hard negative); or
-            what has columns, such as a `Dataset` of Hugging Face's or a frame of pandas or polars,
-            of which ``columns=("question", "answer")`` are trained on. All of it is read at once.
+            sentences, or of tuples of two (sentence, positive), three (and a hard negative) or more
+            (and several of them); or what has columns, such as a `Dataset` of Hugging Face's or a
+            frame of pandas or polars, of which ``columns=("question", "answer")`` are trained on.
+            All of it is read at once.
         evaluate: measures the model on the way, instead of STS; the first of its numbers chooses
             the best model, higher is better.
         **changes: fields of the configuration by name, such as ``output_dir`` or ``batch_size``.

@@ -186,7 +186,7 @@ ABLATIONS: dict[str, Ablation] = {
                 Row(f"α = {alpha:g}", paper, {"hard_negative_weight": math.log(alpha)})
                 for alpha, paper in {0.5: 86.1, 1.0: 86.2, 2.0: 86.2}.items()
             ),
-            Row("contradiction and neutral", 85.3, not_run="triplets have one hard negative"),
+            Row("contradiction and neutral", 85.3, {"columns": 4}),
         ),
     ),
     "mlm": Ablation(
@@ -227,6 +227,9 @@ class AblationTable:
     """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
     num_layers: int | None = None
     """Keep the model's first so many layers; default: all."""
+    pooling: str | None = None
+    """The pooling of every row that is not about pooling; default: the papers', cls for SimCSE and
+    mean for Sentence-BERT."""
     train_files: tuple[Path, ...] = ()
     """Files of sentences in reading order, a document each; default: the embedded Wikipedia."""
     nli: tuple[Path, ...] = ()
@@ -253,6 +256,7 @@ class AblationTable:
 
 FIELDS = {
     "num_layers": "num_layers",
+    "pooling": "pooling",
     "steps": "max_steps",
     "every": "eval_every",
     "batch_size": "batch_size",
@@ -299,7 +303,7 @@ def missing(data: DataConfig, nli_columns: int) -> str | None:
 
     Args:
         data: of the row.
-        nli_columns: how many columns the triplets of --nli have, 0 where there are none.
+        nli_columns: how many columns the text of --nli can have, 0 where there is none.
     """
     if needs_nli(data) and not nli_columns:
         return "needs --nli"
@@ -390,7 +394,8 @@ def main(settings: AblationTable) -> None:
         preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]
         for preset in settings.presets
     }
-    nli_columns = len(read_training_file(settings.nli).columns) if settings.nli else 0
+    nli = read_training_file(settings.nli, neutral=True) if settings.nli else None
+    nli_columns = 0 if nli is None else len(nli.columns)
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():
         for row, config in rows:

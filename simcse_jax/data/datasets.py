@@ -64,7 +64,8 @@ class DataConfig:
     train_files: tuple[Path, ...] = ()
     """Files to train on: .txt with a sentence a line; or .csv, .tsv, .jsonl or .parquet with one
     column (sentences), two (pairs), three (triplets with a hard negative) or premise, hypothesis
-    and label (NLI, which becomes triplets)."""
+    and label (NLI, which becomes triplets, and with four columns has neutral sentences as second
+    hard negatives)."""
     dataset: str = "embedded_wikipedia"
     """The data set to train on where there are no files: a name of
     simcse_jax.data.datasets.DATASETS, hf:NAME[/CONFIG][:SPLIT] of Hugging Face's datasets (a folder
@@ -77,8 +78,8 @@ class DataConfig:
     test_files: tuple[Path, ...] = ()
     """NLI files for the accuracy of the softmax; default: a tenth of the premises is held out."""
     columns: int | tuple[str, ...] | None = None
-    """Train on the columns of these names: sentence, positive and hard negative in this order. A
-    number: on the first so many."""
+    """Train on the columns of these names: sentence, positive and hard negatives, any number of
+    them, in this order. A number: on the first so many."""
     label_column: str | None = None
     """The column of each pair's class, which Sentence-BERT's softmax learns: numbers from 0 on, or
     the words of NLI."""
@@ -123,6 +124,11 @@ class DataConfig:
         self._check_effect()
 
     @property
+    def neutral(self) -> bool:
+        """Return whether NLI is to have a neutral sentence beside the contradiction."""
+        return self.columns == 4
+
+    @property
     def choice(self) -> ColumnChoice:
         """Return which columns are named."""
         names = self.columns if isinstance(self.columns, tuple) else ()
@@ -132,10 +138,10 @@ class DataConfig:
         """Refuse columns that cannot be trained on together."""
         if isinstance(self.columns, int):
             check_count("columns", self.columns)
-        if isinstance(self.columns, tuple) and not 1 <= len(self.columns) <= 3:
+        if isinstance(self.columns, tuple) and not self.columns:
             raise ValueError(
-                f"columns has {len(self.columns)} names; it must have one (sentences), two (pairs) "
-                "or three (triplets)"
+                "columns has 0 names; it must have one (sentences), two (pairs), three (triplets) "
+                "or more"
             )
         check_positive("highest_score", self.highest_score)
         if self.label_column is not None and self.score_column is not None:
@@ -247,7 +253,8 @@ def given_data(sentences: Any, config: DataConfig, seed: int) -> TrainingData:
         ValueError: what is given is no text, or too few columns.
     """
     seed = seed if config.data_seed is None else config.data_seed
-    text = text_of_sentences(sentences, config.choice, seed=seed, labelled=config.labelled_nli)
+    how: Any = {"seed": seed, "labelled": config.labelled_nli, "neutral": config.neutral}
+    text = text_of_sentences(sentences, config.choice, **how)
     return _first_columns(_with_documents(text, config), config)
 
 
@@ -255,7 +262,7 @@ def _of_files(config: DataConfig, seed: int) -> TrainingData:
     choice = config.choice
     if config.labelled_nli:
         return _labelled(config, _read_labelled(config.train_files, choice))
-    text = read_training_file(config.train_files, seed=seed, choice=choice)
+    text = read_training_file(config.train_files, seed=seed, choice=choice, neutral=config.neutral)
     data = _with_documents(text, config)
     if not data.documents:
         return data
@@ -279,7 +286,8 @@ def _of_library(config: DataConfig, seed: int) -> TrainingData:
             text = builders.load(parts.name, source=source)  # type: ignore[call-overload]
             return TrainingData(text if config.choice == WHOLE else _chosen(text, config))
     table = read_named(name, source, config.choice.names)
-    text = text_of_table(table, config.choice, seed=seed, labelled=config.labelled_nli)
+    how: Any = {"seed": seed, "labelled": config.labelled_nli, "neutral": config.neutral}
+    text = text_of_table(table, config.choice, **how)
     return _with_documents(text, config)
 
 

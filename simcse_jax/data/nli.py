@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from simcse_jax.checks import listed, quoted
 from simcse_jax.data.tables import SUFFIXES, Table, read_table
@@ -50,6 +50,15 @@ class NliTriplet(NamedTuple):
     premise: str
     entailment: str
     contradiction: str
+
+
+class NliQuadruple(NamedTuple):
+    """A triplet, and a sentence that the premise leaves open."""
+
+    premise: str
+    entailment: str
+    contradiction: str
+    neutral: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +174,9 @@ def _read_split(path: Path) -> NliFile:
     return NliFile(tuple(examples), unlabelled)
 
 
-def nli_triplets(examples: Iterable[NliExample], seed: int = 0) -> list[NliTriplet]:
+def nli_triplets(
+    examples: Iterable[NliExample], seed: int = 0, neutral: bool = False
+) -> list[NliTriplet] | list[NliQuadruple]:
     """Make a triplet for each premise with an entailment and a contradiction (SimCSE, section 4.2).
 
     The hypotheses of equal premises are put together, wherever they stand. Where a premise has
@@ -176,6 +187,8 @@ def nli_triplets(examples: Iterable[NliExample], seed: int = 0) -> list[NliTripl
         examples: of any number of files.
         seed: the draw of each premise depends on the seed and the premise alone, so other examples
             do not change it.
+        neutral: add a neutral hypothesis, the second hard negative of the paper's ablation, and
+            leave the premises out that have none. The rest of a triplet is what it is without.
 
     Returns:
         The triplets in the order in which the premises first appear.
@@ -184,11 +197,15 @@ def nli_triplets(examples: Iterable[NliExample], seed: int = 0) -> list[NliTripl
     for example in examples:
         hypotheses = by_premise.setdefault(example.premise, {})
         hypotheses.setdefault(example.label, []).append(example.hypothesis)
-    triplets = []
+    found: list[Any] = []
     for premise, hypotheses in by_premise.items():
         entailed = hypotheses.get("entailment", [])
         contradicted = [h for h in hypotheses.get("contradiction", []) if h not in entailed]
-        if entailed and contradicted:
-            rng = random.Random(f"{seed}\n{premise}")
-            triplets.append(NliTriplet(premise, rng.choice(entailed), rng.choice(contradicted)))
-    return triplets
+        known = (*entailed, *contradicted)
+        open_ = [h for h in hypotheses.get("neutral", []) if h not in known]
+        if not (entailed and contradicted and (open_ or not neutral)):
+            continue
+        rng = random.Random(f"{seed}\n{premise}")
+        triplet = NliTriplet(premise, rng.choice(entailed), rng.choice(contradicted))
+        found.append(NliQuadruple(*triplet, rng.choice(open_)) if neutral else triplet)
+    return found

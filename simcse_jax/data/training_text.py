@@ -1,10 +1,11 @@
-"""What SimCSE trains on: sentences, pairs, or triplets with a hard negative.
+"""What SimCSE trains on: sentences, pairs, or triplets with a hard negative, or with several.
 
 The number of columns decides, as in the authors' code:
 
 - one: sentences; the positive of each is itself under another dropout mask (unsupervised);
 - two: pairs of a sentence and its positive;
-- three: triplets of a sentence, its positive and its hard negative.
+- three: triplets of a sentence, its positive and its hard negative;
+- more: the same with several hard negatives.
 
 A `.txt` file is one column, a sentence a line. `.csv`, `.tsv`, `.jsonl` and `.parquet` have named
 columns, and so has what other libraries hold (`simcse_jax.data.tables`). Which of them are trained
@@ -48,16 +49,19 @@ from simcse_jax.data.nli import (
 from simcse_jax.data.tables import SUFFIXES, Table, read_table, table_of, table_of_rows
 from simcse_jax.io import read_lines
 
-Kind = Literal["sentences", "pairs", "triplets"]
+Kind = Literal["sentences", "pairs", "triplets", "examples"]
 
 NLI_LABELS: tuple[Label, ...] = get_args(Label)
 """The classes of NLI in the order of their numbers, 0, 1 and 2, as on the Hugging Face hub."""
 
 _KINDS: dict[int, Kind] = {1: "sentences", 2: "pairs", 3: "triplets"}
+# More columns are hard negatives.
+_MORE: Kind = "examples"
 _MEANING = {
     "sentences": "each is its own positive (unsupervised)",
     "pairs": "the second is the positive (supervised)",
     "triplets": "the second is the positive, the third the hard negative (supervised)",
+    "examples": "the second is the positive, the others are hard negatives (supervised)",
 }
 # Columns that betray a labelled file, whose third column would be taken for a sentence.
 _NO_TEXT = frozenset({"label", "labels", "gold_label", "score", "similarity", "relatedness_score"})
@@ -65,7 +69,7 @@ _NO_TEXT = frozenset({"label", "labels", "gold_label", "score", "similarity", "r
 
 @dataclass(frozen=True, eq=False)
 class TrainingText:
-    """Rows of one, two or three sentences.
+    """Rows of one, two, three or more sentences.
 
     Attributes:
         columns: the sentences, column by column, all equally many.
@@ -73,7 +77,7 @@ class TrainingText:
         labels: what each row is to be called, class numbers or similarities; None for no labels.
 
     Raises:
-        ValueError: no rows, columns or labels of different lengths, or not one to three columns.
+        ValueError: no rows, no columns, or columns or labels of different lengths.
     """
 
     columns: tuple[tuple[str, ...], ...]
@@ -82,10 +86,10 @@ class TrainingText:
 
     def __post_init__(self) -> None:
         counts = [len(column) for column in self.columns]
-        if len(counts) not in _KINDS:
+        if not counts:
             raise ValueError(
-                f"training text has one column (sentences), two (pairs) or three (triplets), not "
-                f"{len(counts)}"
+                "training text has one column (sentences), two (pairs), three (triplets) or more, "
+                "not 0"
             )
         if min(counts) == 0 or len(set(counts)) > 1:
             raise ValueError(
@@ -103,7 +107,7 @@ class TrainingText:
     @property
     def kind(self) -> Kind:
         """Return what the number of columns makes of it."""
-        return _KINDS[len(self.columns)]
+        return _KINDS.get(len(self.columns), _MORE)
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -130,7 +134,7 @@ class ColumnChoice(NamedTuple):
     """Which columns of a table are trained on, by their names.
 
     Attributes:
-        texts: one to three, in the order sentence, positive, hard negative; default: all but the
+        texts: in the order sentence, positive, hard negatives; default: all but the
             other two.
         label: the column of each row's class, or None.
         score: the column of each row's similarity, or None.
@@ -154,7 +158,11 @@ WHOLE = ColumnChoice()
 
 
 def read_training_file(
-    path: str | Path | Sequence[str | Path], *, seed: int = 0, choice: ColumnChoice = WHOLE
+    path: str | Path | Sequence[str | Path],
+    *,
+    seed: int = 0,
+    choice: ColumnChoice = WHOLE,
+    neutral: bool = False,
 ) -> TrainingText:
     """Read what to train on; the number of columns decides what it is (see the module).
 
@@ -164,6 +172,7 @@ def read_training_file(
             as one. The premises of several NLI files are put together.
         seed: which contradiction (and entailment) is drawn for each premise of NLI files.
         choice: which columns are read, by their names; by default all, or those of NLI.
+        neutral: whether each premise of NLI gets a neutral hypothesis as a second hard negative.
 
     Raises:
         FileNotFoundError: no such file.
@@ -173,11 +182,16 @@ def read_training_file(
     if not paths:
         raise ValueError("no training file was given; name one or more")
     names = " and ".join(p.name for p in paths)
-    return _text_of_parts([_read(p, choice) for p in paths], names, seed)
+    return _text_of_parts([_read(p, choice) for p in paths], names, seed, neutral)
 
 
 def text_of_table(
-    table: Table, choice: ColumnChoice = WHOLE, *, seed: int = 0, labelled: bool = False
+    table: Table,
+    choice: ColumnChoice = WHOLE,
+    *,
+    seed: int = 0,
+    labelled: bool = False,
+    neutral: bool = False,
 ) -> TrainingText:
     """Make a training text of a table, as of a file of the same columns.
 
@@ -186,6 +200,7 @@ def text_of_table(
         choice: which columns are read, by their names; by default all, or those of NLI.
         seed: which contradiction (and entailment) is drawn for each premise of NLI.
         labelled: whether NLI stays pairs with a label instead of becoming triplets.
+        neutral: see `read_training_file`.
 
     Raises:
         ValueError: the columns are not as described.
@@ -193,21 +208,27 @@ def text_of_table(
     part = _part_of(table, choice)
     if isinstance(part, NliFile) and labelled:
         return _labelled_text([part], table.source)
-    return _text_of_parts([part], table.source, seed)
+    return _text_of_parts([part], table.source, seed, neutral)
 
 
 def text_of_sentences(
-    sentences: Any, choice: ColumnChoice = WHOLE, *, seed: int = 0, labelled: bool = False
+    sentences: Any,
+    choice: ColumnChoice = WHOLE,
+    *,
+    seed: int = 0,
+    labelled: bool = False,
+    neutral: bool = False,
 ) -> TrainingText:
     """Make a training text of what Python holds.
 
     Args:
-        sentences: an iterable of strings, or of tuples of two or three; or what has named columns
-            (see `simcse_jax.data.tables.table_of`), such as a `Dataset` or a frame; or an iterable
-            of rows that are mappings.
+        sentences: an iterable of strings, or of tuples of two, three or more; or what has named
+            columns (see `simcse_jax.data.tables.table_of`), such as a `Dataset` or a frame; or an
+            iterable of rows that are mappings.
         choice: see `text_of_table`; only for what has names.
         seed: see `text_of_table`.
         labelled: see `text_of_table`.
+        neutral: see `read_training_file`.
 
     Raises:
         ValueError: none of them, tuples of different lengths, or columns that are not as described.
@@ -215,11 +236,11 @@ def text_of_sentences(
     if isinstance(sentences, str):
         raise ValueError("sentences is one string; give a list of them, or a file as train_files")
     if (table := table_of(sentences, "sentences", choice.names)) is not None:
-        return text_of_table(table, choice, seed=seed, labelled=labelled)
+        return text_of_table(table, choice, seed=seed, labelled=labelled, neutral=neutral)
     rows = list(sentences) if isinstance(sentences, Iterable) else []
     if rows and isinstance(rows[0], Mapping):
         table = table_of_rows(rows, "sentences", choice.names)
-        return text_of_table(table, choice, seed=seed, labelled=labelled)
+        return text_of_table(table, choice, seed=seed, labelled=labelled, neutral=neutral)
     if choice != WHOLE:
         raise ValueError(
             "columns are named, but sentences has none by name; leave the names out, or give a "
@@ -229,15 +250,17 @@ def text_of_sentences(
     rows = [tuple(row) if s else (row,) for row, s in zip(rows, several, strict=True)]
     widths = {len(row) for row in rows}
     strings = all(isinstance(sentence, str) for row in rows for sentence in row)
-    if len(widths) != 1 or not widths <= {1, 2, 3} or not strings:
+    if len(widths) != 1 or 0 in widths or not strings:
         raise ValueError(
-            "sentences must be a list of strings, or of tuples of two or three strings, all of one "
+            "sentences must be a list of strings, or of tuples of two or more strings, all of one "
             "length"
         )
     return TrainingText(tuple(zip(*rows, strict=True)))
 
 
-def _text_of_parts(parts: Sequence[_Columns | NliFile], names: str, seed: int) -> TrainingText:
+def _text_of_parts(
+    parts: Sequence[_Columns | NliFile], names: str, seed: int, neutral: bool
+) -> TrainingText:
     """Make one text of files of one kind."""
     nli = [part for part in parts if isinstance(part, NliFile)]
     plain = [part for part in parts if isinstance(part, _Columns)]
@@ -247,7 +270,7 @@ def _text_of_parts(parts: Sequence[_Columns | NliFile], names: str, seed: int) -
             "kind at a time"
         )
     if nli:
-        return _triplets_of(nli, names, seed)
+        return _triplets_of(nli, names, seed, neutral)
     widths = sorted({len(part.columns) for part in plain})
     if len(widths) > 1:
         raise ValueError(
@@ -282,7 +305,7 @@ class _Columns:
 
 
 def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = None) -> str:
-    kind = _KINDS[len(columns)]
+    kind = _KINDS.get(len(columns), _MORE)
     named = f" ({', '.join(part.names)})" if part is not None and part.names else ""
     count = f"{rows:,} {kind if rows > 1 else kind.removesuffix('s')}"
     width = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
@@ -328,7 +351,7 @@ def _table_columns(table: Table, choice: ColumnChoice) -> _Columns:
     label = choice.label if choice.score is None else choice.score
     place = None if label is None else table.column(label)
     names = choice.texts or tuple(name for name in table.names if name != label)
-    if len(names) not in _KINDS:
+    if len(names) not in _KINDS and not choice.texts:  # who names them wants hard negatives
         raise ValueError(
             f"{table.header}: {len(names)} columns ({listed(names)}), which is neither sentences "
             "(1), pairs (2), triplets (3) nor NLI (premise, hypothesis, label); name those to "
@@ -429,17 +452,22 @@ def number_of(cell: object, place: str) -> float:
     return score
 
 
-def _triplets_of(files: Sequence[NliFile], names: str, seed: int) -> TrainingText:
+def _triplets_of(files: Sequence[NliFile], names: str, seed: int, neutral: bool) -> TrainingText:
     examples = [example for file in files for example in file.examples]
     unlabelled = sum(file.unlabelled for file in files)
-    triplets = nli_triplets(examples, seed)
+    header = ("premise", "entailment", "contradiction", *(("neutral",) if neutral else ()))
+    triplets = nli_triplets(examples, seed, neutral)
     if not triplets:
+        needed = (
+            f"{', '.join(header[1:-1])} and {header[-1]}"
+            if neutral
+            else ("both an entailment and a contradiction, which a triplet needs")
+        )
         raise ValueError(
-            f"{names}: no premise of the {len(examples)} labelled NLI pairs has both an entailment "
-            "and a contradiction, which a triplet needs; check the labels"
+            f"{names}: no premise of the {len(examples)} labelled NLI pairs has {needed}; check "
+            "the labels"
         )
     columns = tuple(zip(*triplets, strict=True))
-    header = ("premise", "entailment", "contradiction")
     description = _describe(names, len(triplets), columns, _Columns(columns, header))
     description += f"; drawn from {len(examples):,} NLI pairs with seed {seed}"
     if unlabelled:

@@ -208,6 +208,10 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _COLUMNS = {1: "a sentence", 2: "a pair of sentences", 3: "three sentences"}
 
 
+def _columns(number: int) -> str:
+    return _COLUMNS.get(number, f"{number} sentences")
+
+
 # ---------------------------------------------------------------------------------------------
 # The card
 # ---------------------------------------------------------------------------------------------
@@ -442,7 +446,7 @@ def _about_training(training: Training, outcome: Outcome | None) -> list[str]:
     files = "" if training.dataset is None else f"{_code(training.dataset)}; "
     facts = {
         "Data": f"{files}{_plain(training.data)}",
-        "Examples": f"{training.rows:,}, each {_COLUMNS[training.columns]}"
+        "Examples": f"{training.rows:,}, each {_columns(training.columns)}"
         + (" with a label" if training.labels else ""),
         "Fingerprint of the text": f"`{training.fingerprint}` (BLAKE2b over all examples)",
         "Updates": f"{training.steps:,}",

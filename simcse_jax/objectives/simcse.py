@@ -4,7 +4,7 @@ r"""SimCSE (Gao et al. 2021): in-batch InfoNCE, unsupervised and supervised.
 
 Whether training is unsupervised is not said here, the text's columns decide: one column is two
 views of the same sentence under two dropout masks, two are pairs, three are triplets with a hard
-negative.
+negative, and more have several.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SimCSE(TokenObjective):
     temperature: float = 0.05
     """The temperature τ that cosines are divided by."""
     hard_negative_weight: float = 0.0
-    """The logarithm of α, the weight of a sentence's own hard negative; 0 is α = 1."""
+    """The logarithm of α, the weight of a sentence's own hard negatives; 0 is α = 1."""
     similarity: Similarity = "cosine"
     """What is compared: 'cosine', or 'dot' as in the paper's ablation."""
     symmetric: bool = False
@@ -189,16 +189,17 @@ class SimCSE(TokenObjective):
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the contrastive loss of the global batch, and what is measured of it."""
         columns = vectors.shape[1]
-        if not 2 <= columns <= 3:
+        if columns < 2:
             raise ValueError(
-                f"SimCSE takes sentences, pairs or triplets; the examples have {columns} sentences"
+                f"SimCSE takes pairs, with hard negatives or none; the examples have {columns} "
+                "sentences"
             )
         self.check_batch(len(vectors) * lax.axis_size(AXIS), columns)
-        anchors, positives, *negatives = jnp.unstack(vectors, axis=1)  # [B D] each
+        anchors, positives = vectors[:, 0], vectors[:, 1]  # [B D] each
         value, accuracy = info_nce(
             anchors,
             positives,
-            *negatives,
+            vectors[:, 2:] if columns > 2 else None,  # [B K D]
             temperature=self.temperature,
             hard_negative_weight=self.hard_negative_weight,
             similarity=self.similarity,

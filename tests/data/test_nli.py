@@ -54,6 +54,11 @@ def test_a_premise_needs_an_entailment_and_a_contradiction():
 def test_a_hypothesis_called_both_is_no_contradiction():
     both = examples(("a", "entailment"), ("a", "contradiction"))
     assert nli_triplets(both) == []
+    # With a neutral one the rest stays, and what lacks one is left out.
+    more = examples(("a", "entailment"), ("b", "contradiction"), ("c", "neutral"))
+    assert nli_triplets(more, neutral=True) == [(PREMISE, "a", "b", "c")]
+    assert nli_triplets(more) == [(PREMISE, "a", "b")]
+    assert nli_triplets(more[:2], neutral=True) == []
     assert nli_triplets([*both, *examples(("b", "contradiction"))])[0].contradiction == "b"
 
 

@@ -327,3 +327,15 @@ def test_scores_without_order_or_meaning_are_refused(scores, message):
     table = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": scores}
     with pytest.raises(ValueError, match=message):
         read_pairs(table)
+
+
+def test_several_hard_negatives(tmp_path):
+    """In columns that are named, and in tuples; columns without names stay refused."""
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,c,d,e\n1 x,2 x,3 x,4 x,5 x\n")
+    named = ColumnChoice(("b", "a", "e", "d"))
+    found = read_training_file(path, choice=named).columns
+    assert found == (("2 x",), ("1 x",), ("5 x",), ("4 x",))
+    with pytest.raises(ValueError, match=r"5 columns .* name those to train on as columns"):
+        read_training_file(path)
+    assert len(text_of_sentences([("a", "b", "c", "d", "e")] * 2).columns) == 5

@@ -175,8 +175,11 @@ def test_files_that_do_not_go_together(tmp_path):
 def test_training_text_needs_equal_columns():
     with pytest.raises(ValueError, match="equally long and not empty, got 1, 2 rows"):
         TrainingText((("a",), ("b", "c")))
-    with pytest.raises(ValueError, match=r"not 4"):
-        TrainingText((("a",),) * 4)
+    with pytest.raises(ValueError, match=r"or more, not 0"):
+        TrainingText(())
+    more = TrainingText((("a",),) * 4)
+    assert more.kind == "examples"
+    assert more.description.endswith("the others are hard negatives (supervised)")
     assert TrainingText((("a",),)).description.startswith("training text: 1 sentence from 1 column")
 
 

@@ -66,12 +66,12 @@ def reference_loss(tiny, objective, examples, pooling="cls"):
         total = 0.0
         for i in range(size):
             logits = [z[i, 0] @ z[j, 1] / objective.temperature for j in range(size)]
-            if columns == 3:
-                logits += [
-                    z[i, 0] @ z[j, 2] / objective.temperature
-                    + (objective.hard_negative_weight if i == j else 0)
-                    for j in range(size)
-                ]
+            logits += [
+                z[i, 0] @ z[j, k] / objective.temperature
+                + (objective.hard_negative_weight if i == j else 0)
+                for k in range(2, columns)
+                for j in range(size)
+            ]
             total += jax.nn.logsumexp(jnp.stack(logits)) - logits[i]
         return total / size
 
@@ -91,9 +91,10 @@ def reference_loss(tiny, objective, examples, pooling="cls"):
     [
         pytest.param(1, SimCSE(mlm_weight=0.5), marks=pytest.mark.slow),
         (3, SimCSE(head="train_and_test", hard_negative_weight=0.7, temperature=0.1)),
+        pytest.param(5, SimCSE(hard_negative_weight=0.7), marks=pytest.mark.slow),
         (1, MaskedLM(probability=0.3)),
     ],
-    ids=["unsupervised with masked LM", "triplets", "masked LM"],
+    ids=["unsupervised with masked LM", "triplets", "three hard negatives", "masked LM"],
 )
 def test_gradient_is_that_of_the_equations(tiny, columns, objective):
     examples = make_examples(size=4, columns=columns)
@@ -292,6 +293,7 @@ def test_models_that_do_not_fit(tiny):
             objective.build(tiny._replace(tokenizer=tokenizer).model())
 
 
-def test_batches_that_do_not_fit(tiny):
-    with pytest.raises(ValueError, match="the examples have 4 sentences"):
-        update(tiny, SimCSE(), make_batch(columns=4))
+@pytest.mark.usefixtures("unchecked")
+def test_examples_of_one_sentence_do_not_fit():
+    with pytest.raises(ValueError, match="takes pairs, .* the examples have 1 sentences"):
+        SimCSE().loss({}, jnp.ones((4, 1, 8)), None)

@@ -15,7 +15,12 @@ from simcse_jax.losses.info_nce.blocks import default_block_size
 from simcse_jax.losses.info_nce.blockwise import blockwise_sums
 from simcse_jax.losses.info_nce.dense import dense_sums
 from simcse_jax.losses.info_nce.logits import Precision, StaticOptions
-from simcse_jax.losses.info_nce.reference import InfoNCE, Similarity, check_shapes
+from simcse_jax.losses.info_nce.reference import (
+    InfoNCE,
+    Similarity,
+    check_shapes,
+    hard_negative_columns,
+)
 from simcse_jax.losses.info_nce.ring import ring_sums
 
 Implementation = Literal["auto", "dense", "blockwise", "ring"]
@@ -27,7 +32,7 @@ _DENSE_LOGITS = 1 << 20
 def info_nce(
     anchors: Real[AnyArray, "B D"] | Lists,
     positives: Real[AnyArray, "B D"] | Lists,
-    hard_negatives: Real[AnyArray, "B D"] | Lists | None = None,
+    hard_negatives: Real[AnyArray, "B D"] | Real[AnyArray, "B K D"] | Lists | None = None,
     *,
     temperature: float | Float[AnyArray, ""] = 0.05,
     hard_negative_weight: float = 0.0,
@@ -43,11 +48,12 @@ def info_nce(
 
     .. math::
       \ell_i = -\log \frac{e^{s(h_i, h_i^+)/\tau}}
-        {\sum_j e^{s(h_i, h_j^+)/\tau} + \sum_j \alpha^{[i=j]} e^{s(h_i, h_j^-)/\tau}}
+        {\sum_j e^{s(h_i, h_j^+)/\tau} + \sum_{j,k} \alpha^{[i=j]} e^{s(h_i, h_{jk}^-)/\tau}}
 
-    averaged over the batch; without hard negatives the second sum is absent. As in the authors'
-    code, ``hard_negative_weight`` is :math:`\log\alpha` and acts on each anchor's own hard
-    negative only.
+    averaged over the batch; without hard negatives the second sum is absent. The paper has one for
+    each anchor, and in one row of its ablations two (a contradiction and a neutral one). As in the
+    authors' code, ``hard_negative_weight`` is :math:`\log\alpha` and acts on each anchor's own hard
+    negatives only.
 
     Across devices, call it inside ``jax.shard_map`` or ``jax.pmap`` with ``axis_name``; each
     device passes its rows, as many as every other. Loss and accuracy are then those of the global
@@ -63,7 +69,7 @@ def info_nce(
       anchors: ``h``, ``[B, D]``, float32 or bfloat16 (float64 under x64); other numbers and lists
         become float32.
       positives: ``h+``, ``[B, D]``; row i belongs to anchor i.
-      hard_negatives: ``h-``, ``[B, D]``, or None.
+      hard_negatives: ``h-``, ``[B, D]``; or ``[B, K, D]`` of K for each anchor; or None.
       temperature: ``τ``; a float, or a scalar array if it is learnt.
       hard_negative_weight: ``log α``, 0 for the plain equation 5; unused without hard negatives.
       similarity: ``"cosine"``, or ``"dot"`` as in the paper's ablation.
@@ -95,8 +101,8 @@ def info_nce(
       0.7437 1
     """
     _check_options(similarity, implementation, axis_name, temperature, block_size)
-    named = {"anchors": anchors, "positives": positives, "hard_negatives": hard_negatives}
-    given = [float_rows(name, x) for name, x in named.items() if x is not None]
+    given = [float_rows("anchors", anchors), float_rows("positives", positives)]
+    given += [] if hard_negatives is None else hard_negative_columns(hard_negatives)
     ids = None if group_ids is None else jnp.asarray(group_ids)
     check_shapes(given, ids)
     dtype = jnp.result_type(*given)
@@ -118,13 +124,14 @@ def info_nce(
     options = StaticOptions(
         block_size=default_block_size(rows, columns) if block_size is None else block_size,
         log_alpha=float(hard_negative_weight) if negatives else 0.0,
+        hard_negatives=len(negatives),
         dtype=dtype,
         precision=precision,
         axis_name=axis_name,
     )
     loss, correct = _direction(implementation, options, queries, keys, negatives, ids, scale)
     if symmetric:
-        plain = options._replace(log_alpha=0.0)
+        plain = options._replace(log_alpha=0.0, hard_negatives=0)
         reverse = _direction(implementation, plain, keys, queries, [], ids, scale)
         loss, correct = (loss + reverse[0]) / 2, (correct + reverse[1]) / 2
     if axis_name is not None:
@@ -135,7 +142,7 @@ def info_nce(
 def info_nce_loss(
     anchors: Real[AnyArray, "B D"] | Lists,
     positives: Real[AnyArray, "B D"] | Lists,
-    hard_negatives: Real[AnyArray, "B D"] | Lists | None = None,
+    hard_negatives: Real[AnyArray, "B D"] | Real[AnyArray, "B K D"] | Lists | None = None,
     **options: Any,
 ) -> Float[Array, ""]:
     """Return the loss of `info_nce` alone, for ``jax.grad``; it takes the same options.

@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simcse_jax.losses.info_nce.logits import StaticOptions, positive_logits, scaled_logits
+from simcse_jax.losses.info_nce.logits import (
+    StaticOptions,
+    own_hard_negatives,
+    positive_logits,
+    scaled_logits,
+)
 
 
 def dense_sums(
@@ -28,16 +33,17 @@ def dense_sums(
       offset: the column of the first query's positive.
     """
     logits = scaled_logits(options, queries, candidates, scale)  # [R C]
-    positive_index = offset + jnp.arange(queries.shape[0])[:, None]  # [R 1]
+    positives = offset + jnp.arange(queries.shape[0])
+    positive_index = positives[:, None]  # [R 1]
     column = jnp.arange(candidates.shape[0])[None, :]  # [1 C]
     if options.log_alpha:
-        hard_negative = column == positive_index + candidates.shape[0] // 2
-        logits = logits + jnp.where(hard_negative, options.log_alpha, 0)
+        own = own_hard_negatives(options, positives, candidates.shape[0])
+        logits = logits + jnp.where(own, options.log_alpha, 0)
     if row_ids is not None and column_ids is not None:
         same = row_ids[:, None] == column_ids[None, :]  # [R P]
         duplicate = jnp.zeros(logits.shape, bool).at[:, : same.shape[1]].set(same)
         logits = jnp.where(duplicate & (column != positive_index), -jnp.inf, logits)
-    positive = positive_logits(logits, positive_index[:, 0])  # [R]
+    positive = positive_logits(logits, positives)  # [R]
     loss = jax.nn.logsumexp(logits, axis=1) - positive
     negatives = jnp.where(column == positive_index, -jnp.inf, logits)
     correct = positive > negatives.max(axis=1)

@@ -1,14 +1,14 @@
 """What the implementations share: logits, which of them are negatives, and the loss of a row.
 
-Letters: R rows (queries) of this device or block, C candidates, P positives among them (the first
-half of the candidates where there are hard negatives, else all), D dimensions.
+Letters: R rows (queries) of this device or block, C candidates, P positives of them, D dimensions.
+The candidates are the positives and then, K times in the same order, a hard negative of each row.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Precision = lax.PrecisionLike
 
@@ -18,7 +18,8 @@ class StaticOptions(NamedTuple):
 
     Attributes:
       block_size: rows whose logits are held at a time.
-      log_alpha: what is added to the logit of a row's hard negative.
+      log_alpha: what is added to the logits of a row's own hard negatives.
+      hard_negatives: their number K for each row.
       dtype: of the inputs, which their gradients get as well.
       precision: of the matrix products.
       axis_name: the mapped axis over which the batch is spread, or None.
@@ -26,6 +27,7 @@ class StaticOptions(NamedTuple):
 
     block_size: int
     log_alpha: float
+    hard_negatives: int
     dtype: jnp.dtype
     precision: Precision
     axis_name: str | None = None
@@ -61,6 +63,15 @@ def positive_logits(
     return jnp.take_along_axis(logits, positive_index[:, None], axis=1)[:, 0]
 
 
+def own_hard_negatives(
+    options: StaticOptions, positive_index: Int[Array, "R"], count: int
+) -> Bool[Array, "R C"]:
+    """Tell which of ``count`` candidates are hard negatives of the row itself."""
+    positives = count // (1 + options.hard_negatives)
+    column = lax.broadcasted_iota(jnp.int32, (1, count), 1)
+    return (column % positives == positive_index[:, None]) & (column >= positives)
+
+
 def negative_logits(
     options: StaticOptions,
     logits: Float[Array, "R C"],
@@ -71,14 +82,14 @@ def negative_logits(
     """Return the logits of the negatives: log α added, the positive and its duplicates at -inf.
 
     ``positive_index`` is the column of each row's positive, None where these columns hold none of
-    them; the hard negatives, if any, are the second half of the columns, in the same order.
+    them.
     """
     count = logits.shape[1]
     column = lax.broadcasted_iota(jnp.int32, (1, count), 1)
     if positive_index is not None:
         if options.log_alpha:
-            hard_negative = column == positive_index[:, None] + count // 2
-            logits = logits + jnp.where(hard_negative, options.log_alpha, 0.0).astype(logits.dtype)
+            own = own_hard_negatives(options, positive_index, count)
+            logits = logits + jnp.where(own, options.log_alpha, 0.0).astype(logits.dtype)
         logits = jnp.where(column == positive_index[:, None], -jnp.inf, logits)
     if row_ids is not None and column_ids is not None:
         same = row_ids[:, None] == column_ids[None, :]  # [R P]

@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
-from simcse_jax.arrays import AnyArray
+from simcse_jax.arrays import AnyArray, Lists
 from simcse_jax.losses.geometry import float_rows, unit_rows
 
 Similarity = Literal["cosine", "dot"]
@@ -31,7 +32,7 @@ class InfoNCE(NamedTuple):
 def info_nce_reference(
     anchors: Float[AnyArray, "B D"],
     positives: Float[AnyArray, "B D"],
-    hard_negatives: Float[AnyArray, "B D"] | None = None,
+    hard_negatives: Float[AnyArray, "B D"] | Float[AnyArray, "B K D"] | None = None,
     *,
     temperature: float | Float[AnyArray, ""] = 0.05,
     hard_negative_weight: float = 0.0,
@@ -43,7 +44,7 @@ def info_nce_reference(
 
     .. math::
       \ell_i = -\log \frac{e^{s(h_i, h_i^+)/\tau}}
-        {\sum_j e^{s(h_i, h_j^+)/\tau} + \sum_j \alpha^{[i=j]} e^{s(h_i, h_j^-)/\tau}}
+        {\sum_j e^{s(h_i, h_j^+)/\tau} + \sum_{j,k} \alpha^{[i=j]} e^{s(h_i, h_{jk}^-)/\tau}}
 
     It computes in float32 (float64 for float64 inputs) on one device and holds all logits. The
     arguments are those of `info_nce`, which checks them and has faster implementations.
@@ -55,13 +56,14 @@ def info_nce_reference(
     """
     anchors, positives = float_rows("anchors", anchors), float_rows("positives", positives)
     check_shapes([anchors, positives], None if group_ids is None else jnp.asarray(group_ids))
+    columns = [] if hard_negatives is None else hard_negative_columns(hard_negatives)
     same = jnp.eye(len(anchors), dtype=bool)  # [B B], i = j
     logits = _similarities(anchors, positives, similarity) / temperature  # [B B]
     if group_ids is not None:
         logits = jnp.where(_equal(group_ids) & ~same, -jnp.inf, logits)
-    if hard_negatives is not None:
-        hard = _similarities(anchors, hard_negatives, similarity) / temperature
-        logits = jnp.concatenate([logits, hard + hard_negative_weight * same], axis=1)  # [B 2B]
+    for negatives in columns:
+        hard = _similarities(anchors, negatives, similarity) / temperature
+        logits = jnp.concatenate([logits, hard + hard_negative_weight * same], axis=1)  # [B B+KB]
     positive = jnp.diagonal(logits)  # [B]
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive)
     at_least = jnp.sum(logits >= positive[:, None], axis=1)  # the positive itself among them
@@ -76,6 +78,25 @@ def info_nce_reference(
         )
         loss, accuracy = (loss + reverse.loss) / 2, (accuracy + reverse.accuracy) / 2
     return InfoNCE(loss, accuracy)
+
+
+def hard_negative_columns(
+    x: Real[AnyArray, "B D"] | Real[AnyArray, "B K D"] | Lists,
+) -> list[Float[Array, "B D"]]:
+    """Return hard negatives ``[B, D]`` or ``[B, K, D]`` as K matrices, of floating numbers.
+
+    Raises:
+      ValueError: they have another number of axes, are none, or are no real numbers.
+    """
+    if np.ndim(x) != 3:
+        return [float_rows("hard_negatives", x)]
+    stacked = jnp.asarray(x)
+    if 0 in stacked.shape:
+        raise ValueError(
+            f"hard_negatives must be a non-empty [B, K, D] array, not {stacked.shape}."
+        )
+    flat = float_rows("hard_negatives", stacked.reshape(-1, stacked.shape[2]))
+    return list(jnp.unstack(flat.reshape(stacked.shape), axis=1))
 
 
 def _similarities(
@@ -97,7 +118,8 @@ def check_shapes(given: Sequence[AnyArray], group_ids: AnyArray | None) -> None:
     anchors = given[0]
     if 0 in anchors.shape:
         raise ValueError(f"anchors must be a non-empty [B, D] array, not {anchors.shape}.")
-    for name, x in zip(("positives", "hard_negatives"), given[1:], strict=False):
+    named = [("positives", given[1]), *(("hard_negatives", x) for x in given[2:])]
+    for name, x in named:
         if x.shape != anchors.shape:
             raise ValueError(
                 f"{name} {x.shape} must have the shape of anchors {anchors.shape}, "

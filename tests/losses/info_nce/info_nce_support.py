@@ -34,7 +34,7 @@ def numpy_info_nce(anchors, positives, negatives=None, *, temperature=0.05, simi
     """One row at a time, in float64, from the paper."""
     rows = [np.asarray(x, np.float64) for x in (anchors, positives, negatives) if x is not None]
     if similarity == "cosine":
-        rows = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rows]
+        rows = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in rows]
     groups = np.arange(len(rows[0])) if group_ids is None else np.asarray(group_ids)
 
     def one_way(queries, keys, hard):
@@ -47,9 +47,9 @@ def numpy_info_nce(anchors, positives, negatives=None, *, temperature=0.05, simi
                 if j != i and groups[j] != groups[i]
             ]
             if hard is not None:
-                extra = hard @ query / temperature
+                extra = hard @ query / temperature  # [B], or [B K]
                 extra[i] += hard_negative_weight
-                negative.extend(extra)
+                negative.extend(extra.ravel())
             losses.append(logsumexp([positive, *negative]) - positive)
             correct.append(positive > max(negative, default=-np.inf))
         return np.mean(losses), np.mean(correct)

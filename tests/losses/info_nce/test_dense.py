@@ -30,7 +30,7 @@ def test_the_rows_of_each_device_add_up(log_alpha):
     """Candidates and their ids are those of all devices, the offset is where a device's begin."""
     queries, positives, hard = embeddings(3, batch=8)
     candidates, ids = jnp.concatenate([positives, hard]), jnp.array([0, 1, 2, 0, 4, 5, 2, 7])
-    options = StaticOptions(1, log_alpha, jnp.dtype("float32"), None)
+    options = StaticOptions(1, log_alpha, 1, jnp.dtype("float32"), None)
 
     def sums(start, stop):
         rows, row_ids = queries[start:stop], ids[start:stop]

@@ -27,6 +27,24 @@ def test_equation(implementation, name, count):
     assert result.loss.shape == ()
 
 
+@pytest.mark.parametrize("name", ["plain", "dot", "all", "weighted"])
+@pytest.mark.parametrize("implementation", ["reference", "dense", "blockwise"])
+def test_several_hard_negatives(implementation, name):
+    anchors, positives, *hard = embeddings(5)
+    stacked = jnp.stack(hard, axis=1)  # [B 3 D]
+    block = {"block_size": 5} if implementation == "blockwise" else {}
+    call = functools.partial(info_nce, implementation=implementation, **block)
+    if implementation == "reference":
+        call = info_nce_reference
+    result = call(anchors, positives, stacked, **OPTIONS[name])
+    loss, accuracy = numpy_info_nce(anchors, positives, stacked, **OPTIONS[name])
+    close(result.loss, loss, rtol=2e-5)
+    assert result.accuracy == accuracy
+    one = call(anchors, positives, hard[0], **OPTIONS[name])
+    assert call(anchors, positives, hard[0][:, None], **OPTIONS[name]) == one
+    assert one.loss < result.loss
+
+
 @pytest.mark.parametrize("implementation", ["dense", "blockwise"])
 @pytest.mark.parametrize("name", ["plain", "dot", "all"])
 def test_finite_differences(implementation, name):

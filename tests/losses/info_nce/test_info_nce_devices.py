@@ -32,6 +32,16 @@ def test_gradient_outside_of_shard_map(implementation, devices, check_vma):
     close(actual, expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("implementation", ["dense", "blockwise", "ring"])
+def test_several_hard_negatives_on_several_devices(implementation):
+    anchors, positives, *hard = embeddings(5)
+    arrays = (anchors, positives, jnp.stack(hard, axis=1))
+    expected = reference_value_and_grad(*arrays, **OPTIONS["all"])
+    call = sharded(4, {"implementation": implementation, "block_size": 3, **OPTIONS["all"]})
+    actual = jax.jit(jax.value_and_grad(call, range(3), has_aux=True))(*arrays)
+    close(actual, expected, rtol=1e-5, atol=2e-6)
+
+
 def encoder_loss(parameters, implementation, sentences, axis_name):
     """A stand-in for an encoder: one matrix, and a learnt temperature, shared by all devices."""
     matrix, temperature = parameters
