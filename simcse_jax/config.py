@@ -84,9 +84,11 @@ class RunConfig:
     """Score the test before training too."""
     eval_every: int = 125
     """The number of steps between two evaluations."""
-    checkpoint_steps: int = 125
-    """The number of steps between two checkpoints, from which resume continues; Ctrl-C and SIGTERM
-    write one too."""
+    checkpoint_minutes: float = 10.0
+    """The number of minutes between two checkpoints, from which resume continues; Ctrl-C and
+    SIGTERM write one too."""
+    checkpoint_steps: int | None = None
+    """Write a checkpoint every so many steps as well; default: by minutes alone."""
     seed: int = 42
     """The seed of the run: of the order of the data, the fresh parameters and the dropout."""
     seeds: tuple[int, ...] = ()
@@ -116,7 +118,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_count("eval_every", self.eval_every)
-        check_count("checkpoint_steps", self.checkpoint_steps)
+        check_between("checkpoint_minutes", self.checkpoint_minutes, 0, 1_000_000, "(]")
+        if self.checkpoint_steps is not None:
+            check_count("checkpoint_steps", self.checkpoint_steps)
         check_count("grad_cache_chunks", self.grad_cache_chunks)
         check_count("join_timeout", self.join_timeout)
         if self.max_steps is not None:
@@ -178,13 +182,13 @@ _SECTIONS = {
 _FREE = {
     *("output_dir", "eval_data", "train_files", "test_files", "dataset_source", "data_seed"),
     *("label_column", "score_column", "highest_score", "eval_columns"),
-    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps", "wandb"),
-    *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
+    *("resume", "seeds", "all_tasks", "parallel", "checkpoint_steps", "checkpoint_minutes"),
+    *("wandb", "distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
 
 NOT_OF_A_FLOW = (
     *("dropout", "positives", "share", "window", "max_steps", "eval_every"),
-    *("grad_cache_chunks", "parallel", "wandb"),
+    *("grad_cache_chunks", "parallel", "wandb", "checkpoint_minutes"),
     *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 )
 """The fields that change nothing of a flow: its encoder is frozen, and one process fits it."""

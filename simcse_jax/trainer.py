@@ -399,6 +399,7 @@ def train_seed(
             total,
             checkpoints=checkpoints,
             checkpoint_every=run.checkpoint_steps,
+            checkpoint_seconds=60 * run.checkpoint_minutes,
             resume=run.resume,
             evaluation=evaluation_of(config, scores, untrained, start.metric, card),
             metrics_file=run.output_dir / "metrics.jsonl",
@@ -455,10 +456,11 @@ def say_start(config: Config, start: int, total: int) -> None:
         )
     else:
         begins = f"{run.output_dir}: {total} steps"
+    also = f", every {run.checkpoint_steps} steps" if run.checkpoint_steps else ""
     say(
-        f"{begins}; a checkpoint is written every {run.checkpoint_steps} steps and on Ctrl-C, from "
-        "which --resume (in Python resume=True) continues. The first step is being compiled, which "
-        "takes up to a minute on a CPU"
+        f"{begins}; a checkpoint is written every {run.checkpoint_minutes:g} minutes{also} and on "
+        "Ctrl-C, from which --resume (in Python resume=True) continues. The first step is being "
+        "compiled, which takes up to a minute on a CPU"
     )
 
 
@@ -622,6 +624,7 @@ def check_flow(config: Config) -> None:
         ("parallel", run.parallel, "shard_map"),
         ("dropout", config.model.dropout, None),
         ("wandb", run.wandb, None),
+        ("checkpoint_minutes", run.checkpoint_minutes, 10.0),
     ):
         if value != only:
             raise ValueError(f"{name} is {value!r}; a flow is fitted with {only!r} alone")

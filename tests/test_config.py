@@ -138,7 +138,7 @@ def test_a_flow_is_not_offered_what_it_does_not_hear(capsys):
     for name in configs.NOT_OF_A_FLOW:
         assert name in configs.field_names(CONFIGS["flow"])
         assert f"--{name.replace('_', '-')} " not in said
-    assert "The number of steps between two checkpoints" in " ".join(said.split())
+    assert "Write a checkpoint every so many steps" in " ".join(said.split())
     config = override(CONFIGS["flow"], "flow", ["--batch-size", "32"])
     assert config == replace(CONFIGS["flow"], batch_size=32)
     with pytest.raises(ValueError, match="--max-steps has no effect on a flow; leave it out"):

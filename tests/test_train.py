@@ -367,7 +367,7 @@ def test_a_signal_ends_the_command_with_its_exit_code(
             cli.run_or_explain(lambda own=own: train(own), again)
         assert stop.value.code == 128 + number
         printed = capsys.readouterr()
-        assert "4 steps; a checkpoint is written every 2 steps" in printed.out or moment == "before"
+        assert "is written every 10 minutes, every 2 steps" in printed.out or moment == "before"
         within = call == 2
         assert ("error: stopped at step 3 of 4, with" if within else "by SIGTERM;") in printed.err
         how = "it goes on by" if within else "start it again by"

@@ -84,7 +84,8 @@ def fit(
     total_steps: int,
     *,
     checkpoints: RunCheckpoints | None = None,
-    checkpoint_every: int = 125,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 600.0,
     resume: bool = False,
     evaluation: Evaluation | None = None,
     metrics_file: str | os.PathLike[str] | None = None,
@@ -106,8 +107,10 @@ def fit(
         batches: see `Batches`.
         key: the run's key, replicated; the same for all steps.
         total_steps: the number of updates of the whole run.
-        checkpoints: where the run is saved, every ``checkpoint_every`` steps and at the end.
-        checkpoint_every: in steps.
+        checkpoints: where the run is saved, after ``checkpoint_seconds`` and at the end.
+        checkpoint_every: also every so many steps.
+        checkpoint_seconds: since the last checkpoint, or the start; looked at when metrics are
+            fetched. Of several processes the first one's clock counts.
         resume: continue from the newest checkpoint that can be read, if there is one; a warning
             names those that cannot, and they are deleted. State and key then only give shapes and
             devices.
@@ -151,6 +154,7 @@ def fit(
         contextlib.closing(_source(batches, start, total_steps)) as source,
     ):
         shown = _Shown(bar, total_steps)
+        saved = time.monotonic()
         for batch in source:
             state, measured = step(state, batch, key)
             done += 1
@@ -158,10 +162,12 @@ def fit(
             bar.update()
             last = done == total_steps
             due = evaluation is not None and (last or done % evaluation.every == 0)
-            regular = last or done % checkpoint_every == 0
+            regular = last or (checkpoint_every is not None and done % checkpoint_every == 0)
             logged = done % log_every == 0 or due or regular
-            # Several processes must leave at the same step; asking them all costs a little.
-            stop = signals.everywhere() if logged else signals.here()
+            # Several processes must save and leave at the same step; asking all costs a little.
+            stop, late = signals.here(), False
+            if logged:
+                stop, late = agreed(signals.came, time.monotonic() - saved > checkpoint_seconds)
             if logged or stop:
                 shown.metrics(done, metrics.flush())
             if due:
@@ -169,17 +175,30 @@ def fit(
                 with metrics.paused():
                     best, values = _evaluate(evaluation, state.params, done, best, records)
                 shown.scores(done, values)
-            if (regular or stop) and checkpoints is not None:
+            if (regular or late or stop) and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
+                saved = time.monotonic()
             if stop:
                 break
-        stopped_by = signals.everywhere()
+        stopped_by, _ = agreed(signals.came, False)
     return FitResult(state, done, stopped_by, best)
 
 
-def _check_intervals(log_every: int, checkpoint_every: int, evaluation: Evaluation | None) -> None:
-    intervals = {"log_every": log_every, "checkpoint_every": checkpoint_every}
+def agreed(came: int | None, late: bool) -> tuple[int | None, bool]:
+    """Return which signal came to any process, and whether the first one finds itself late."""
+    if jax.process_count() == 1:
+        return came, late
+    said = multihost_utils.process_allgather(np.asarray([came or 0, late]))
+    return int(np.max(said[:, 0])) or None, bool(said[0, 1])
+
+
+def _check_intervals(
+    log_every: int, checkpoint_every: int | None, evaluation: Evaluation | None
+) -> None:
+    intervals = {"log_every": log_every}
+    if checkpoint_every is not None:
+        intervals["checkpoint_every"] = checkpoint_every
     if evaluation is not None:
         intervals["evaluation.every"] = evaluation.every
     for name, value in intervals.items():
@@ -400,10 +419,14 @@ def _before(line: str, start: int) -> bool:
 
 
 class _Signals:
-    """Notes SIGTERM and Ctrl-C while it is entered; the loop asks at the end of each step."""
+    """Notes SIGTERM and Ctrl-C while it is entered; the loop asks at the end of each step.
+
+    Attributes:
+        came: which came to this process, or None.
+    """
 
     def __init__(self) -> None:
-        self._came: int | None = None
+        self.came: int | None = None
         self._before: dict[int, Any] = {}
         # Python lets the main thread alone set handlers.
         self._can = threading.current_thread() is threading.main_thread()
@@ -420,9 +443,9 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._came == number:
+        if number == signal.SIGINT and self.came == number:
             raise KeyboardInterrupt
-        self._came = number
+        self.came = number
         if number == signal.SIGINT:
             with contextlib.suppress(RuntimeError):  # in the middle of another line
                 said = "ending after this step, with a checkpoint; a second time ends at once"
@@ -430,11 +453,4 @@ class _Signals:
 
     def here(self) -> int | None:
         """Return which came; one process of several cannot leave alone and says None."""
-        return self._came if jax.process_count() == 1 else None
-
-    def everywhere(self) -> int | None:
-        """Return which came to any process."""
-        if jax.process_count() == 1:
-            return self._came
-        came = multihost_utils.process_allgather(np.asarray(self._came or 0))
-        return int(np.max(came)) or None
+        return self.came if jax.process_count() == 1 else None

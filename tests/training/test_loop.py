@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+from time import perf_counter
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from simcse_jax.training import (
     TrainState,
     compile_step,
     fit,
+    loop,
     make_mesh,
     make_optimizer,
     make_step,
@@ -273,6 +276,49 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run_line, tmp_path, 
     (said,) = [r.getMessage() for r in caplog.records if r.name.startswith("simcse_jax")]
     assert said.startswith(("the checkpoint", str(tmp_path / "8")))
     assert said.endswith("; the run goes back to the checkpoint before")
+
+
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [
+        ({}, [10]),
+        ({"checkpoint_every": 4}, [4, 8, 10]),
+        ({"checkpoint_seconds": 35}, [6, 10]),  # looked at every three steps
+        ({"checkpoint_seconds": 35, "checkpoint_every": 5}, [5, 9, 10]),
+    ],
+)
+def test_checkpoints_come_by_steps_and_by_the_clock(
+    run_line, tmp_path, monkeypatch, options, saved
+):
+    """The clock of a run in which every step takes ten seconds."""
+    now, steps = 0, []
+
+    def batches(start):
+        nonlocal now
+        for batch in line(start):
+            now += 10
+            yield batch
+
+    monkeypatch.setattr(
+        loop, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=perf_counter)
+    )
+    with RunCheckpoints(tmp_path) as checkpoints:
+        save = checkpoints.save
+        checkpoints.save = lambda step, *rest: (steps.append(step), save(step, *rest))
+        run_line(batches, total=10, checkpoints=checkpoints, log_every=3, **options)
+    assert steps == saved
+
+
+def test_processes_agree_on_signals_and_on_the_first_ones_clock(monkeypatch):
+    def gathered(own):
+        return np.stack([own, [15, 1]])
+
+    assert loop.agreed(None, True) == (None, True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(loop.multihost_utils, "process_allgather", gathered)
+    assert loop.agreed(None, False) == (15, False)
+    monkeypatch.setattr(loop.multihost_utils, "process_allgather", lambda x: gathered(x)[::-1])
+    assert loop.agreed(2, False) == (15, True)
 
 
 def test_without_a_checkpoint_that_can_be_read_the_run_is_refused(run_line, tmp_path):
