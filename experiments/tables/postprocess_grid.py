@@ -117,8 +117,9 @@ STSB_ROWS = (
 
 
 def every_direction(x: Float[np.ndarray, "n D"]) -> Affine:
-    """Fit whitening as the authors' lines do: no direction is dropped, however small its variance.
+    """Fit whitening to our moments with no direction dropped, however small its variance.
 
+    The authors drop none either; theirs is the singular value decomposition of NumPy's covariance.
     A layer norm leaves one direction with nothing in it but rounding; in float32 this blows the
     rounding up to unit variance. A constant dimension has no variance at all: float32 has no
     number for its scale.
