@@ -225,7 +225,7 @@ CONFIGS: dict[str, Config] = {
         RunConfig(Path("runs/unsup_simcse")),
     ),
     "sup_simcse": Config(
-        SimCSE(head="train_and_test"),
+        SimCSE(head="train_and_test", mlm_decoder="copied"),
         ModelConfig(pooling="cls"),
         DataConfig(dataset="embedded_triplets", batch_size=512),
         OptimizerConfig(learning_rate=5e-5),

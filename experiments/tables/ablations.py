@@ -91,7 +91,7 @@ class Ablation:
 
 
 SENTENCES = replace(CONFIGS["unsup_simcse"], max_steps=125, eval_every=25)
-TRIPLETS = replace(SENTENCES, columns=3, head="train_and_test")
+TRIPLETS = replace(SENTENCES, columns=3, head="train_and_test", mlm_decoder="copied")
 LABELLED_NLI = replace(CONFIGS["sbert_nli"], test_before=False)
 STSB = replace(CONFIGS["sbert_stsb"], test_before=False)
 DELETE_ONE = {"positives": "delete-one-word"}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_between, check_types
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
@@ -129,11 +130,19 @@ def masked_lm_term(model: Model, weight: float, probability: float) -> TokenTerm
 def token_logits(
     config: BertConfig, params: Params, rows: Batch, keys: Key[Array, "S"] | None, dtype: Any
 ) -> Float[Array, "R L V"]:
-    """Return the masked-LM head's scores of every word for every token."""
+    """Return the masked-LM head's scores of every word for every token.
+
+    A ``"decoder"`` among the parameters takes the place of the word embeddings.
+    """
     states: Any = BertEncoder(config, dtype).apply({"params": params["encoder"]}, rows, keys)
-    words = params["encoder"]["embeddings"]["word"]["embedding"]
+    words = params["decoder"] if "decoder" in params else word_embeddings(params)
     head = MaskedLMHead(config, dtype)
     return head.apply({"params": params["mlm"]}, states[-1], words)  # type: ignore[return-value]
+
+
+def word_embeddings(params: Params) -> Float[AnyArray, "V D"]:
+    """Return the encoder's word embeddings."""
+    return params["encoder"]["embeddings"]["word"]["embedding"]
 
 
 def masking_tokens(model: Model) -> MaskingTokens:

@@ -28,7 +28,7 @@ from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.geometry import alignment, uniformity
 from simcse_jax.losses.info_nce import Implementation, Similarity, info_nce
 from simcse_jax.models import Projection, SentenceModel
-from simcse_jax.objectives.masked_lm import init_head, masked_lm_term
+from simcse_jax.objectives.masked_lm import init_head, masked_lm_term, word_embeddings
 from simcse_jax.objectives.objective import (
     AXIS,
     Keys,
@@ -75,6 +75,9 @@ class SimCSE(TokenObjective):
     """The weight λ of an auxiliary masked-LM loss (section 5.3 of the paper); 0 is without."""
     mlm_probability: float = 0.15
     """The share of the tokens that the masked-LM loss predicts."""
+    mlm_decoder: Literal["tied", "copied"] = "tied"
+    """What masked words are guessed with: the word embeddings ('tied'), or a matrix of its own that
+    begins as their copy ('copied', as in the authors' code) and is not part of the model."""
 
     views: ClassVar[int] = 2
 
@@ -143,6 +146,8 @@ class SimCSE(TokenObjective):
             params["second"] = dict(params)
         if self.mlm_weight > 0:
             params["mlm"] = init_head(model, mlm_key)
+            if self.mlm_decoder == "copied":
+                params["decoder"] = word_embeddings(params)
         return params
 
     def build(self, model: Model) -> Objective:
@@ -222,9 +227,11 @@ class SimCSE(TokenObjective):
         """See `ObjectiveConfig.export`.
 
         The head becomes the ``"pooler"`` where it is kept and is dropped elsewhere; the masked-LM
-        head stays; a second encoder does not.
+        head stays where its decoder is the word embeddings, which model folders have it from; a
+        second encoder does not.
         """
-        kept: Params = {name: params[name] for name in ("encoder", "mlm") if name in params}
+        names = ("encoder",) if "decoder" in params else ("encoder", "mlm")
+        kept: Params = {name: params[name] for name in names if name in params}
         if self.head == "train_and_test":
             kept["pooler"] = params["head"]
         return kept

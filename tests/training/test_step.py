@@ -25,7 +25,12 @@ from simcse_jax.losses.geometry import alignment, uniformity
 from simcse_jax.losses.masked_lm import IGNORED
 from simcse_jax.models import BertEncoder, SentenceModel, one_a_row
 from simcse_jax.objectives import MaskedLM, SimCSE, sentence_keys, stream
-from simcse_jax.objectives.masked_lm import MaskingTokens, mask_tokens, masking_tokens
+from simcse_jax.objectives.masked_lm import (
+    MaskingTokens,
+    mask_tokens,
+    masking_tokens,
+    word_embeddings,
+)
 from simcse_jax.objectives.objective import other_keys
 
 KEY = jax.random.key(SEED)
@@ -275,6 +280,20 @@ def test_the_masked_lm_head_is_the_models_or_fresh(tiny):
 def test_configurations_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
         SimCSE(**changes)
+
+
+def test_a_copied_decoder_takes_its_share_of_the_gradient(tiny):
+    """Both are equal at the start; of tied embeddings the gradient is the sum of the two."""
+    tied, copied = (SimCSE(mlm_weight=0.5, mlm_decoder=kind) for kind in ("tied", "copied"))
+    (own, loss), (parts, same) = (update(tiny, x, make_batch(columns=3)) for x in (tied, copied))
+    np.testing.assert_allclose(loss["loss"], same["loss"], rtol=1e-6)
+    assert np.abs(parts["decoder"]).max() > 1e-3
+    np.testing.assert_allclose(
+        word_embeddings(own), word_embeddings(parts) + parts["decoder"], atol=1e-6
+    )
+    params = init(tiny, copied)
+    assert set(copied.export(params)) == {"encoder"}
+    assert set(tied.export(init(tiny, tied))) == {"encoder", "mlm"}
 
 
 def test_models_that_do_not_fit(tiny):
