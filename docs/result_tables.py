@@ -312,6 +312,13 @@ STS_TABLE = (
     "--nli snli_dev.jsonl mnli_dev.jsonl \\\n    --sup runs/sup --sbert runs/nli --eval-data DATA "
     "--output-dir runs/table"
 )
+RAW_TABLE = (
+    "simcse-jax train unsup_simcse --model runs/raw/seed-0/last --pooling mean --max-steps 100 "
+    "\\\n    --seeds 0 1 2 --train-files wiki1m_head.txt --eval-data DATA "
+    "--output-dir runs/raw_unsup\n"
+    "python -m experiments.tables.sts --model runs/raw/seed-0/last --nli snli_dev.jsonl "
+    "mnli_dev.jsonl \\\n    --unsup runs/raw_unsup --eval-data DATA --output-dir runs/raw_table"
+)
 TABLES: dict[str, Made] = {
     "demo": Made(demo, ("demo.json",), "make demo"),
     "encode": Made(as_written, ("bench_encode.md",), f"{BENCH}.encode --data DATA"),
@@ -414,6 +421,13 @@ TABLES: dict[str, Made] = {
         pair_search, ("pair_search.json",), "python -m experiments.tables.pair_search"
     ),
     "every-method": Made(every_method, ("sts_table_minilm_4_layers_mean.md",), STS_TABLE),
+    "raw-start": Made(
+        as_written,
+        ("raw_start.md",),
+        "python -m experiments.tables.raw_start --train-files wiki1m_head.txt wiki_split_15k.txt "
+        "\\\n    --eval-data DATA --dtype bfloat16 --seeds 0 --output-dir runs/raw",
+    ),
+    "raw-methods": Made(every_method, ("sts_table_raw_minilm.md",), RAW_TABLE),
     "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), commands_of("fuzz", 1)),
     "fuzz": Made(campaign_sums, campaigns_of("fuzz")[-2:], commands_of("fuzz", 2)),
     "kill": Made(campaign_sums, campaigns_of("kill"), commands_of("kill", 3)),

@@ -162,6 +162,13 @@ COLUMNS = {
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the table in Markdown: mean and deviation over the seeds, for each step."""
+    how = results["settings"]
+    title = (
+        f"Masked language modelling from {how['model']['model']}: batches of "
+        f"{how['data']['batch_size']}, learning rate {how['optimizer']['learning_rate']:g}, "
+        f"{how['model']['dtype']}, {how['sentences']:,} sentences, seeds "
+        f"{', '.join(results['seeds'])}; {results['hardware']}:"
+    )
     runs = list(results["seeds"].values())
     rows = []
     for records in zip(*runs, strict=True):
@@ -170,7 +177,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             known = [record[name] for record in records if name in record]
             cells.append(report.mean_and_deviation(known) if known else "")
         rows.append(cells)
-    return report.markdown(["step", *COLUMNS.values()], rows)
+    return f"{title}\n\n{report.markdown(['step', *COLUMNS.values()], rows)}"
 
 
 def main(settings: RawStart) -> None:
@@ -197,8 +204,9 @@ def main(settings: RawStart) -> None:
         lines = read_json_lines(config.run.output_dir / "metrics.jsonl")
         later = [{"step": line["step"], **line["eval"]} for line in lines if "eval" in line]
         found[str(seed)] = [start, *later]
+    how = to_json(replace(config, output_dir=settings.output_dir.name))
     results = {
-        "settings": {**to_json(config), "sentences": len(text), "held_out": len(held)},
+        "settings": {**how, "sentences": len(text), "held_out": len(held)},
         "hardware": hardware(),
         "seeds": found,
     }

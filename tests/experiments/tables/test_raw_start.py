@@ -38,8 +38,9 @@ def test_table_of_a_run(tiny_data, golden, tmp_path, monkeypatch, capsys):
     assert [record["step"] for record in steps] == [0, 1, 2]
     assert steps[1]["masked_loss"] > steps[2]["masked_loss"] > 1
     rows = (tmp_path / "raw_start.md").read_text().splitlines()
-    assert len(rows) == 2 + 3
-    assert rows[0].count("|") == len(raw_start.COLUMNS) + 2
+    assert "50 sentences, seeds 3, 4; " in rows[0]
+    assert len(rows) == 2 + 2 + 3
+    assert rows[2].count("|") == len(raw_start.COLUMNS) + 2
     # The model that the run leaves is the one that was measured last.
     encoder = SentenceEncoder.from_pretrained(tmp_path / "seed-3" / "last")
     _, held = raw_start.split((tiny_data / "text.txt").read_text().splitlines(), 10)
