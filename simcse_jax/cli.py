@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
-from simcse_jax.checks import check_count, did_you_mean, one_line
+from simcse_jax.checks import check_count, did_you_mean, one_line, quoted
 from simcse_jax.extras import MissingExtra
 from simcse_jax.io import check_not_input, is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
@@ -309,7 +309,8 @@ def run_command(args: list[str]) -> None:
     commands: dict[str, Any] = {"encode": Encode, "train": Train, "evaluate": Evaluate}
     if args and not args[0].startswith("-") and args[0] not in commands:
         near = did_you_mean(args[0], commands)
-        _print_error(f"there is no command {args[0]!r}; there are {', '.join(commands)}{near}")
+        known = ", ".join(commands)
+        _print_error(f"there is no command {quoted(args[0])}; there are {known}{near}")
         raise SystemExit(2)
     chosen = tyro.extras.subcommand_cli_from_dict(
         commands,

@@ -341,9 +341,12 @@ def load_config(name: str | Path) -> Config:
         return CONFIGS[str(name)]
     path = Path(name)
     if not path.is_file():
+        # What looks like a path is a file that is missing.
+        is_name = path.name == str(name) and not path.suffix
+        near = did_you_mean(str(name), CONFIGS) if is_name else ""
         raise FileNotFoundError(
             f"there is no configuration {str(name)!r}: give one of {', '.join(CONFIGS)}, a .json "
-            f"file, or a .py file that defines CONFIG{did_you_mean(str(name), CONFIGS)}"
+            f"file, or a .py file that defines CONFIG{near}"
         )
     if path.suffix == ".py":
         config = getattr(_run_file(path), "CONFIG", None)

@@ -37,13 +37,12 @@ from simcse_jax.checks import (
 )
 from simcse_jax.compilation_cache import enable_compilation_cache
 from simcse_jax.data.encode_batches import (
-    TOKENS_PER_SENTENCE,
+    batch_tokens,
     check_ids,
     encode_batches,
-    room_for,
     tokenised_chunks,
 )
-from simcse_jax.data.given_sentences import as_list, check_strings, is_text, places_of
+from simcse_jax.data.given_sentences import as_list, check_strings, is_text, positions_among
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
@@ -484,7 +483,7 @@ class SentenceEncoder:
             return result[0]
         if len(distinct) == len(sentences):  # with dropout they always are
             return result
-        return result[places_of(distinct, sentences)]
+        return result[positions_among(distinct, sentences)]
 
     def encode_stream(
         self,
@@ -567,7 +566,7 @@ class SentenceEncoder:
             chunk, distinct = waiting.popleft()
             if len(distinct) < len(chunk):
                 progress(len(chunk) - len(distinct))
-                vectors = vectors[places_of(distinct, chunk)]
+                vectors = vectors[positions_among(distinct, chunk)]
             yield vectors
 
     def _options(
@@ -606,7 +605,7 @@ class SentenceEncoder:
     ) -> Iterator[np.ndarray]:
         """Encode chunks of sentences: the vectors of each; at the end, warn of those that were cut.
 
-        The warning is at the place of who calls the caller.
+        The warning points at the code that called `encode`, or that goes through the stream.
         """
         vocab_size = None if self._knows_every_id else self.config.vocab_size
         done = truncated = 0
@@ -707,8 +706,6 @@ class SentenceEncoder:
         projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
         dtype = jnp.dtype(jnp.float32) if self.dtype == jnp.int8 else self.dtype
         model = SentenceModel(self.config, pooling, projection, dtype)
-        usual = TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * mesh.size
-        tokens = usual if batch_size is None else TOKENS_PER_SENTENCE * batch_size
         computed = self._computed  # once, before there are two threads
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
@@ -725,7 +722,7 @@ class SentenceEncoder:
 
         # Two threads: on a CPU one computes while the other hands over results and small
         # operations that do not fill the cores; on a GPU the next batch is always waiting.
-        tokens = min(tokens, room_for(sum(map(len, ids)), usual))
+        tokens = batch_tokens(ids, batch_size, platform, mesh.size)
         batches = encode_batches(ids, limit, tokens, mesh.size)
         with ThreadPoolExecutor(2) as workers:
             yield from workers.map(run, enumerate(batches))

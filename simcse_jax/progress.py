@@ -16,7 +16,7 @@ class Progress:
     """A bar where standard error is a terminal; elsewhere lines there, which the caller words.
 
     Attributes:
-        done: how much is done, of all processes that worked on it.
+        done: how much is done, that of an earlier process which was resumed included.
     """
 
     def __init__(

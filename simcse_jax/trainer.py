@@ -348,11 +348,6 @@ def train_seed(
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     if isinstance(objective, Sbert) and (labels := getattr(text, "labels", None)) is not None:
         objective.check_labels(labels)
-        if 1 < (classes := max(labels) + 1) < objective.num_labels and objective.kind == "softmax":
-            say(
-                f"no example has a label above {classes - 1}, but {objective.num_labels} classes "
-                f"are trained; num_labels {classes} would be as many as there are"
-            )
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
     with naming_text(config):
@@ -368,6 +363,8 @@ def train_seed(
     untrained = trained_encoder(config, model, params)  # refuses a pooling before text is read
     batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
+    if isinstance(objective, Sbert) and (unused := objective.unused_classes(text.labels)):
+        say(unused)
     total = run.total_steps(batches.steps_per_epoch)
     card = card_of(untrained, training_facts(config, data, text, total, scores))
 
@@ -384,8 +381,9 @@ def train_seed(
         checkpoints = stack.enter_context(RunCheckpoints(run.output_dir / CHECKPOINTS, fixed))
         checkpoints.check(run.resume)
         start_folder(config)
-        start = scores_at_start(config, untrained, scores, before)
+        test_before = score_before(untrained, scores, before) if run.test_before else None
         started = time.perf_counter()
+        start = start_scores(untrained, scores, test_before)
 
         # Loop
         record = stack.enter_context(
@@ -394,7 +392,7 @@ def train_seed(
         result = fit(
             compiled,
             replicate(state, mesh),
-            lambda step: batches.batches(step, total),
+            lambda done: batches.batches(done, total),
             replicate(key, mesh),
             total,
             checkpoints=checkpoints,
@@ -404,7 +402,7 @@ def train_seed(
             evaluation=evaluation_of(config, scores, untrained, start.metric, card),
             metrics_file=run.output_dir / "metrics.jsonl",
             on_record=record,
-            on_start=lambda step: say_start(config, step, total),
+            on_start=lambda done: say_start(config, done, total),
             log_every=5,
             description=f"seed {run.seed}",
         )
@@ -464,11 +462,10 @@ def say_start(config: Config, start: int, total: int) -> None:
     )
 
 
-def scores_at_start(
-    config: Config, encoder: SentenceEncoder, scores: Scores, known: Before
+def start_scores(
+    encoder: SentenceEncoder, scores: Scores, test: Mapping[str, Any] | None
 ) -> StartScores:
-    """Score a model before training, and find what will choose the best one."""
-    test = score_before(encoder, scores, known) if config.run.test_before else None
+    """Score a model before training on dev, and find what will choose the best one."""
     dev = scores.dev(encoder)
     return StartScores(dev, test, scores.best_metric or next(iter(dev), None))
 
@@ -653,8 +650,9 @@ def train_flow_seed(
         return finished
     encoder = frozen_encoder(config)
     start_folder(config)
-    start = scores_at_start(config, encoder, scores, before)
+    test_before = score_before(encoder, scores, before) if run.test_before else None
     started = time.perf_counter()
+    start = start_scores(encoder, scores, test_before)
     say(data.text.description)
     vectors = encoder.encode([s for column in data.text.columns for s in column])
     flow = Flow.fit(

@@ -24,23 +24,48 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = str(Path(simcse_jax.__file__).parent)
 
 
-def called(function) -> list[str]:
-    """Return the names of the library's functions in the order in which they are first called."""
-    names = {}
+# Rooms from above; of one floor may call each other those that lie in one folder.
+FLOORS = (
+    ("trainer",),
+    ("training",),
+    ("objectives",),
+    ("models", "losses", "data"),
+    ("checks", "arrays", "io", "extras"),
+)
+
+
+def floor_of(file: str) -> int:
+    room = Path(file).relative_to(LIBRARY).with_suffix("").parts[0]
+    (found,) = (number for number, rooms in enumerate(FLOORS) if room in rooms)
+    return found
+
+
+def calls(function) -> tuple[list[str], set[tuple[str, str]]]:
+    """Return the library's functions in the order of their first calls, and who called whom."""
+    names, edges = {}, set()
+
+    def own(frame):
+        return frame.f_code.co_filename.startswith(LIBRARY)
 
     def note(frame, event, _):
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(LIBRARY):
-            names[code.co_qualname.replace(".<locals>", "")] = None
+        if event != "call" or not own(frame):
+            return
+        names[frame.f_code.co_qualname.replace(".<locals>", "")] = None
+        caller = frame.f_back
+        while caller is not None and not own(caller):
+            caller = caller.f_back
+        if caller is not None:
+            edges.add((caller.f_code.co_filename, frame.f_code.co_filename))
 
+    before = sys.getprofile(), threading.getprofile()
     sys.setprofile(note)
     threading.setprofile(note)
     try:
         function()
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
-    return list(names)
+        sys.setprofile(before[0])
+        threading.setprofile(before[1])
+    return list(names), edges
 
 
 def test_a_training_line_goes_the_documented_way(golden):
@@ -62,5 +87,8 @@ def test_a_training_line_goes_the_documented_way(golden):
     )
     shared = replicate(state, mesh), replicate(key, mesh)
 
-    order = called(lambda: step(shared[0], batches.batch(0), shared[1]))
+    order, edges = calls(lambda: step(shared[0], batches.batch(0), shared[1]))
     assert [name for name in order if name in way] == way
+    climbs = {(a, b) for a, b in edges if floor_of(b) < floor_of(a)}
+    assert not climbs
+    assert any(floor_of(b) > floor_of(a) + 1 for a, b in edges)  # floors are told apart at all

@@ -20,6 +20,7 @@ from tiny_data import THINGS, VERBS, WORDS
 
 import simcse_jax
 from simcse_jax import SentenceEncoder, cli, hosts, hub, trainer
+from simcse_jax.config import load_config
 from simcse_jax.data import datasets, wikipedia
 from simcse_jax.data.tables import table_of
 from simcse_jax.training import make_mesh
@@ -247,6 +248,20 @@ def own_commands(page):
 PAGES_WITH_COMMANDS = [page for page in PAGES if own_commands(page)]
 
 
+def option(words, name):
+    """The value of an option of a command, or None."""
+    return words[words.index(name) + 1] if name in words else None
+
+
+def test_the_commands_are_found():
+    of_pages = {name_of(page): {words[0] for words in own_commands(page)} for page in PAGES}
+    everything = {"encode", "train", "evaluate"}
+    assert of_pages["README.md"] == everything
+    assert of_pages["docs/quickstart.md"] >= {"encode", "train"}
+    assert of_pages["docs/corpora.md"] == {"encode"}
+    assert of_pages["docs/training.md"] == {"train"}
+
+
 @pytest.fixture
 def files(tiny_data, tmp_path, monkeypatch):
     """The files that the pages' commands read, in the working directory."""
@@ -314,15 +329,34 @@ def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
         if "--help" in words:
             with pytest.raises(SystemExit):
                 cli.main(words)
-        else:
-            cli.main(words + more)
-        if words[0] == "train" and "--output-dir" not in words:  # of each example the same
-            shutil.rmtree(Path("runs") / words[1], ignore_errors=True)
+            continue
+        cli.main(words + more)
+        if words[0] == "train":
+            folder = Path(option(words, "--output-dir") or load_config(words[1]).run.output_dir)
+            assert list(folder.glob("**/best/model.safetensors")), words
+            if "--output-dir" not in words:  # of each example the same
+                shutil.rmtree(folder)
+        elif output := option(words, "--output"):
+            assert made(Path(output)) == (64 if words[0] == "encode" else "STS-B"), words
+
+
+def made(output):
+    """How many vectors are in an output, or the first task that it has scores of."""
+    if output.suffix == ".json":
+        return next(iter(json.loads(output.read_text())["tasks"]))
+    return len(np.load(output) if output.suffix == ".npy" else pq.read_table(output))
 
 
 # ---------------------------------------------------------------------------------------------
 # What is written
 # ---------------------------------------------------------------------------------------------
+
+
+def test_no_page_waits_for_a_number():
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
+        assert not re.search(r"\b(MEASURE|TODO|FIXME|XXX)\b", page.read_text("utf-8")), name_of(
+            page
+        )
 
 
 def test_readme_is_short():

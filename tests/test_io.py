@@ -480,13 +480,13 @@ def test_who_waits_to_finish_a_write_finds_it_finished(tmp_path, monkeypatch):
     """Of two processes that start after a kill, the second must not take the first one's files."""
     folder = tmp_path / "model"
     killed_write(folder, monkeypatch)
-    held = io_module._alone
+    alone = io_module._alone
 
     @contextlib.contextmanager
     def after_another(place):
-        monkeypatch.setattr(io_module, "_alone", held)
+        monkeypatch.setattr(io_module, "_alone", alone)
         finish_write(folder, "list.json")  # of the process that had the lock meanwhile
-        with held(place):
+        with alone(place):
             yield
 
     monkeypatch.setattr(io_module, "_alone", after_another)

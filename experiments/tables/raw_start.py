@@ -12,6 +12,7 @@ encoder of a seed is OUTPUT_DIR/seed-K/last. Writes raw_start.json and raw_start
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,30 @@ import tyro
 from experiments import report
 from experiments.configs.raw_minilm import CONFIG
 from simcse_jax import SentenceEncoder
+from simcse_jax.checks import check_between
 from simcse_jax.cli import run_or_explain
-from simcse_jax.config import replace, to_json
+from simcse_jax.config import replace
 from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.data.training_text import read_sentences
-from simcse_jax.evaluation.geometry import alignment_uniformity, checked_unit_rows
+from simcse_jax.evaluation.geometry import checked_unit_rows, uniformity
 from simcse_jax.evaluation.isotropy import average_cosine, singular_spectrum
 from simcse_jax.evaluation.sts import cosine, spearman
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
-from simcse_jax.machine import hardware
+from simcse_jax.models import Batch, BertConfig
 from simcse_jax.objectives import Model
-from simcse_jax.objectives.masked_lm import mask_tokens, masking_tokens, token_logits
-from simcse_jax.trainer import train
+from simcse_jax.objectives.masked_lm import (
+    MaskingTokens,
+    mask_tokens,
+    masking_tokens,
+    token_logits,
+)
+from simcse_jax.trainer import train_seeds
 
 POOLINGS = ("mean", "first-last", "cls")
 MASK_SEED = 0
-# Of the singular values over the largest, these are kept.
-SPECTRUM_PLACES = (1, 10, 50, 100, 200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ class RawStart:
     train_files: tuple[Path, ...]
     """Files of sentences."""
     eval_data: Path
-    """The folder that holds SentEval's STS/: STS-B dev is scored."""
+    """The folder that holds SentEval's STS/, of which STS-B dev is scored."""
     model: str = "minilm"
     """'minilm' (embedded), a model folder, or a Hugging Face hub id: what is trained on."""
     steps: int = CONFIG.run.max_steps or 0
@@ -78,69 +83,79 @@ class RawStart:
 
 
 def split(sentences: Sequence[str], held_out: int) -> tuple[list[str], list[str]]:
-    """Return the sentences to train on, and those that are held out: every so many-th."""
+    """Return the distinct sentences to train on, and those held out: every so many-th.
+
+    Raises:
+        ValueError: none is held out, or more than half of them.
+    """
     distinct = list(dict.fromkeys(sentences))
-    every = len(distinct) // held_out
-    held = distinct[::every][:held_out]
+    check_between("held_out", held_out, 1, len(distinct) // 2)
+    held = distinct[:: len(distinct) // held_out][:held_out]
     kept = set(held)
     return [s for s in distinct if s not in kept], held
 
 
 def masked_words(encoder: SentenceEncoder, sentences: Sequence[str]) -> dict[str, float]:
-    """Return the loss and the accuracy of masked words; the same ones are masked at every call."""
+    """Return accuracy and loss of masked words; the same ones are masked at every call."""
     model = Model(encoder.config, encoder.params, encoder.tokenizer, "mean", jnp.dtype("float32"))
-    tokens = masking_tokens(model)
-
-    @jax.jit
-    def guess(params: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
-        keys = jax.random.split(key, batch.input_ids.size // TOKENS_PER_SEGMENT)
-        ids, labels = mask_tokens(batch, keys, tokens, encoder.config.vocab_size)
-        rows = dataclasses.replace(batch, input_ids=ids)
-        logits = token_logits(encoder.config, params, rows, None, jnp.float32)
-        masked = labels != IGNORED
-        right = jnp.sum((jnp.argmax(logits, -1) == labels) & masked)
-        count = jnp.sum(masked)
-        return masked_lm_loss(logits, labels) * count, right, count
-
-    limit = CONFIG.data.max_length
+    tokens, limit = masking_tokens(model), CONFIG.data.max_length
     ids = encoder.tokenizer(list(sentences), limit)[0]
-    batches = encode_batches(ids, limit, 64 * limit, 1)
     sums = np.zeros(3)
-    for number, (batch, _) in enumerate(batches):
+    for number, (batch, _) in enumerate(encode_batches(ids, limit, 64 * limit, 1)):
         key = jax.random.key(MASK_SEED + number)
-        sums += [float(x) for x in guess(encoder.params, batch, key)]
+        found = guesses(encoder.config, tokens, encoder.params, batch, key)
+        sums += [float(x) for x in found]
     # The first is what chooses the best model.
-    return {"masked_accuracy": sums[1] / sums[2], "masked_loss": sums[0] / sums[2]}
+    return {"masked_accuracy": 100 * sums[0] / sums[2], "masked_loss": sums[1] / sums[2]}
 
 
-def pooled(encoder: SentenceEncoder, pooling: str) -> SentenceEncoder:
-    """Return the same encoder with another pooling, its vectors as they are."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def guesses(
+    config: BertConfig, tokens: MaskingTokens, params: Any, batch: Batch, key: Any
+) -> tuple[Any, Any, Any]:
+    """Return how many masked words are guessed, the sum of their losses, and their number."""
+    keys = jax.random.split(key, batch.input_ids.size // TOKENS_PER_SEGMENT)
+    ids, labels = mask_tokens(batch, keys, tokens, config.vocab_size)
+    rows = dataclasses.replace(batch, input_ids=ids)
+    logits = token_logits(config, params, rows, None, jnp.float32)
+    masked = labels != IGNORED
+    right = jnp.sum((jnp.argmax(logits, -1) == labels) & masked)
+    count = jnp.sum(masked)
+    return right, masked_lm_loss(logits, labels) * count, count
+
+
+def vectors_of(encoder: SentenceEncoder, pooling: str, sentences: Sequence[str]) -> np.ndarray:
+    """Return the vectors of another pooling, not scaled."""
     settings = dataclasses.replace(encoder.settings, pooling=pooling, normalize=False)
     params = {"encoder": encoder.params["encoder"]}
-    return SentenceEncoder(encoder.config, params, encoder.tokenizer, settings)
+    other = SentenceEncoder(encoder.config, params, encoder.tokenizer, settings)
+    return other.encode(list(sentences), show_progress=False)
 
 
-def measure(encoder: SentenceEncoder, dev: Pairs, held: Sequence[str]) -> dict[str, Any]:
+def geometry(vectors: np.ndarray) -> dict[str, float]:
+    """Return average cosine, uniformity, and the second singular value over the first.
+
+    The latter two are of the unit vectors.
+    """
+    unit = checked_unit_rows(vectors)
+    return {
+        "average_cosine": average_cosine(vectors),
+        "uniformity": uniformity(unit),
+        "second_singular_value": float(singular_spectrum(unit)[1]),
+    }
+
+
+def measure(encoder: SentenceEncoder, dev: Pairs, held: Sequence[str]) -> dict[str, float]:
     """Return everything that is measured of an encoder, by name."""
+    found = masked_words(encoder, held) if "mlm" in encoder.params else {}
     distinct = list(dict.fromkeys((*dev.sentences1, *dev.sentences2)))
     row = {sentence: i for i, sentence in enumerate(distinct)}
-    found: dict[str, Any] = masked_words(encoder, held) if "mlm" in encoder.params else {}
+    sides = [[row[s] for s in side] for side in (dev.sentences1, dev.sentences2)]
     for pooling in POOLINGS:
-        vectors = pooled(encoder, pooling).encode(distinct, show_progress=False)
-
-        def embed(sentences: Sequence[str], vectors: np.ndarray = vectors) -> np.ndarray:
-            return vectors[[row[s] for s in sentences]]
-
-        cosines = cosine(embed(dev.sentences1), embed(dev.sentences2))
-        found[pooling] = 100 * spearman(cosines, dev.scores)
+        vectors = vectors_of(encoder, pooling, distinct)
+        found[pooling] = 100 * spearman(cosine(*(vectors[side] for side in sides)), dev.scores)
         if pooling == "mean":
-            values = singular_spectrum(checked_unit_rows(vectors))
-            places = (i for i in SPECTRUM_PLACES if i < len(values))
-            found |= {
-                "average_cosine": average_cosine(vectors),
-                "uniformity": alignment_uniformity(embed, [dev]).uniformity,
-                **{f"singular_value_{i}": float(values[i]) for i in places},
-            }
+            found |= geometry(vectors)
     return found
 
 
@@ -150,13 +165,13 @@ def measure(encoder: SentenceEncoder, dev: Pairs, held: Sequence[str]) -> dict[s
 
 COLUMNS = {
     "masked_loss": "loss of masked words",
-    "masked_accuracy": "accuracy of masked words",
+    "masked_accuracy": "masked words guessed, %",
     "mean": "mean, STS-B dev",
     "first-last": "first-last, STS-B dev",
     "cls": "cls, STS-B dev",
     "average_cosine": "average cosine of the means",
     "uniformity": "uniformity of the means",
-    "singular_value_1": "second singular value over the first",
+    "second_singular_value": "their second singular value over the first",
 }
 
 
@@ -164,19 +179,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return the table in Markdown: mean and deviation over the seeds, for each step."""
     how = results["settings"]
     title = (
-        f"Masked language modelling from {how['model']['model']}: batches of "
-        f"{how['data']['batch_size']}, learning rate {how['optimizer']['learning_rate']:g}, "
-        f"{how['model']['dtype']}, {how['sentences']:,} sentences, seeds "
-        f"{', '.join(results['seeds'])}; {results['hardware']}:"
+        f"Masked language modelling from {how['model']}: batches of {CONFIG.data.batch_size}, "
+        f"learning rate {CONFIG.optimizer.learning_rate:g}, {how['dtype']}, "
+        f"{how['sentences']:,} sentences, seeds {', '.join(results['seeds'])}; "
+        f"{results['hardware']}:"
     )
-    runs = list(results["seeds"].values())
-    rows = []
-    for records in zip(*runs, strict=True):
-        cells = [str(records[0]["step"])]
-        for name in COLUMNS:
-            known = [record[name] for record in records if name in record]
-            cells.append(report.mean_and_deviation(known) if known else "")
-        rows.append(cells)
+
+    def row(step: int, records: Sequence[Mapping[str, Any]]) -> list[str]:
+        known = [[record[name] for record in records if name in record] for name in COLUMNS]
+        return [str(step), *(report.mean_and_deviation(x) if x else "" for x in known)]
+
+    rows = [row(0, [results["start"]])]
+    rows += [row(x[0]["step"], x) for x in zip(*results["seeds"].values(), strict=True)]
     return f"{title}\n\n{report.markdown(['step', *COLUMNS.values()], rows)}"
 
 
@@ -184,32 +198,25 @@ def main(settings: RawStart) -> None:
     """Train every seed, measure, and write the table."""
     text, held = split(read_sentences(settings.train_files), settings.held_out)
     dev = read_stsb(settings.eval_data, "dev")
-    untrained = SentenceEncoder.from_pretrained(settings.model, pooling="mean")
-    start = {"step": 0, **measure(untrained, dev, held)}
+    start = measure(SentenceEncoder.from_pretrained(settings.model, pooling="mean"), dev, held)
+    config = replace(
+        CONFIG,
+        model=settings.model,
+        max_steps=settings.steps,
+        eval_every=settings.every,
+        dtype=settings.dtype,
+        seed=settings.seeds[0],
+        seeds=settings.seeds,
+        resume=settings.resume,
+        output_dir=settings.output_dir,
+    )
+    runs = train_seeds(config, sentences=text, evaluate=lambda model: measure(model, dev, held))
     found = {}
-    for seed in settings.seeds:
-        config = replace(
-            CONFIG,
-            model=settings.model,
-            max_steps=settings.steps,
-            eval_every=settings.every,
-            checkpoint_steps=settings.every,
-            dtype=settings.dtype,
-            seed=seed,
-            seeds=(),
-            resume=settings.resume,
-            output_dir=settings.output_dir / f"seed-{seed}",
-        )
-        train(config, sentences=text, evaluate=lambda encoder: measure(encoder, dev, held))
-        lines = read_json_lines(config.run.output_dir / "metrics.jsonl")
-        later = [{"step": line["step"], **line["eval"]} for line in lines if "eval" in line]
-        found[str(seed)] = [start, *later]
-    how = to_json(replace(config, output_dir=settings.output_dir.name))
-    results = {
-        "settings": {**how, "sentences": len(text), "held_out": len(held)},
-        "hardware": hardware(),
-        "seeds": found,
-    }
+    for seed, run in zip(settings.seeds, runs, strict=True):
+        lines = read_json_lines(Path(run["folder"]) / "metrics.jsonl")
+        found[str(seed)] = [{"step": x["step"], **x["eval"]} for x in lines if "eval" in x]
+    record = report.results_record(settings, sentences=len(text))
+    results = record | {"start": start, "seeds": found}
     write_json(settings.output_dir / "raw_start.json", results)
     write_text(settings.output_dir / "raw_start.md", markdown(results) + "\n")
     print(markdown(results))

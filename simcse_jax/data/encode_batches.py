@@ -30,7 +30,7 @@ class TokenisedChunk(NamedTuple):
     """
 
     sentences: list[str]
-    ids: list[Int[np.ndarray, "?tokens"]]
+    ids: list[Int[np.ndarray, "_"]]
     cut: int
 
 
@@ -83,14 +83,25 @@ def check_ids(ids: list[np.ndarray], sentences: list[str], vocab_size: int | Non
             )
 
 
-def room_for(tokens: int, usual: int) -> int:
-    """Return the least of ``usual``, four times as many, sixteen times, … that has room for all.
+def batch_tokens(ids: list[np.ndarray], batch_size: int | None, platform: str, devices: int) -> int:
+    """Return how many tokens a batch has room for: those asked for, but no more than there are.
 
-    Not the number of tokens itself, which would be new shapes to compile for each corpus.
+    What there are is rounded up to the usual room, four times it, sixteen times, …; as it is, it
+    would be new shapes to compile for each corpus.
+
+    Args:
+        ids: the token ids of each sentence.
+        batch_size: about how many sentences the device gets; None for the usual number.
+        platform: of the devices.
+        devices: their number.
     """
-    while usual < tokens:
-        usual *= 4
-    return usual
+    usual = TOKENS_PER_SENTENCE * (64 if platform == "cpu" else 2048) * devices
+    wanted = usual if batch_size is None else TOKENS_PER_SENTENCE * batch_size
+    tokens = sum(map(len, ids))
+    room = usual
+    while room < tokens:
+        room *= 4
+    return min(wanted, room)
 
 
 def encode_batches(

@@ -36,7 +36,7 @@ def check_strings(sentences: list[Any], start: int = 0) -> None:
             raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
 
 
-def places_of(distinct: list[str], sentences: list[str]) -> list[int]:
+def positions_among(distinct: list[str], sentences: list[str]) -> list[int]:
     """Return where each sentence stands among the distinct ones."""
     index = {sentence: i for i, sentence in enumerate(distinct)}
     return [index[sentence] for sentence in sentences]

@@ -147,6 +147,16 @@ class Sbert(TokenObjective):
                 f"0, so it must be at least {max(labels) + 1}"
             )
 
+    def unused_classes(self, labels: Sequence[float] | None) -> str:
+        """Return what is to be said of classes that no example has; "" where all have some."""
+        last = int(max(labels or (0,)))
+        if self.kind != "softmax" or not 0 < last < self.num_labels - 1:
+            return ""
+        return (
+            f"no example has a label above {last}, but {self.num_labels} classes are trained; "
+            f"num_labels {last + 1} would be as many as there are"
+        )
+
     def save(self, folder: Path, params: Params) -> None:
         """See `ObjectiveConfig.save`: the softmax' classifier, which `read_classifier` reads."""
         if self.kind == "softmax":

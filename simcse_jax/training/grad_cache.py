@@ -56,36 +56,34 @@ def grad_cache(objective: Objective, chunks: int) -> ValueAndGradient:
         pieces = split_shards(batch, chunks)
         count = _token_count(objective, batch, keys, pieces)
         vectors = lax.map(lambda piece: objective.embed(params, piece, keys), pieces)
-        metrics, gradient, d_vectors = _of_vectors(objective, params, vectors, batch)
+        (loss, metrics), (gradient, d_vectors) = _loss_of_vectors(objective, params, vectors, batch)
 
         def add_chunk(sums: Any, chunk: Any) -> tuple[Any, None]:
             piece, d_piece = chunk
-            own = _of_chunk(objective, params, piece, d_piece, keys, count)
+            own = _gradient_of_chunk(objective, params, piece, d_piece, keys, count)
             return jax.tree.map(jnp.add, sums, own), None
 
         shapes = jax.eval_shape(lambda: _token_loss(objective, params, batch, keys, count))
         start = (gradient, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
         (gradient, (more, token_metrics)), _ = lax.scan(add_chunk, start, (pieces, d_vectors))
-        return {**metrics, **token_metrics, "loss": metrics["loss"] + more}, gradient
+        return {"loss": loss + more, **metrics, **token_metrics}, gradient
 
     return compute
 
 
-def _of_vectors(
+def _loss_of_vectors(
     objective: Objective, params: Params, vectors: Any, batch: Any
-) -> tuple[Metrics, Params, Any]:
-    """Return the metrics of all chunks' vectors, and the gradients of parameters and vectors."""
+) -> tuple[tuple[Float[Array, ""], Metrics], tuple[Params, Any]]:
+    """Return loss and metrics of all chunks' vectors, and both gradients."""
 
     def loss(params: Params, vectors: Any) -> tuple[Float[Array, ""], Metrics]:
         joined = jax.tree.map(lambda x: lax.collapse(x, 0, 2), vectors)
         return objective.loss(params, joined, batch)
 
-    differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (value, metrics), (gradient, d_vectors) = differentiate(params, vectors)
-    return {"loss": value, **metrics}, gradient, d_vectors
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, vectors)
 
 
-def _of_chunk(
+def _gradient_of_chunk(
     objective: Objective, params: Params, chunk: Any, d_vectors: Any, keys: Keys, count: Array
 ) -> tuple[Params, tuple[Float[Array, ""], Metrics]]:
     """Carry the gradient of a chunk's vectors on to the parameters, and add its tokens' loss.

@@ -169,12 +169,12 @@ def fit(
             if logged:
                 stop, late = agreed(signals.came, time.monotonic() - saved > checkpoint_seconds)
             if logged or stop:
-                shown.metrics(done, metrics.flush())
+                shown.show_metrics(done, metrics.flush())
             if due:
                 assert evaluation is not None
                 with metrics.paused():
                     best, values = _evaluate(evaluation, state.params, done, best, records)
-                shown.scores(done, values)
+                shown.show_scores(done, values)
             if (regular or late or stop) and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
@@ -296,14 +296,14 @@ class _Shown:
         self._total = total
         self._last: dict[str, str] = {}
 
-    def metrics(self, step: int, values: dict[str, str]) -> None:
+    def show_metrics(self, step: int, values: dict[str, str]) -> None:
         """Show the newest metrics."""
         self._last = values
         self._progress.show_values(values)
         if self._progress.line_is_due:
             self._line(step, values)
 
-    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+    def show_scores(self, step: int, scores: Mapping[str, float]) -> None:
         """Show the scores of an evaluation, beside the newest metrics."""
         self._line(step, self._last | {name: f"{value:.2f}" for name, value in scores.items()})
 
