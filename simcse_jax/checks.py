@@ -8,6 +8,8 @@ import functools
 import math
 import numbers
 import os
+import re
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -46,6 +48,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question for the name that is most like an unknown one; "" where none is."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def levels_to_caller() -> int:
+    """Return the ``stacklevel`` with which a warning points at the code that called the library."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _WRAPPERS.search(frame.f_code.co_filename):
+        frame = frame.f_back
+    while frame.f_back is not None and _OWN_FRAMES.search(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+# Of those that check signatures in the tests.
+_WRAPPERS = re.compile("/jaxtyping/|/beartype/|^<")
+_OWN_FRAMES = re.compile(rf"^{re.escape(str(Path(__file__).parent))}/|{_WRAPPERS.pattern}")
 
 
 def listed(names: Iterable[str], most: int = 200) -> str:

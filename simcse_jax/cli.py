@@ -407,6 +407,8 @@ def refuse_empty(args: list[str]) -> None:
     """
     several = ("--train-files", "--test-files", "--columns", "--eval-columns", "--seeds")
     for option, after in itertools.pairwise([*args, "--"]):
+        if option.startswith("--") and after == "":  # of a variable that is not set
+            raise ValueError(f"{option} is empty; give a value, or leave it out")
         if option in several and after.startswith("--"):
             raise ValueError(f"{option} is given without a value; name some, or leave it out")
 

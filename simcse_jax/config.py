@@ -160,6 +160,10 @@ class Config:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        if not dataclasses.is_dataclass(self.objective):
+            raise ValueError(
+                f"the objective is {quoted(self.objective)}; it must be one such as SimCSE()"
+            )
         field_names(self)
 
 
@@ -340,7 +344,7 @@ def load_config(name: str | Path) -> Config:
     if str(name) in CONFIGS:
         return CONFIGS[str(name)]
     path = Path(name)
-    if not path.is_file():
+    if not io.is_there(path) or not path.is_file():
         # What looks like a path is a file that is missing.
         is_name = path.name == str(name) and not path.suffix
         near = did_you_mean(str(name), CONFIGS) if is_name else ""
@@ -403,7 +407,7 @@ def from_json(value: Any, where: Path | str = "the configuration") -> Config:
         raise ValueError(f"{where} must be a JSON object of {', '.join(sorted(known))}")
     objective = value.get("objective")
     kind = objective.get("type") if isinstance(objective, Mapping) else None
-    if kind not in OBJECTIVES:
+    if not isinstance(kind, str) or kind not in OBJECTIVES:
         raise ValueError(
             f"{where}: objective must have a type, one of {', '.join(OBJECTIVES)}, not "
             f"{quoted(kind)}; an objective of your own is configured by a .py file that defines "
@@ -456,6 +460,8 @@ def _converted(hint: Any, value: Any) -> Any:
         several = value if isinstance(value, list | tuple) else (value,)
         return tuple(_converted(args[0], item) for item in several)
     accepted = {int: numbers.Integral, float: numbers.Real, Path: str | os.PathLike}.get(hint)
+    if hint is Path and value == "":  # which would be the folder that one is in
+        return value
     if accepted is not None and isinstance(value, accepted) and not isinstance(value, bool):
         return hint(value)
     return value

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,6 +33,7 @@ from simcse_jax.checks import (
     check_seed,
     check_type,
     check_unmasked,
+    levels_to_caller,
     quoted,
 )
 from simcse_jax.compilation_cache import enable_compilation_cache
@@ -42,7 +43,14 @@ from simcse_jax.data.encode_batches import (
     encode_batches,
     tokenised_chunks,
 )
-from simcse_jax.data.given_sentences import as_list, check_strings, is_text, positions_among
+from simcse_jax.data.given_sentences import (
+    as_list,
+    check_iterable,
+    check_strings,
+    is_text,
+    listed_once,
+    positions_among,
+)
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
@@ -534,8 +542,7 @@ class SentenceEncoder:
         check_count("chunk_size", chunk_size)
         if on_progress is not None and not callable(on_progress):
             raise TypeError(f"on_progress is {quoted(on_progress)}; it must be a function, or None")
-        if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
-            raise TypeError(f"sentences are a {type(sentences).__name__}; give an iterable of them")
+        check_iterable(sentences)
         options = self._options(
             batch_size, normalize, max_length, on_truncation, prompt_name, prompt, truncate_dim
         )
@@ -605,7 +612,7 @@ class SentenceEncoder:
     ) -> Iterator[np.ndarray]:
         """Encode chunks of sentences: the vectors of each; at the end, warn of those that were cut.
 
-        The warning points at the code that called `encode`, or that goes through the stream.
+        The warning points at the code that called the library.
         """
         vocab_size = None if self._knows_every_id else self.config.vocab_size
         done = truncated = 0
@@ -614,7 +621,8 @@ class SentenceEncoder:
         ):
             check_ids(ids, sentences, vocab_size)
             if cut and options.refuses_long:
-                raise ValueError(f"{cut} sentences are longer than {options.limit} tokens")
+                are = "sentence is" if cut == 1 else "sentences are"
+                raise ValueError(f"{cut} {are} longer than {options.limit} tokens")
             pooled = np.empty((len(ids), self._pooled_size), np.float32)
             own_key = None if key is None else jax.random.fold_in(key, done)
             for order, vectors in self._embed_chunk(
@@ -628,8 +636,8 @@ class SentenceEncoder:
             yield self._finish(pooled, options.normalize, options.width)
         if truncated and options.warns_of_long:
             warnings.warn(
-                f"{truncated} of {done} distinct sentences were cut to {options.limit} tokens",
-                stacklevel=3,
+                f"{truncated} of {done} encoded sentences were cut to {options.limit} tokens",
+                stacklevel=levels_to_caller(),
             )
 
     def encode_query(
@@ -743,11 +751,10 @@ class SentenceEncoder:
                 f"this model's embeddings are compared by {name!r}, which is not here; "
                 "simcse_jax.cosine_similarity compares them by the cosine all the same"
             )
-        first: Any
-        second: Any
+        first: Any = listed_once(a)
+        second: Any = first if b is a else listed_once(b)
         first, second = (
-            np.atleast_2d(self.encode(x)) if is_text(x) else x
-            for x in (list(x) if isinstance(x, Iterator | Set) else x for x in (a, b))
+            np.atleast_2d(self.encode(x)) if is_text(x) else x for x in (first, second)
         )
         return cosine_similarity(first, second)
 

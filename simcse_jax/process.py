@@ -16,8 +16,8 @@ SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM has ended."""
 
 
-# Seconds, in which the callback that has dropped a signal's exception is over.
-_SENT_AGAIN_AFTER = 0.02
+# Seconds, in which the callback that has dropped a signal's exception is over, as a rule.
+_SENT_AGAIN_AFTER = 0.1
 
 
 class Interrupted(RuntimeError):
@@ -72,9 +72,9 @@ def is_alive(pid: int, started: int | None = None) -> bool:
 def unwinding_on_sigterm() -> Iterator[None]:
     """Let SIGTERM leave the block as an exception, so that nothing half-made stays behind.
 
-    It raises `Terminated`. Further ones are ignored while that goes on. Where Python drops the
-    exception, or Ctrl-C's, since the signal came in a callback of C (JAX has one at every garbage
-    collection), the signal is sent again.
+    It raises `Terminated`. Further ones are ignored while that goes on. Where the exception, or
+    Ctrl-C's, gets lost, the signal is sent again: Python drops it in a callback of C (JAX has one
+    at every garbage collection), and some libraries catch everything while they are imported.
     """
     # Python lets the main thread alone set handlers.
     if threading.current_thread() is not threading.main_thread():
@@ -82,32 +82,41 @@ def unwinding_on_sigterm() -> Iterator[None]:
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
+        send_again(signal.SIGTERM)  # until the block has been left
+        if not _is_unwinding(sys.exc_info()[1]):
+            raise Terminated
 
-    def send_again(dropped: Any) -> None:
-        numbers = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-        number = numbers.get(dropped.exc_type)
-        if number is None:
-            hook(dropped)
-            return
-        if number == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, leave)
+    def send_again(number: signal.Signals) -> None:
+        if number in waiting:
+            waiting[number].cancel()
         timer = threading.Timer(_SENT_AGAIN_AFTER, os.kill, (os.getpid(), number))
         timer.daemon = True
+        waiting[number] = timer
         timer.start()
-        waiting.append((timer, dropped.exc_type))
 
-    waiting: list[tuple[threading.Timer, type[BaseException]]] = []
-    hook, sys.unraisablehook = sys.unraisablehook, send_again
+    def on_dropped(dropped: Any) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            send_again(signal.SIGINT)
+        elif dropped.exc_type is not Terminated:  # of which the next is on its way
+            hook(dropped)
+
+    waiting: dict[signal.Signals, threading.Timer] = {}
+    hook, sys.unraisablehook = sys.unraisablehook, on_dropped
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        late = [kind for timer, kind in waiting if timer.is_alive()]
-        for timer, _ in waiting:
+        late = [number for number, timer in waiting.items() if timer.is_alive()]
+        for timer in waiting.values():
             timer.cancel()
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = hook
     if late:  # the block has ended before the signal came again
-        raise late[0]
+        raise Terminated if signal.SIGTERM in late else KeyboardInterrupt
+
+
+def _is_unwinding(handled: BaseException | None) -> bool:
+    """Tell whether an exception that is being handled is `Terminated`, or came while that was."""
+    while handled is not None and not isinstance(handled, Terminated):
+        handled = handled.__context__
+    return handled is not None

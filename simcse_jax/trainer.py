@@ -182,6 +182,7 @@ def train_seeds(
         scores = choose_scores(config, data, evaluate)
         if "nli" in data.held_out:
             say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
+        check_all_labels(config, data)
         before: Before = {}
         results = [
             train_one(one, data, scores, before) | {"folder": str(one.run.output_dir)}
@@ -211,10 +212,51 @@ def check_folders(config: Config, own: Sequence[Config]) -> None:
     """
     for one in own:
         check_folder(one.run.output_dir, fixed_fields(one), config.run.resume)
+        check_scored_tasks(one)
     if config.run.seeds:
         fixed = fixed_fields(config)
         del fixed["seed"]
         check_folder(config.run.output_dir, fixed, config.run.resume)
+
+
+def check_all_labels(config: Config, data: TrainingData) -> None:
+    """Refuse labels, also of pairs that are held out, that are no classes; tell of unused classes.
+
+    Raises:
+        ValueError: a label is beyond ``num_labels``.
+    """
+    if not isinstance(config.objective, Sbert):
+        return
+    held_out = data.held_out.get("nli")
+    texts = [data.text] if held_out is None else [data.text, held_out]
+    labels = [label for text in texts for label in getattr(text, "labels", None) or ()]
+    if labels:
+        config.objective.check_labels(labels)
+        if unused := config.objective.unused_classes(labels):
+            say(unused)
+
+
+def check_scored_tasks(config: Config) -> None:
+    """Refuse to reuse a finished run that was scored on other tasks than are asked for.
+
+    Raises:
+        ValueError: the message says what to do instead.
+    """
+    run, file = config.run, config.run.output_dir / RESULTS
+    if not (run.resume and file.exists()):
+        return
+    tasks = read_results(file)["best"].get("tasks", {})
+    if not tasks or (len(tasks) > 1) == run.all_tasks:
+        return
+    if run.all_tasks:
+        raise ValueError(
+            f"{run.output_dir} is finished and was scored on {', '.join(tasks)}; leave all_tasks "
+            f"out, and score its model: simcse-jax evaluate --model {run.output_dir}/best --data "
+            f"{run.eval_data}"
+        )
+    raise ValueError(
+        f"{run.output_dir} is finished and was scored on all tasks; give all_tasks too"
+    )
 
 
 def join_others(config: Config) -> Config:
@@ -346,8 +388,6 @@ def train_seed(
     text = with_positives(data, config.data, run.seed)
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
-    if isinstance(objective, Sbert) and (labels := getattr(text, "labels", None)) is not None:
-        objective.check_labels(labels)
     objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
     with naming_text(config):
@@ -363,8 +403,6 @@ def train_seed(
     untrained = trained_encoder(config, model, params)  # refuses a pooling before text is read
     batches = make_batches(config, text, model, mesh)
     say(f"{text.description}\n{batches.description}")
-    if isinstance(objective, Sbert) and (unused := objective.unused_classes(text.labels)):
-        say(unused)
     total = run.total_steps(batches.steps_per_epoch)
     card = card_of(untrained, training_facts(config, data, text, total, scores))
 

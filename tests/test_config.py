@@ -261,3 +261,19 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(field, valu
     kind = next(k for k in kinds if field in {f.name for f in dataclasses.fields(k)})
     with pytest.raises(ValueError, match=rf"^{field} is .*; it must be {wanted}$"):
         kind(**{field: value})
+
+
+@pytest.mark.parametrize("kind", [["simcse"], {}, 3, None])
+def test_an_objective_of_no_known_type(kind):
+    with pytest.raises(ValueError, match="objective must have a type, one of simcse, .*, not"):
+        configs.from_json({"objective": {"type": kind}})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_objective_and_no_folder():
+    with pytest.raises(ValueError, match="the objective is 3; it must be one such as SimCSE"):
+        configs.Config(3)
+    with pytest.raises(ValueError, match="output_dir is ''"):
+        replace(CONFIGS["mlm"], output_dir="")
+    with pytest.raises(ValueError, match="--output-dir is empty; give a value, or leave it out"):
+        override(CONFIGS["mlm"], "mlm", ["--output-dir", ""])

@@ -48,7 +48,7 @@ def test_no_more_is_taken_than_the_next_chunk(tiny):
 
 
 def test_what_a_stream_refuses(tiny, unchecked):
-    with pytest.raises(TypeError, match="give an iterable"):
+    with pytest.raises(TypeError, match="give a list of strings"):
         tiny.encode_stream("a dog")
     with pytest.raises(ValueError, match="chunk_size is 0; it must be at least 1"):
         tiny.encode_stream(["a dog"], chunk_size=0)
@@ -60,11 +60,11 @@ def test_what_a_stream_refuses(tiny, unchecked):
 
 def test_long_sentences_are_told_of_once(tiny):
     texts = [*SENTENCES[:4], " ".join(["dog"] * 40), *SENTENCES[4:6]]
-    message = "1 of 7 distinct sentences were cut to 24 tokens"
+    message = "1 of 7 encoded sentences were cut to 24 tokens"
     with pytest.warns(UserWarning, match=message) as caught:
         list(tiny.encode_stream(texts, chunk_size=2))
     assert len(caught) == 1
-    with pytest.raises(ValueError, match="1 sentences are longer than 24 tokens"):
+    with pytest.raises(ValueError, match="1 sentence is longer than 24 tokens"):
         list(tiny.encode_stream(texts, chunk_size=2, on_truncation="error"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -67,7 +67,7 @@ RECORDED = [
 
 
 @pytest.mark.parametrize(("name", "options"), RECORDED, ids=[name for name, _ in RECORDED])
-@pytest.mark.filterwarnings("ignore:[12] of 5 distinct sentences were cut")
+@pytest.mark.filterwarnings("ignore:[12] of 5 encoded sentences were cut")
 def test_equals_what_was_recorded(golden, name, options):
     """The vectors of commit f1efc0f, whose encoder knew padded rows too."""
     with safe_open(golden / "encode.safetensors", "np") as file:
@@ -289,9 +289,13 @@ def test_a_tokenizer_whose_two_files_disagree_is_refused(tmp_path):
 
 def test_too_long_is_cut_with_one_warning_or_refused(tiny):
     long = ["cat " * 50, "dog " * 60, "cat"]
-    with pytest.warns(UserWarning, match="2 of 3 distinct sentences were cut to 24 tokens"):
+    with pytest.warns(UserWarning, match="2 of 3 encoded sentences were cut to 24 tokens"):
         vectors = tiny.encode(long)
     assert np.isfinite(vectors).all()
+    for encode in (tiny.encode_query, lambda x: tiny.similarity(x, ["a dog"])):
+        with pytest.warns(UserWarning, match="encoded sentences were cut") as caught:
+            encode(long)
+        assert {warning.filename for warning in caught} == {__file__}
     with pytest.raises(ValueError, match="2 sentences are longer than 24 tokens"):
         tiny.encode(long, on_truncation="error")
     tiny.encode(long, max_length=8)  # asked for, so not warned of (warnings are errors here)

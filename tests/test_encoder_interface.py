@@ -159,3 +159,22 @@ def test_a_flow_on_unit_rows_warns(encoder):
     config = FlowConfig(levels=1, depth=1, width=4)
     with pytest.warns(UserWarning, match=r"every embedding has length one.*encoder\.fit\(Flow"):
         Flow.fit(encoder.encode(TEXTS), config, epochs=0)
+
+
+def test_what_has_no_order_or_is_a_table_is_refused(golden):
+    tiny = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    table = {"text": ["a man", "a dog"]}
+    for call in (tiny.encode, tiny.encode_stream, lambda x: tiny.fit(Whitening, x)):
+        with pytest.raises(TypeError, match="are a dict; give one of its columns, a list of"):
+            call(table)
+        with pytest.raises(TypeError, match="are a set; give a list of strings"):
+            call({"a man", "a dog"})
+    assert tiny.encode(table["text"]).shape == tiny.encode(iter(table["text"])).shape
+
+
+def test_a_generator_is_compared_with_itself(golden):
+    tiny = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    once = (text for text in ["a man", "a dog"])
+    found = tiny.similarity(once, once)
+    np.testing.assert_allclose(found, tiny.similarity(["a man", "a dog"], ["a man", "a dog"]))
+    assert tiny.similarity({"x": "a man"}.values(), ["a dog"]).shape == (1, 1)

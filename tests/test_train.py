@@ -1,6 +1,7 @@
 """`train`, end to end on a tiny model: what it leaves, resuming, every objective, bad input."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -430,10 +431,38 @@ def test_classes_that_no_example_has_are_told_of(make, tmp_path, capsys):
     options = {"columns": ("a", "b"), "label_column": "same", "max_steps": 1, "batch_size": 8}
     config = make("sbert_nli", labelled_nli=False, train_files=(), **options)
     train_seeds(config, sentences=pairs)
-    told = "no example has a label above 1, but 3 classes are trained; num_labels 2 would be as"
+    told = "no label is above 1, but 3 classes are trained; num_labels 2 would be enough"
     assert told in " ".join(capsys.readouterr().out.split())
     train_seeds(replace(config, num_labels=2, output_dir=tmp_path / "two"), sentences=pairs)
-    assert "no example" not in capsys.readouterr().out
+    assert "no label is" not in capsys.readouterr().out
+
+
+def test_labels_of_pairs_held_out_are_checked_too(make, tmp_path):
+    def write(name, label):
+        rows = [{"a": a, "b": b, "label": label} for a, b in itertools.pairwise(SENTENCES[:20])]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    config = make(
+        "sbert_nli",
+        train_files=(write("train.jsonl", 1),),
+        test_files=(write("test.jsonl", 7),),
+        columns=("a", "b"),
+        label_column="label",
+    )
+    with pytest.raises(ValueError, match="num_labels is 3, but a label is 7"):
+        train_seeds(config)
+
+
+def test_a_finished_run_is_not_taken_for_one_with_other_scores(make, monkeypatch, tiny_data):
+    config = make("unsup_simcse", train_files=(tiny_data / "text.txt",), max_steps=1)
+    train_seeds(config)
+    again = replace(config, all_tasks=True, resume=True)
+    with pytest.raises(
+        ValueError, match=r"scored on STS-B; leave all_tasks out, .* --model .*best"
+    ):
+        train_seeds(again)
+    assert train_seeds(replace(config, resume=True))
 
 
 def test_without_a_test_file_premises_are_held_out(make, tiny_data):
@@ -578,7 +607,7 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
     with pytest.raises(FileExistsError, match="holds a run at step 14; go on with it"):
         train_seeds(config)
     (tmp_path / "run" / "results.json").unlink()
-    with pytest.raises(ValueError, match="embeddings was"):
+    with pytest.raises(ValueError, match="pooling was 'mean' and is 'cls'"):
         train_seeds(replace(config, resume=True, pooling="cls"))
     with pytest.raises(ValueError, match="parallel is 'pmap'; a flow is fitted with"):
         train_seeds(replace(config, parallel="pmap", output_dir=tmp_path / "other"))

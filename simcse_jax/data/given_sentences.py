@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -22,11 +22,22 @@ def as_list(sentences: Iterable[str]) -> list[str]:
         if array.ndim != 1:
             raise TypeError(f"sentences must be one column of text, got shape {array.shape}")
         sentences = array.tolist()
-    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
-        raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
+    check_iterable(sentences)
     listed = list(sentences)
     check_strings(listed)
     return listed
+
+
+def check_iterable(sentences: object) -> None:
+    """Raise a TypeError for what is no iterable of sentences, or has no order."""
+    # The keys of dict.fromkeys are sentences without their duplicates, in order.
+    if isinstance(sentences, Mapping) and any(x is not None for x in sentences.values()):
+        raise TypeError(
+            f"sentences are a {type(sentences).__name__}; give one of its columns, a list of "
+            "strings"
+        )
+    if isinstance(sentences, str | bytes | set | frozenset) or not isinstance(sentences, Iterable):
+        raise TypeError(f"sentences are a {type(sentences).__name__}; give a list of strings")
 
 
 def check_strings(sentences: list[Any], start: int = 0) -> None:
@@ -34,6 +45,12 @@ def check_strings(sentences: list[Any], start: int = 0) -> None:
     for i, sentence in enumerate(sentences, start):
         if not isinstance(sentence, str):
             raise TypeError(f"sentence {i} is a {type(sentence).__name__}, not a string")
+
+
+def listed_once(x: Any) -> Any:
+    """Return what can be gone through only once, or has no places, as a list; the rest as it is."""
+    whole = isinstance(x, str | Sequence | Mapping) or hasattr(x, "__array__")
+    return x if whole or not isinstance(x, Iterable) else list(x)
 
 
 def positions_among(distinct: list[str], sentences: list[str]) -> list[int]:

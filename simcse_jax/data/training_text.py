@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from simcse_jax.checks import listed, quoted
+from simcse_jax.checks import check_unmasked, listed, quoted
 from simcse_jax.data.libraries import is_saved
 from simcse_jax.data.nli import (
     Label,
@@ -235,6 +235,8 @@ def text_of_sentences(
     """
     if isinstance(sentences, str):
         raise ValueError("sentences is one string; give a list of them, or a file as train_files")
+    if hasattr(sentences, "__array__"):
+        check_unmasked("sentences", sentences)
     if (table := table_of(sentences, "sentences", choice.names)) is not None:
         return text_of_table(table, choice, seed=seed, labelled=labelled, neutral=neutral)
     rows = list(sentences) if isinstance(sentences, Iterable) else []
@@ -246,6 +248,8 @@ def text_of_sentences(
             "columns are named, but sentences has none by name; leave the names out, or give a "
             "dataset, a frame or rows that are mappings"
         )
+    if any(isinstance(row, set | frozenset) for row in rows):
+        raise ValueError("a row of sentences is a set, which has no order; give tuples")
     several = [isinstance(row, Iterable) and not isinstance(row, str) for row in rows]
     rows = [tuple(row) if s else (row,) for row, s in zip(rows, several, strict=True)]
     widths = {len(row) for row in rows}

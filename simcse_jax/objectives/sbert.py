@@ -147,14 +147,14 @@ class Sbert(TokenObjective):
                 f"0, so it must be at least {max(labels) + 1}"
             )
 
-    def unused_classes(self, labels: Sequence[float] | None) -> str:
-        """Return what is to be said of classes that no example has; "" where all have some."""
-        last = int(max(labels or (0,)))
-        if self.kind != "softmax" or not 0 < last < self.num_labels - 1:
+    def unused_classes(self, labels: Sequence[float]) -> str:
+        """Return what is to be said where the last classes have no example; else ""."""
+        enough = max(2, int(max(labels)) + 1)
+        if self.kind != "softmax" or enough >= self.num_labels:
             return ""
         return (
-            f"no example has a label above {last}, but {self.num_labels} classes are trained; "
-            f"num_labels {last + 1} would be as many as there are"
+            f"no label is above {int(max(labels))}, but {self.num_labels} classes are trained; "
+            f"num_labels {enough} would be enough"
         )
 
     def save(self, folder: Path, params: Params) -> None:

@@ -206,7 +206,7 @@ def check_folder(folder: Path, fixed: Mapping[str, Any], resume: bool) -> None:
         check_same_settings(folder / RESULTS, read_results(folder / RESULTS)["settings"], fixed)
     elif SUMMARY in there:
         check_same_settings(folder / SUMMARY, read_results(folder / SUMMARY)["settings"], fixed)
-    elif any(name in there for name in MODELS) and latest_step(folder / CHECKPOINTS) is None:
+    elif RUN in there and any(name in there for name in (*MODELS, CHECKPOINTS)):
         sections = io.read_object(folder / RUN)
         if not all(isinstance(fields, dict) for fields in sections.values()):
             raise ValueError(f"{folder / RUN} is no configuration of a run; choose another folder")

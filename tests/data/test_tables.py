@@ -339,3 +339,10 @@ def test_several_hard_negatives(tmp_path):
     with pytest.raises(ValueError, match=r"5 columns .* name those to train on as columns"):
         read_training_file(path)
     assert len(text_of_sentences([("a", "b", "c", "d", "e")] * 2).columns) == 5
+
+
+def test_masked_and_unordered_rows_are_refused():
+    with pytest.raises(ValueError, match="sentences .* masked"):
+        text_of_sentences(np.ma.array(["a", "b"], mask=[1, 0]))
+    with pytest.raises(ValueError, match="a row of sentences is a set, which has no order"):
+        text_of_sentences([{"a", "b"}] * 4)
