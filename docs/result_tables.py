@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments.report import markdown, mean_and_deviation
 from simcse_jax.encoder import DTYPES
+from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json
 from tests.campaign.table import table as campaign_table
 
@@ -279,6 +282,21 @@ def ablation(text: str, record: Any) -> str:
     return section(text, "augmentation")
 
 
+def raw_ablations(text: str, record: Any) -> str:
+    """SimCSE's ablations from a raw start, and how far their order is the paper's."""
+    parts = []
+    for preset, rows in record["tables"].items():
+        both = [
+            (row["paper"], float(np.mean([run["best"] for run in row["runs"]])))
+            for row in rows
+            if row["paper"] is not None and row["runs"]
+        ]
+        rho = spearman(*(np.asarray(side) for side in zip(*both, strict=True)))
+        order = f"Spearman's ρ between the paper's {len(both)} rows and ours: {rho:.2f}."
+        parts += [f"{preset}:", section(text, preset), order]
+    return "\n\n".join(parts)
+
+
 def fuzz_seeds(*campaigns: Any) -> str:
     """What came of hostile input, a row for each seed."""
     rows = []
@@ -426,6 +444,13 @@ TABLES: dict[str, Made] = {
         ("raw_start.md",),
         "python -m experiments.tables.raw_start --train-files wiki1m_head.txt wiki_split_15k.txt "
         "\\\n    --eval-data DATA --dtype bfloat16 --seeds 0 --output-dir runs/raw",
+    ),
+    "raw-ablations": Made(
+        raw_ablations,
+        ("ablations_raw.md", "ablations_raw.json"),
+        "python -m experiments.tables.ablations --model runs/raw/seed-0/last --pooling mean "
+        "\\\n    --presets augmentation dropout --steps 60 --every 30 --eval-data DATA "
+        "\\\n    --train-files wiki1m_head.txt --output-dir runs/raw_ablations",
     ),
     "raw-methods": Made(every_method, ("sts_table_raw_minilm.md",), RAW_TABLE),
     "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), commands_of("fuzz", 1)),
