@@ -16,3 +16,6 @@ AnyArray = Array | np.ndarray
 
 Lists = Sequence[Any]
 """A matrix as lists of numbers, which what people call with their own data takes as well."""
+
+Params = dict[str, Any]
+"""Parameters by their names, in dictionaries within each other, as Flax has them."""

@@ -134,6 +134,10 @@ class DataConfig:
         names = self.columns if isinstance(self.columns, tuple) else ()
         return ColumnChoice(names, self.label_column, self.score_column, self.highest_score)
 
+    def reading(self, seed: int) -> dict[str, Any]:
+        """Return how text of Python's, or of another library, is read."""
+        return {"seed": seed, "labelled": self.labelled_nli, "neutral": self.neutral}
+
     def _check_columns(self) -> None:
         """Refuse columns that cannot be trained on together."""
         if isinstance(self.columns, int):
@@ -253,8 +257,7 @@ def given_data(sentences: Any, config: DataConfig, seed: int) -> TrainingData:
         ValueError: what is given is no text, or too few columns.
     """
     seed = seed if config.data_seed is None else config.data_seed
-    how: Any = {"seed": seed, "labelled": config.labelled_nli, "neutral": config.neutral}
-    text = text_of_sentences(sentences, config.choice, **how)
+    text = text_of_sentences(sentences, config.choice, **config.reading(seed))
     return _first_columns(_with_documents(text, config), config)
 
 
@@ -286,8 +289,7 @@ def _of_library(config: DataConfig, seed: int) -> TrainingData:
             text = builders.load(parts.name, source=source)  # type: ignore[call-overload]
             return TrainingData(text if config.choice == WHOLE else _chosen(text, config))
     table = read_named(name, source, config.choice.names)
-    how: Any = {"seed": seed, "labelled": config.labelled_nli, "neutral": config.neutral}
-    text = text_of_table(table, config.choice, **how)
+    text = text_of_table(table, config.choice, **config.reading(seed))
     return _with_documents(text, config)
 
 

@@ -9,7 +9,7 @@ SimCSE ran SentEval's other classifier, the same model trained for four epochs w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from simcse_jax.checks import check_count
 from simcse_jax.data.transfer import Labelled, TransferTask
+from simcse_jax.evaluation.sts import Encode
 from simcse_jax.extras import needs
 
 with needs("transfer"):
@@ -29,8 +30,6 @@ REGULARISATION: tuple[float, ...] = tuple(2.0**t for t in range(-2, 4))
 """SentEval's grid of C, the inverse strength of the L2 penalty."""
 SEED = 1111
 """SentEval's seed."""
-
-Encode = Callable[[Sequence[str]], Float[np.ndarray, "n D"]]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         return minilm_folder()
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _refuse_run(folder)
+        _refuse_folder_of_run(folder)
         return folder
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
         raise FileNotFoundError(f"model folder {str(name)!r} does not exist")
@@ -43,7 +43,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _refuse_run(folder: Path) -> None:
+def _refuse_folder_of_run(folder: Path) -> None:
     """Tell who gives the folder of a training run where its model is."""
     for place in ("best", "seed-*/best"):
         for config in sorted(folder.glob(f"{place}/config.json")):

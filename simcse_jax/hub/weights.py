@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from simcse_jax.arrays import Params
 from simcse_jax.checks import first_line, quoted
 from simcse_jax.hub.find import weight_files
 from simcse_jax.hub.names import Entry, config_from_json, is_ignored, layer_of, our_name, tables
@@ -32,8 +33,6 @@ from simcse_jax.io import is_there, read_object
 from simcse_jax.models import BertConfig, BertEncoder, MaskedLMHead, Projection, one_a_row
 
 log = logging.getLogger(__name__)
-
-Params = dict[str, Any]
 
 # What makes another computation of the same tensors.
 _OTHER_MODELS = {

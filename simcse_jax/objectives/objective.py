@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from simcse_jax.arrays import AnyArray
+from simcse_jax.arrays import AnyArray, Params
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models import BertConfig
@@ -24,7 +24,6 @@ from simcse_jax.models.pooling import check_pooling
 
 AXIS = "data"
 
-Params = dict[str, Any]
 Metrics = dict[str, Float[Array, ""]]
 Keys = Callable[[str], Key[Array, ""]]
 """From the name of a stream of randomness to its key at this step."""

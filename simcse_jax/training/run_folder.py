@@ -193,7 +193,7 @@ def check_folder(folder: Path, fixed: Mapping[str, Any], resume: bool) -> None:
         _refuse_special(folder / name)
     there = [name for name in OWN if _holds(folder / name)]
     records = [name for name in (RUN, SUMMARY) if name in there and _is_object(folder / name)]
-    foreign = [name for name in MODELS if name in there and not _is_model(folder / name)]
+    foreign = [name for name in MODELS if name in there and not _holds_model(folder / name)]
     if foreign or (there and not records):
         name = (foreign or there)[0]
         raise FileExistsError(
@@ -226,7 +226,7 @@ def _is_object(file: Path) -> bool:
     return True
 
 
-def _is_model(folder: Path) -> bool:
+def _holds_model(folder: Path) -> bool:
     return (folder / io.SETTINGS_FILE).is_file()
 
 
