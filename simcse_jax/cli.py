@@ -256,7 +256,10 @@ class Evaluate:
             settings = dataclasses.asdict(self.model) | {"pooling": encoder.settings.pooling}
             if temporary is not None:
                 write_json(temporary, results_to_json(results) | {"settings": settings})
-        text = f"{self.model.model}, {encoder.settings.pooling} pooling\n\n{format_table(results)}"
+        layers = self.model.num_layers
+        cut = "" if layers is None else f", first {layers} layers"
+        title = f"{self.model.model}{cut}, {encoder.settings.pooling} pooling"
+        text = f"{title}\n\n{format_table(results)}"
         if self.output:
             text += f"\n\nresults in {self.output}"
         tell(self.output, text)

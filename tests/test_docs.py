@@ -163,6 +163,8 @@ def test_a_command_is_understood(words, monkeypatch, capsys):
             check_simcse_jax(args, monkeypatch)
         case ["python" | ".venv-oracle/bin/python", "-m", module, *args]:
             check_module(module, args)
+        case ["printf", text, ">", "sentences.txt"]:  # for the commands after it
+            assert text.count("\\n") == 2
         case ["python", script]:
             assert (ROOT / script).is_file()
         case _:
@@ -228,8 +230,11 @@ def test_encode_by_the_command(tmp_path, monkeypatch, capsys):
         if words[:2] == ["simcse-jax", "encode"]
     )
     monkeypatch.chdir(tmp_path)
+    (printed,) = (
+        w[1] for b in blocks(ROOT / "README.md", "sh") for w in lines_of(b) if w[0] == "printf"
+    )
+    (tmp_path / "sentences.txt").write_text(printed.replace("\\n", "\n"))
     lines = ["A man plays a flute.", "Someone makes music."]
-    (tmp_path / "sentences.txt").write_text("\n".join(lines) + "\n")
     cli.main(words[1:])
     expected = SentenceEncoder.from_pretrained("minilm").encode(lines)
     np.testing.assert_allclose(np.load("vectors.npy"), expected, atol=1e-5)

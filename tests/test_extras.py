@@ -105,7 +105,8 @@ def test_a_missing_extra_is_one_sentence_with_the_line_for_pip(extra, package, c
 
 
 def test_the_transfer_tasks_name_theirs():
-    done = without(["scikit-learn"], "import simcse_jax.evaluation.transfer")
+    code = "from simcse_jax import *\nevaluate_transfer(len, [])"
+    done = without(["scikit-learn"], code)
     assert "pip install 'simcse_jax[transfer]'" in done.stderr.splitlines()[-1]
 
 

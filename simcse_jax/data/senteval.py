@@ -166,6 +166,11 @@ def _subset_files(task: str, subset: str) -> tuple[str, str]:
 
 def _require(root: Path, files: Sequence[str]) -> None:
     missing = [file for file in files if not (root / file).is_file()]
+    if missing and not root.is_dir():
+        raise FileNotFoundError(
+            f"{root} does not exist, or is no folder: give the one that holds SentEval's STS/ and "
+            "SICK/ (its data/downstream)"
+        )
     if missing:
         first = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise FileNotFoundError(

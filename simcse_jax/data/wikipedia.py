@@ -26,15 +26,26 @@ from importlib.metadata import version
 from io import BufferedIOBase
 from pathlib import Path
 
-import mwparserfromhell
-import sentencex
-from mwparserfromhell.definitions import is_parsable, is_single
-from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
 from tqdm import tqdm
 
 from simcse_jax.checks import check_between, check_count, quoted
 from simcse_jax.data.embedded import gensim_test_data
+from simcse_jax.extras import needs
 from simcse_jax.io import cache_folder, open_data, read_json_lines, write_text
+
+with needs("data"):
+    import mwparserfromhell
+    import sentencex
+    from mwparserfromhell.definitions import is_parsable, is_single
+    from mwparserfromhell.nodes import (
+        ExternalLink,
+        Heading,
+        HTMLEntity,
+        Tag,
+        Template,
+        Text,
+        Wikilink,
+    )
 
 # Part of the cache's name: raise it whenever the code below changes what a dump parses into.
 PARSER_VERSION = 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,11 +21,6 @@ from simcse_jax.checks import check_count
 from simcse_jax.data.transfer import Labelled, TransferTask
 from simcse_jax.evaluation.sts import Encode
 from simcse_jax.extras import needs
-
-with needs("transfer"):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 REGULARISATION: tuple[float, ...] = tuple(2.0**t for t in range(-2, 4))
 """SentEval's grid of C, the inverse strength of the L2 penalty."""
@@ -71,8 +67,11 @@ def evaluate_transfer(
 
     Raises:
         ValueError: fewer than two folds, or a class with fewer members than folds.
+        MissingExtra: scikit-learn is not installed.
     """
     check_count("folds", folds, 2)
+    with needs("transfer"):  # said before anything is encoded
+        import sklearn  # noqa: F401
     scores = {}
     hidden = None if show_progress is None else not show_progress
     for task in (bar := tqdm(list(tasks), unit=" task", disable=hidden)):
@@ -114,12 +113,19 @@ def _features(encode: Encode, split: Labelled) -> Float[np.ndarray, "n F"]:
     return np.concatenate([np.abs(u - v), u * v], axis=1)
 
 
-def _classifier(seed: int, c: float = 1.0) -> LogisticRegression:
+# scikit-learn is imported where it is used, so that `from simcse_jax import *` works without it.
+
+
+def _classifier(seed: int, c: float = 1.0) -> Any:
     # More iterations than scikit-learn's default, so that the fit is the minimum and no warning.
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=c, random_state=seed, max_iter=10_000)
 
 
-def _search(folds: int, seed: int, jobs: int | None) -> GridSearchCV:
+def _search(folds: int, seed: int, jobs: int | None) -> Any:
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
     inner = StratifiedKFold(folds, shuffle=True, random_state=seed)
     return GridSearchCV(
         _classifier(seed), {"C": REGULARISATION}, scoring="accuracy", cv=inner, n_jobs=jobs
@@ -133,6 +139,8 @@ def _nested(
     seed: int,
     jobs: int | None,
 ) -> TransferScore:
+    from sklearn.model_selection import StratifiedKFold
+
     outer = StratifiedKFold(folds, shuffle=True, random_state=seed)
     dev, test = [], []
     for train, held_out in outer.split(x, y):
@@ -159,6 +167,8 @@ def _chosen_by_folds(
     seed: int,
     jobs: int | None,
 ) -> TransferScore:
+    from sklearn.metrics import accuracy_score, f1_score
+
     search = _search(folds, seed, jobs).fit(x["train"], y["train"])
     called = search.predict(x["test"])
     return TransferScore(

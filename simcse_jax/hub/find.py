@@ -38,8 +38,8 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=_HUB_PATTERNS))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
-            f"{str(name)!r} is neither a local folder nor a model that the Hugging Face hub "
-            f"would give ({type(error).__name__}); give a folder, a hub id, or 'minilm'"
+            f"{str(name)!r} is no folder, and the Hugging Face hub, if it could be reached, has no "
+            f"such model ({type(error).__name__}); give a folder, a hub id, or 'minilm'"
         ) from error
 
 

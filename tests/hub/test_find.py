@@ -8,7 +8,9 @@ from simcse_jax import hub
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "no-such-model-anywhere"])
 def test_a_model_that_is_nowhere(name):
-    with pytest.raises(FileNotFoundError, match=r"does not exist|neither a local folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"does not exist|is no folder, and the Hugging Face hub"
+    ):
         hub.find_model(name)
 
 
