@@ -132,6 +132,9 @@ def test_names_that_hold_anything_are_told_on_one_line(model, tmp_path, capsys, 
     ):
         fails(["encode", name, "--output", "o.npy", *model], capsys, error)
     fails(["encode", "in.txt", "--output", "x" * 300, *model], capsys, "give a shorter name")
+    for name in ("-", "v.txt", "v.CSV"):
+        said = f"cannot be written to '{name}'; name a file that ends in .npy or .parquet"
+        fails(["encode", "in.txt", "--output", name, *model], capsys, said)
     for name, shown in (("\udcff.npy", r"\udcff.npy"), ("a\nb.npy", r"a\nb.npy")):
         main(["encode", "in.txt", "--output", name, *model])
         assert capsys.readouterr().out == f"{shown}: float32 [1, 32]\n"
