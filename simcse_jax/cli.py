@@ -136,7 +136,7 @@ class Encode:
         from simcse_jax import streaming
 
         check_not_input(self.output, [self.input])
-        check_ending(self.output)
+        streaming.check_ending(self.output)
         source = streaming.open_source(self.input, self.column)
         encoder = self.model.load()  # before a folder is made for the output
         with streaming.partial_output(self.output, self.resume) as part:
@@ -159,7 +159,7 @@ class Encode:
         start, stop = streaming.share_of(source.rows, index, count)
         shard = streaming.shard_of(self.output, index, count)
         check_not_input(shard, [self.input])
-        check_ending(shard)
+        streaming.check_ending(shard)
         encoder = self.model.load()  # before a folder is made for the output
         with streaming.partial_output(shard, self.resume) as part:
             share: dict[str, Any] = {"start": start, "stop": stop, "show_progress": index == 0}
@@ -404,22 +404,10 @@ def _hiding(section: type, names: Iterable[str]) -> type:
     )
 
 
-def check_ending(output: Path) -> None:
-    """Refuse an output of vectors that is called as what it will not be.
-
-    Raises:
-        ValueError: standard output, or the ending of another format.
-    """
-    others = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".npz", ".pt", ".h5", ".safetensors")
-    if str(output) == "-" or output.suffix.lower() in others:
-        raise ValueError(
-            f"vectors cannot be written to {str(output)!r}; name a file that ends in .npy or "
-            ".parquet"
-        )
-
-
 def refuse_empty(args: list[str]) -> None:
-    """Refuse an option of several values that is given none: it would be as if it were not there.
+    """Refuse an option with an empty value, and one of several values that is given none.
+
+    Either would be as if it were not there.
 
     Raises:
         ValueError: there is one; the message names it.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from simcse_jax.checks import quoted
+from simcse_jax.checks import levels_to_caller, quoted
 from simcse_jax.hub import sentence_transformers
 from simcse_jax.hub.weights import Params, is_simcse
 from simcse_jax.io import SETTINGS_FILE, is_there, read_object
@@ -200,7 +200,7 @@ def _warn_of_mean(folder: Path) -> None:
     warnings.warn(
         f"{folder} does not say how to pool; taking the mean of the tokens. Choose a pooling to be "
         "sure (SimCSE's published models want 'cls', those of supervised training 'pooler')",
-        stacklevel=4,
+        stacklevel=levels_to_caller(),
     )
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 from simcse_jax.encoder import fingerprint
 from simcse_jax.streaming.corpus import encode_source, shard_of, share_of
 from simcse_jax.streaming.output import PartialOutput, partial_output
+from simcse_jax.streaming.sinks import check_ending
 from simcse_jax.streaming.sources import Source, open_source
 
 __all__ = [
     "PartialOutput",
     "Source",
+    "check_ending",
     "encode_source",
     "fingerprint",
     "open_source",

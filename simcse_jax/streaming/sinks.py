@@ -19,6 +19,25 @@ from simcse_jax.streaming.sources import Piece
 EMBEDDING = "embedding"
 
 
+# Whose endings promise what is not written here: everything but parquet is ``.npy``.
+_OTHER_FORMATS = frozenset(
+    (".txt", ".csv", ".tsv", ".json", ".jsonl", ".npz", ".pt", ".h5", ".safetensors")
+)
+
+
+def check_ending(output: Path) -> None:
+    """Refuse an output of vectors that is called as what it will not be.
+
+    Raises:
+        ValueError: standard output, or the ending of another format.
+    """
+    if str(output) == "-" or output.suffix.lower() in _OTHER_FORMATS:
+        raise ValueError(
+            f"vectors cannot be written to {str(output)!r}; name a file that ends in .npy or "
+            ".parquet"
+        )
+
+
 class NpyFile:
     """Vectors as NumPy's ``.npy``: float32 ``[n, D]``, as ``np.save`` writes it, to the byte."""
 

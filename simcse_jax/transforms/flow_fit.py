@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from simcse_jax.checks import levels_to_caller
 from simcse_jax.models.glow import check_dim
 from simcse_jax.objectives.flow import EmbeddingBatch, flow_objective
 from simcse_jax.training import (
@@ -101,7 +102,7 @@ def fit_flow(
         warnings.warn(
             "every embedding has length one, and a sphere has no density for a flow to fit: use "
             "encoder.fit(Flow, text), which takes the embeddings before they are normalised",
-            stacklevel=3,
+            stacklevel=levels_to_caller(),
         )
     check_dim(dim, run.config.levels)
     floor = run.config.whiten
