@@ -15,10 +15,10 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -26,6 +26,7 @@ import tyro
 from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count, did_you_mean, one_line, quoted
 from simcse_jax.extras import MissingExtra
+from simcse_jax.help_texts import shown
 from simcse_jax.io import check_not_input, is_special, write_json, written_file
 from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
 
@@ -106,15 +107,15 @@ class Processes:
 class Encode:
     """Encode text of any size, a sentence a row, into a NumPy file of float32 [n, D] or parquet."""
 
-    input: tyro.conf.Positional[str]
-    """The file: text in UTF-8 with a sentence a line, or .jsonl or .parquet; '-' is standard input,
-    of text, or of JSON lines where --column is given."""
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """The file: text in UTF-8 with a sentence a line, or .csv, .tsv, .jsonl or .parquet; '-' is
+    standard input, of text, or of JSON lines where --column is given."""
     output: Path
     """The file to write: with the ending .parquet the columns of the input and one more,
     'embedding'; else a .npy file."""
     column: str | None = None
-    """The field of a .jsonl file, or the column of a .parquet file, that holds the sentences;
-    default: text."""
+    """The field of a .jsonl file, or the column of a .csv, .tsv or .parquet file, that holds the
+    sentences; default: text."""
     normalize: bool | None = None
     """Scale vectors to length one; default: as the model says."""
     resume: bool = False
@@ -231,7 +232,11 @@ class Evaluate:
 
         self.model.check()
         if unknown := set(self.tasks) - set(TASKS):
-            raise ValueError(f"no STS task is called {unknown.pop()!r}; they are {' '.join(TASKS)}")
+            name = unknown.pop()
+            raise ValueError(
+                f"no STS task is called {name!r}; they are {' '.join(TASKS)}"
+                f"{did_you_mean(name.upper(), TASKS)}"
+            )
         if self.data is None and not self.pairs:
             raise ValueError("give --data, SentEval's folder, or --pairs, files of your own")
         if self.data is None and self.tasks:
@@ -311,7 +316,11 @@ def run_command(args: list[str]) -> None:
         command = functools.partial(run_or_explain, lambda: train_command(args[1:]), again)
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
-    commands: dict[str, Any] = {"encode": Encode, "train": Train, "evaluate": Evaluate}
+    commands: dict[str, Callable[..., Any]] = {
+        "encode": shown(Encode),
+        "train": Train,
+        "evaluate": shown(Evaluate),
+    }
     if args and not args[0].startswith("-") and args[0] not in commands:
         near = did_you_mean(args[0], commands)
         known = ", ".join(commands)
@@ -360,7 +369,7 @@ def train_command(args: list[str]) -> None:
 
 def override(config: Config, name: str, args: list[str]) -> Config:
     """Change the fields of a configuration that the command line names."""
-    from simcse_jax.config import DESCRIPTIONS, NOT_OF_A_FLOW, Config
+    from simcse_jax.config import DESCRIPTIONS, NOT_OF_A_FLOW, Config, field_names
     from simcse_jax.transforms.flow_config import FlowConfig
 
     refuse_empty(args)
@@ -371,9 +380,11 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     # The objective's own fields become options, so its type must be the one at hand.
     kinds = {f.name: type(getattr(config, f.name)) for f in dataclasses.fields(config)}
     values = {name: getattr(config, name) for name in kinds}
-    for section in ("model", "data", "run"):
-        shown = _hiding(kinds[section], hidden)
-        values[section] = shown(**vars(values[section]))
+    # What everybody sets comes first in the help.
+    options = field_names(config)
+    for section in ("data", "run", "model", "optimizer", "objective"):
+        value = values.pop(section)
+        values[section] = shown(kinds[section], hidden, options)(**vars(value))
     sections = [(name, type(value)) for name, value in values.items()]
     shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
     without_sections: Any = tyro.conf.OmitArgPrefixes
@@ -385,23 +396,6 @@ def override(config: Config, name: str, args: list[str]) -> Config:
         args=args,
     )
     return Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
-
-
-def _hiding(section: type, names: Iterable[str]) -> type:
-    """Return a section of a configuration with some of its fields left out of the help."""
-    hints = get_type_hints(section)
-    fields: list[Any] = [
-        (f.name, Annotated[hints[f.name], tyro.conf.Suppress], dataclasses.field(default=f.default))
-        for f in dataclasses.fields(section)
-        if f.name in names
-    ]
-    return dataclasses.make_dataclass(
-        section.__name__,
-        fields,
-        bases=(section,),
-        namespace={"__doc__": section.__doc__},
-        frozen=True,
-    )
 
 
 def refuse_empty(args: list[str]) -> None:

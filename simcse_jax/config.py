@@ -68,7 +68,7 @@ class RunConfig:
     output_dir: Path = Path("runs/run")
     """The folder of the run: models, metrics, checkpoints, results."""
     epochs: float = 1.0
-    """How often the data is seen, unless max_steps is given."""
+    """How often the data is seen."""
     max_steps: int | None = None
     """The number of updates, instead of epochs."""
     eval_data: Path | None = None
@@ -316,7 +316,7 @@ def replace(config: Config, **changes: Any) -> Config:
         if name not in sections:
             raise ValueError(
                 f"a configuration of this objective has no field {quoted(name)}; it has "
-                f"{', '.join(sorted(sections))}"
+                f"{', '.join(sorted(sections))}{did_you_mean(name, sections)}"
             )
         hint = typing.get_type_hints(type(getattr(config, sections[name])))[name]
         by_section.setdefault(sections[name], {})[name] = _typed(hint, value, name)
@@ -430,7 +430,8 @@ def _section(section: type, fields: Any, where: str) -> Any:
     if not isinstance(fields, Mapping) or not fields.keys() <= names:
         unknown = sorted(fields.keys() - names) if isinstance(fields, Mapping) else [fields]
         known = ", ".join(sorted(names))
-        raise ValueError(f"{where} has no field {quoted(unknown[0])}; it has {known}")
+        near = did_you_mean(str(unknown[0]), names)
+        raise ValueError(f"{where} has no field {quoted(unknown[0])}; it has {known}{near}")
     try:
         return section(**{n: _typed(hints[n], x, f"{where}.{n}") for n, x in fields.items()})
     except ValueError as error:
@@ -476,5 +477,6 @@ def fixed_fields(config: Config, fingerprint: str | None = None) -> dict[str, An
     """
     sections = to_json(config)
     fixed = {name: x for fields in sections.values() for name, x in fields.items()}
+    free = _FREE | {"dataset"} if config.data.train_files else _FREE  # of files it says nothing
     text = {} if fingerprint is None else {"text": fingerprint}
-    return {name: x for name, x in fixed.items() if name not in _FREE} | text
+    return {name: x for name, x in fixed.items() if name not in free} | text

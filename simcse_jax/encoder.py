@@ -157,6 +157,15 @@ class SentenceEncoder:
         origin: where the weights come from; None where that is not known.
     """
 
+    def __new__(cls, *args: Any, **_: Any) -> SentenceEncoder:
+        """Say how a model is loaded to who gives its name, as to sentence-transformers' class."""
+        if args and isinstance(args[0], str | os.PathLike):
+            raise TypeError(
+                f"{cls.__name__} is made of parts; a model is loaded by "
+                f"{cls.__name__}.from_pretrained({str(args[0])!r})"
+            )
+        return super().__new__(cls)
+
     def __init__(
         self,
         config: BertConfig,

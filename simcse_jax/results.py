@@ -125,7 +125,8 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
     console.print(table)
     if worse := [str(s) for s, row in zip(seeds, values, strict=True) if row[1] < row[0]]:
         say(
-            f"by dev, no model of seed {listed(worse)} is better than the one that was started from"
+            f"by dev, no model of seed {listed(worse)} is better than {config.model.model} was before "
+            "training"
         )
     if scores.note:
         say(scores.note)
@@ -135,10 +136,14 @@ def columns_of(scores: Scores, found: Mapping[str, Any]) -> list[Column]:
     """Return what the closing table says of a seed; nothing where nothing was measured."""
     if (metric := found["dev_metric"]) is None:
         return []
+    tests = scores.columns(found["best"], found["last"])
+    if scores.one_corpus:
+        headings = {"test_best": "", "test_last": "dev last"}  # the best is beside it as dev best
+        tests = [c._replace(heading=headings.get(c.name, c.heading)) for c in tests]
     return [
         Column("dev_before", f"{scores.dev_name or metric} before", found["dev_before"]),
         Column("dev_best", "dev best", found["dev_best"]),
-        *scores.columns(found["best"], found["last"]),
+        *tests,
     ]
 
 

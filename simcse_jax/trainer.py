@@ -314,7 +314,12 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
     if evaluate is not None:
         # Its first number chooses; what that is called is known once it was asked.
         return scores._replace(
-            dev=checked(evaluate), best_metric=None, dev_name="", note="", dev_data=None
+            dev=checked(evaluate),
+            best_metric=None,
+            dev_name="",
+            note="",
+            dev_data=None,
+            one_corpus=False,
         )
     if scores.best_metric is None:
         say(
@@ -756,8 +761,12 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
     if not (config.run.resume and file.exists()):
         return None
     results = read_results(file)
-    # A setting that this version does not know is another one too.
-    check_same_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
+    # A setting that this version does not know is another one too; older ones wrote down the name
+    # of a data set beside files as well.
+    recorded = dict(results["settings"])
+    if config.data.train_files:
+        recorded.pop("dataset", None)
+    check_same_settings(file, recorded, {**dict.fromkeys(recorded), **fixed})
     if not hub.is_whole(folder / "best") and latest_step(folder / CHECKPOINTS) is not None:
         say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")
         return None

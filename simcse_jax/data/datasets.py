@@ -10,7 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from simcse_jax.checks import check_between, check_count, check_positive, check_types
+from simcse_jax.checks import (
+    check_between,
+    check_count,
+    check_positive,
+    check_types,
+    did_you_mean,
+)
 from simcse_jax.data.augmentation import (
     Augmentation,
     augmented_pairs,
@@ -67,9 +73,9 @@ class DataConfig:
     and label (NLI, which becomes triplets, and with four columns has neutral sentences as second
     hard negatives)."""
     dataset: str = "embedded_wikipedia"
-    """The data set to train on where there are no files: a name of
-    simcse_jax.data.datasets.DATASETS, hf:NAME[/CONFIG][:SPLIT] of Hugging Face's datasets (a folder
-    too), or tfds:NAME[/CONFIG][:SPLIT] of TensorFlow Datasets."""
+    """The data set to train on where there are no files: embedded_wikipedia, embedded_triplets,
+    wikipedia_sections, stsb, wiki1m_for_simcse, nli_for_simcse, hf:NAME[/CONFIG][:SPLIT] of Hugging
+    Face's datasets (a folder too), or tfds:NAME[/CONFIG][:SPLIT] of TensorFlow Datasets."""
     dataset_source: Path | None = None
     """The file or folder that the data set is read from, where it is not embedded or downloaded; of
     tfds:NAME the folder that it was prepared in."""
@@ -226,7 +232,7 @@ def load_training_data(
     else:
         raise ValueError(
             f"there is no data set {config.dataset!r}; it must be one of {', '.join(DATASETS)}, or "
-            f"{SPELLINGS}"
+            f"{SPELLINGS}{did_you_mean(config.dataset, DATASETS)}"
         )
     return _first_columns(data, config)
 

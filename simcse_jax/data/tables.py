@@ -131,7 +131,7 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> Table:
     if suffix == ".jsonl":
         numbered = _json_rows(path, lines, columns)
     else:
-        numbered = _cell_rows(path, lines, suffix, columns)
+        numbered = cell_rows(path, lines, suffix, columns)
     first = next(numbered, None)
     if first is None:
         raise ValueError(f"{path} is empty; it needs {_EMPTY_MEND[suffix]}")
@@ -163,10 +163,22 @@ _EMPTY_MEND = {
 }
 
 
-def _cell_rows(
-    path: Path, lines: list[str], suffix: str, columns: Sequence[str]
+def cell_rows(
+    path: Path, lines: Iterable[str], suffix: str, columns: Sequence[str] | None
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The header, then the rows, each with the line it starts at, and of some columns alone."""
+    """Return the header, then the rows of a table of cells, each with the line it starts at.
+
+    Args:
+        path: what errors call it.
+        lines: of the file, read as they are asked for.
+        suffix: ``".csv"`` or ``".tsv"``.
+        columns: the names of those to read; without any all, whose names must then be one word
+            each, so that no sentence is taken for a name; None: all, whatever they are called.
+
+    Raises:
+        ValueError: when the row is met: quotes that do not close, a header that is none, a row with
+            more or fewer cells than the header, a column that is not there.
+    """
     if suffix == ".csv":
         # strict: otherwise a quote that is never closed swallows the rest of the file in silence.
         reader = csv.reader((line + "\n" for line in lines), strict=True)
@@ -192,7 +204,7 @@ def _cell_rows(
             if columns:
                 check_columns(str(path), names, columns)
                 chosen = [names.index(name) for name in columns]
-            else:
+            elif columns is not None:
                 _check_header(path, line, row)
         elif len(row) != len(names):
             what = "too few" if len(row) < len(names) else "too many"

@@ -56,6 +56,7 @@ class Scores(NamedTuple):
             are; a run goes on with the same alone.
         pairs_file: the name of the user's own file whose pairs the test is, for the card; "" where
             they are SentEval's or Lee's.
+        one_corpus: whether dev and test are the same pairs, so that there is no test to speak of.
     """
 
     dev: Callable[[SentenceEncoder], Mapping[str, float]]
@@ -67,6 +68,7 @@ class Scores(NamedTuple):
     note: str = ""
     dev_data: str | None = None
     pairs_file: str = ""
+    one_corpus: bool = False
 
     def fixed(self) -> dict[str, str | None]:
         """Return what must not change when the run is resumed."""
@@ -100,7 +102,13 @@ def sts_scores(
             "text; eval_data, SentEval's folder, has a test of its own"
         )
         return Scores(
-            lee_score, "lee_spearman", "Lee dev", lambda e, _: lee_score(e), _sts_columns, note=note
+            lee_score,
+            "lee_spearman",
+            "Lee dev",
+            lambda e, _: lee_score(e),
+            _sts_columns,
+            note=note,
+            one_corpus=True,
         )
     if eval_data.is_file():
         return pair_scores(eval_data, eval_columns)
@@ -138,6 +146,7 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         "of new text",
         dev_data=_digest(pairs),
         pairs_file=file.name,
+        one_corpus=True,
     )
 
 

@@ -340,14 +340,21 @@ def results_to_json(results: StsResults) -> dict[str, Any]:
 
 
 def format_table(results: StsResults) -> str:
-    """Format the results as a plain text table: a row a protocol, a column a task."""
-    header = ["Spearman x 100", *results.tasks, "average"]
-    table = [header]
-    for protocol in PROTOCOLS:
-        scores = [getattr(task.spearman, protocol) for task in results.tasks.values()]
-        scores.append(getattr(results.average, protocol))
-        table.append([protocol, *(f"{score:.2f}" for score in scores)])
-    table.append(["pairs", *(str(task.pairs) for task in results.tasks.values()), ""])
+    """Format the results as a plain text table: a row a protocol, a column a task.
+
+    The protocols agree, and are one row, where no task has several subsets; a single task has no
+    average.
+    """
+    tasks = results.tasks
+    average = ["average"] if len(tasks) > 1 else []
+    differ = any(len(task.subsets) > 1 for task in tasks.values())
+    table = [["Spearman x 100", *tasks, *average]]
+    for protocol in PROTOCOLS if differ else ("all",):
+        scores = [getattr(task.spearman, protocol) for task in tasks.values()]
+        scores += [getattr(results.average, protocol)] * len(average)
+        name = protocol if differ else "score"
+        table.append([name, *(f"{score:.2f}" for score in scores)])
+    table.append(["pairs", *(str(task.pairs) for task in tasks.values()), *[""] * len(average)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:

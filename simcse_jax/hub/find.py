@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from simcse_jax.checks import did_you_mean
 from simcse_jax.data.embedded import minilm_folder
 from simcse_jax.io import check_is_file, is_there, read_object
 
@@ -40,6 +41,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(
             f"{str(name)!r} is no folder, and the Hugging Face hub, if it could be reached, has no "
             f"such model ({type(error).__name__}); give a folder, a hub id, or 'minilm'"
+            f"{did_you_mean(str(name), ['minilm'])}"
         ) from error
 
 

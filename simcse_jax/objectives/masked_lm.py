@@ -35,13 +35,10 @@ from simcse_jax.objectives.objective import (
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLM(TokenObjective):
-    """Predict masked words (continued pretraining).
-
-    Attributes:
-        probability: the share of the tokens that are to be predicted.
-    """
+    """Predict masked words (continued pretraining)."""
 
     probability: float = 0.15
+    """The share of the tokens that are to be predicted."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -1,4 +1,4 @@
-"""Where a corpus is read: lines of text, JSON lines or parquet, a piece at a time."""
+"""Where a corpus is read: lines of text, csv, JSON lines or parquet, a piece at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from simcse_jax.checks import first_line, is_unicode, listed, quoted
 from simcse_jax.data.parquet import arrow, as_parquet, parquet_file, whole_parquet
+from simcse_jax.data.tables import cell_rows, check_columns
 from simcse_jax.encoder import CHUNK
 from simcse_jax.io import is_special, iter_lines, open_data, parse_json, spoken
 
@@ -54,11 +56,12 @@ class Source:
 
 
 def open_source(path: str, column: str | None = None, piece_rows: int = CHUNK) -> Source:
-    """Find out how a file is read: as parquet, as JSON lines, or as lines of text.
+    """Find out how a file is read: as parquet, csv, JSON lines, or as lines of text.
 
     Args:
-        path: ``.parquet`` and ``.jsonl`` are what they are called, anything else is text with a
-            sentence a line; ``-`` is standard input, of JSON lines where a column is given.
+        path: ``.parquet``, ``.csv``, ``.tsv`` and ``.jsonl`` are what they are called, anything
+            else is text with a sentence a line; ``-`` is standard input, of JSON lines where a
+            column is given.
         column: the column or field that holds the text; default "text".
         piece_rows: how many rows a piece has.
 
@@ -66,22 +69,19 @@ def open_source(path: str, column: str | None = None, piece_rows: int = CHUNK) -
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
         MissingExtra: a parquet file, and pyarrow is not installed.
-        ValueError: it is a .csv or .tsv file, or not what it is called, a line that is not UTF-8,
-            no such column, or a column for a file of plain text.
+        ValueError: it is not what it is called, a line that is not UTF-8, no such column, or a
+            column for a file of plain text.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         return _parquet_source(path, column or "text", piece_rows)
     if suffix in (".csv", ".tsv"):
-        raise ValueError(
-            f"{path} is a table, of which every line would be taken for a sentence; give one "
-            "column: a .parquet or .jsonl file, or a file of another name with a sentence a line"
-        )
+        return _csv_source(path, suffix, column or "text", piece_rows)
     is_json = suffix == ".jsonl" or (path == "-" and column is not None)
     if column is not None and not is_json:
         raise ValueError(
             f"--column is given, and {path} is read as plain text, a sentence a line; give a "
-            ".parquet or .jsonl file, or leave the option out"
+            ".parquet, .csv, .tsv or .jsonl file, or leave the option out"
         )
     # Read once before anything is computed, so that a line which is no text is known at once.
     once = path == "-" or is_special(path)
@@ -190,6 +190,53 @@ def _difference(found: Any, known: Any, name: str = "") -> str | None:
     if widened or types.is_null(found) or found == known:
         return None
     return f"{found} in the field {quoted(name)}, where the first lines have {known}"
+
+
+# ---------------------------------------------------------------------------------------------
+# Cells
+# ---------------------------------------------------------------------------------------------
+
+
+def _csv_source(path: str, suffix: str, column: str, size: int) -> Source:
+    # Read once before anything is computed, so that a row which is none is known at once.
+    rows = None if is_special(path) else sum(1 for _ in _cells(path, suffix, (column,))) - 1
+    read = functools.partial(_csv_pieces, path, suffix, size, column)
+    return Source(path, f"column {column!r} of {suffix[1:]}", rows, size, read)
+
+
+def _cells(path: str, suffix: str, columns: tuple[str] | None) -> Iterator[tuple[str, ...]]:
+    """Read the names of the columns, then the rows."""
+    rows = cell_rows(Path(path), iter_lines(path), suffix, columns)
+    empty = True
+    for _, row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise ValueError(f"{path} is empty; its first row must name the columns")
+
+
+def _csv_pieces(
+    path: str, suffix: str, size: int, column: str, start: int, stop: int | None, whole: bool
+) -> Iterator[Piece]:
+    rows = _cells(path, suffix, None if whole else (column,))
+    names = next(rows)
+    check_columns(path, names, names if whole else (column,))
+    place = names.index(column)
+    wanted = itertools.islice(rows, start, stop)
+    piece = list(itertools.islice(wanted, size))
+    while True:
+        sentences = [row[place] for row in piece]
+        read = [json.dumps(row) for row in piece] if whole else sentences
+        yield Piece(sentences, read, _cell_table(names, piece) if whole else None)
+        if len(piece) < size or not (piece := list(itertools.islice(wanted, size))):
+            return
+
+
+def _cell_table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> Any:
+    pa = arrow()
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    cells = [pa.array(cells, pa.string()) for cells in columns]
+    return pa.table(dict(zip(names, cells, strict=True)))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Sources: the same pieces however a file is made, and what is said to one that is damaged."""
 
+import csv
 import io
 import json
 import sys
@@ -25,12 +26,23 @@ def as_json(folder):
     return folder / "c.jsonl"
 
 
+CELLS = [{"id": str(i), "text": text, "a tag": 'a "b",\n'} for i, text in enumerate(SENTENCES)]
+
+
+def as_csv(folder):
+    with (folder / "c.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(CELLS[0]))
+        writer.writeheader()
+        writer.writerows(CELLS)
+    return folder / "c.csv"
+
+
 def as_parquet(folder):
     pq.write_table(pa.Table.from_pylist(ROWS), folder / "c.parquet", row_group_size=7)
     return folder / "c.parquet"
 
 
-@pytest.mark.parametrize("make", [as_text, as_json, as_parquet])
+@pytest.mark.parametrize("make", [as_text, as_csv, as_json, as_parquet])
 def test_the_rows_from_one_to_another_come_in_pieces(make, tmp_path):
     """Whatever the row groups of a parquet file have."""
     source = open_source(str(make(tmp_path)), piece_rows=16)
@@ -46,11 +58,11 @@ def test_the_rows_from_one_to_another_come_in_pieces(make, tmp_path):
         assert all(piece.table is None for piece in pieces) or make is as_parquet
 
 
-@pytest.mark.parametrize("make", [as_text, as_json, as_parquet])
+@pytest.mark.parametrize("make", [as_text, as_csv, as_json, as_parquet])
 def test_all_columns_come_with_it_where_they_are_wanted(make, tmp_path):
     source = open_source(str(make(tmp_path)), piece_rows=16)
     tables = [piece.table for piece in source.read(3, 50, True)]
-    expected = [{"text": text} for text in SENTENCES] if make is as_text else ROWS
+    expected = {as_text: [{"text": text} for text in SENTENCES], as_csv: CELLS}.get(make, ROWS)
     assert pa.concat_tables(tables).to_pylist() == expected[3:50]
     (empty,) = source.read(5, 5, True)
     assert (empty.sentences, empty.table.num_rows) == ([], 0)
@@ -180,8 +192,27 @@ def test_kinds_of_strings(tmp_path):
         assert piece.sentences == ["a dog", "a cat", "a dog"]
 
 
-@pytest.mark.parametrize("name", ["posts.csv", "posts.TSV"])
-def test_a_table_is_not_read_as_lines(tmp_path, name):
-    (tmp_path / name).write_text("id,title\n1,a dog\n")
-    with pytest.raises(ValueError, match="is a table, of which every line would be taken for a"):
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.csv", "id,title\n1,a dog\n", r"c\.csv has no column 'text'; name one of those it has"),
+        ("c.TSV", "text\tn\na dog\t1\na cat\n", r"c\.TSV, line 3: too few columns, 1 for the header's"),
+        ("c.csv", 'text\n"a dog\na cat\n', r"c\.csv, line 2: not a row of a \.csv file"),
+        ("c.csv", "text,text\na,b\n", r"c\.csv has several columns 'text'; rename all but one"),
+        ("c.csv", "", r"c\.csv is empty; its first row must name the columns"),
+    ],
+)
+def test_a_damaged_table_of_cells_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
         open_source(str(tmp_path / name))
+
+
+def test_columns_of_one_name_and_cells_without_text(tmp_path):
+    (tmp_path / "c.csv").write_text("text,n,n\n,1,2\nb,3,4\n")
+    source = open_source(str(tmp_path / "c.csv"))
+    assert [piece.sentences for piece in source.read(0, None, False)] == [["", "b"]]
+    with pytest.raises(ValueError, match=r"c\.csv has several columns 'n'; rename all but one"):
+        next(source.read(0, None, True))
+    (tmp_path / "c.csv").write_text("text\n")
+    assert open_source(str(tmp_path / "c.csv")).rows == 0

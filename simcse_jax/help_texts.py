@@ -1,0 +1,111 @@
+"""How the command line shows the fields of a dataclass: whole sentences, plain values, defaults."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+_WORDS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+def shown(section: type, hidden: Iterable[str] = (), options: Iterable[str] = ()) -> type:
+    """Return a dataclass that is parsed as another is, and reads well in the help.
+
+    The text of a field is what stands below it in the source, in one paragraph. ``None`` is neither
+    offered as a value nor printed as a default, for which the text has words.
+
+    Args:
+        section: the dataclass; those among its fields are shown likewise.
+        hidden: the fields that the help leaves out.
+        options: the names of fields of Python's that texts are to call as the command line does.
+    """
+    hints = get_type_hints(section, include_extras=True)
+    texts = _texts(section)
+    fields: list[Any] = []
+    for field in dataclasses.fields(section):
+        hint = hints[field.name]
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        value = dataclasses.field(
+            default=field.default,
+            default_factory=field.default_factory,
+            init=field.init,
+            kw_only=field.kw_only,
+        )
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            kind = shown(kind, hidden, options)
+            value = dataclasses.field(default=kind())
+        elif field.name in hidden:
+            marks.append(tyro.conf.Suppress)
+        else:
+            text = _of_the_command_line(texts.get(field.name, ""), options)
+            marks.append(_argument(text, kind, field.default, marks))
+        for mark in marks:
+            kind = Annotated[kind, mark]
+        fields.append((field.name, kind, value))
+    return dataclasses.make_dataclass(
+        section.__name__,
+        fields,
+        bases=(section,),
+        namespace={"__doc__": section.__doc__},
+        frozen=section.__dataclass_params__.frozen,  # type: ignore[attr-defined]
+    )
+
+
+def _of_the_command_line(text: str, options: Iterable[str]) -> str:
+    for name in options:
+        if "_" in name:
+            text = re.sub(rf"\b{name}\b", f"--{name.replace('_', '-')}", text)
+    return text
+
+
+def _argument(text: str, kind: Any, default: Any, marks: Iterable[Any]) -> Any:
+    said = default is None or default == () or "default:" in text.lower()
+    own = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), None)
+    return tyro.conf.arg(
+        help=text or None, metavar=own or _metavar(kind), help_behavior_hint="" if said else None
+    )
+
+
+def _metavar(kind: Any) -> str | None:
+    """Return what stands for a value in the help; None for what tyro says of it."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kinds = [one for one in get_args(kind) if one is not type(None)]
+        words = ["{True,False}" if one is bool else _metavar(one) for one in kinds]
+        return " or ".join(word for word in words if word) if all(words) else None
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        word = _WORDS.get(get_args(kind)[0])
+        return word and f"{word} [{word} ...]"
+    return _WORDS.get(kind)
+
+
+def _texts(section: type) -> dict[str, str]:
+    """Return the strings below the fields of a class and of those that it extends."""
+    found: dict[str, str] = {}
+    for kind in reversed(section.__mro__):
+        if not dataclasses.is_dataclass(kind):
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(kind))
+        except (OSError, TypeError):  # made without a file
+            continue
+        (tree,) = ast.parse(source).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in zip(tree.body, tree.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            ):
+                found[field.target.id] = " ".join(after.value.value.split())
+    return found
