@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.transforms import SphinxTransform
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -75,7 +79,30 @@ def write_sources(app):
     api_pages.write(DOCS / "api")
 
 
+class NamesToLinks(SphinxTransform):
+    """Make a link of every full name in backticks, such as `simcse_jax.train`, that has a page.
+
+    In Markdown it is plain code, which reads well wherever the page is shown.
+    """
+
+    default_priority = 400
+
+    def apply(self):
+        """See Sphinx."""
+        for literal in list(self.document.findall(nodes.literal)):
+            name = literal.astext()
+            if re.fullmatch(r"simcse_jax(\.\w+)+", name) and not isinstance(
+                literal.parent, nodes.reference | pending_xref
+            ):
+                link = pending_xref(
+                    "", literal.deepcopy(), refdomain="py", reftype="obj", reftarget=name
+                )
+                link["refdoc"] = self.env.docname
+                literal.replace_self(link)
+
+
 def setup(app):
     """Write the pages before Sphinx looks for them."""
+    app.add_transform(NamesToLinks)
     app.connect("autodoc-process-signature", shorter_types)
     app.connect("config-inited", lambda app, config: write_sources(app))

@@ -39,7 +39,8 @@ COMMANDS = {
     "BERT-whitening": f"{_FIT} --k 256".format("whitening"),
     "BERT-flow": f"{_FIT} --seeds 0 1 2".format("flow"),
     "Sentence-BERT": f"{_TRAIN}/sbert_stsb_minilm.py --eval-data DATA",
-    "SimCSE, supervised": f"{_TRAIN}/sup_simcse_minilm.py --train-files nli.jsonl --eval-data DATA",
+    "SimCSE, supervised": f"{_TRAIN}/sup_simcse_minilm.py --train-files snli_dev.jsonl "
+    "mnli_dev.jsonl --eval-data DATA",
     "SimCSE, unsupervised": f"{_TRAIN}/unsup_simcse_minilm.py --train-files wiki1m_head.txt "
     "--eval-data DATA",
 }

@@ -1,4 +1,4 @@
-"""The console command: ``simcse-jax encode``, ``simcse-jax train`` and ``simcse-jax evaluate``."""
+"""The console command: ``simcse-jax encode``, ``whiten``, ``train`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -273,6 +273,56 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Whiten:
+    """Fit BERT-whitening to text without labels, and write the model that applies it."""
+
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """The text, a thousand sentences or more: as for `simcse-jax encode`."""
+    output_dir: Path
+    """The folder that gets the model: new, empty, or one of a model that it replaces."""
+    column: str | None = None
+    """The field of a .jsonl file, or the column of a .csv, .tsv or .parquet file, that holds the
+    sentences; default: text."""
+    k: int | None = None
+    """Keep so many dimensions, those of the largest variance; default: all."""
+    model: Annotated[Model, tyro.conf.arg(name="")] = Model()
+
+    def run(self) -> None:
+        """Run the command."""
+        from simcse_jax import hub, streaming
+        from simcse_jax.progress import Progress
+        from simcse_jax.transforms import Whitening
+
+        self.model.check()
+        if self.k is not None:
+            check_count("k", self.k)
+        source = streaming.open_source(self.input, self.column)
+        encoder = self.model.load().with_transform(None)
+        if self.k is not None and self.k > encoder.dimension:
+            raise ValueError(f"k is {self.k}; the model's vectors have {encoder.dimension}")
+        pieces = source.read(0, None, False)
+        with (
+            hub.model_folder(self.output_dir) as folder,
+            Progress("encode", source.rows, 0, None, unit=" sentences", delay=1) as progress,
+        ):
+            vectors = encoder.encode_stream(
+                (sentence for piece in pieces for sentence in piece.sentences),
+                batch_size=self.model.batch_size,
+                normalize=False,
+                on_progress=streaming.rate_writer(progress, source.rows),
+            )
+            whitening = Whitening.fit(vectors, self.k)
+            encoder.with_transform(whitening).save_pretrained(folder)
+        print(
+            one_line(
+                f"{self.output_dir}: {self.model.model}, {encoder.settings.pooling} pooling, "
+                f"whitened from {encoder.dimension} to {whitening.output_dim} dimensions by "
+                f"{progress.done:,} sentences"
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """Train a model; `simcse-jax train CONFIG --help` has every option."""
 
@@ -318,6 +368,7 @@ def run_command(args: list[str]) -> None:
         return
     commands: dict[str, Callable[..., Any]] = {
         "encode": shown(Encode),
+        "whiten": shown(Whiten),
         "train": Train,
         "evaluate": shown(Evaluate),
     }
@@ -329,7 +380,7 @@ def run_command(args: list[str]) -> None:
     chosen = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="simcse-jax",
-        description="Encode sentences, train and evaluate their encoders; --version tells which.",
+        description="Encode sentences; whiten, train, evaluate encoders; --version tells which.",
         args=args,
     )
     if isinstance(chosen, Encode) and chosen.processes.distributed and not hosts.is_child():

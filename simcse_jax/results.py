@@ -125,8 +125,8 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
     console.print(table)
     if worse := [str(s) for s, row in zip(seeds, values, strict=True) if row[1] < row[0]]:
         say(
-            f"by dev, no model of seed {listed(worse)} is better than {config.model.model} was before "
-            "training"
+            f"by dev, no model of seed {listed(worse)} is better than {config.model.model} was "
+            "before training"
         )
     if scores.note:
         say(scores.note)

@@ -20,8 +20,9 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny_data import SENTENCES
 
-from simcse_jax import SentenceEncoder, __version__
+from simcse_jax import SentenceEncoder, Whitening, __version__
 from simcse_jax.cli import (
     Encode,
     Processes,
@@ -404,3 +405,29 @@ def test_only_event_loops_of_orbax_are_passed_over(monkeypatch):
             fail()
         pass_over_event_loops(types.SimpleNamespace(exc_traceback=caught.tb))
     assert [found.exc_traceback for found in told] == [caught.tb]
+
+
+def test_whiten_writes_a_model_that_applies_it(golden, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_model = golden / "tiny-bert"
+    (tmp_path / "text.csv").write_text("n,text\n" + "".join(f"1,{s}\n" for s in SENTENCES))
+    options = ["--model", str(tiny_model), "--pooling", "cls"]
+    main(["whiten", "text.csv", "--k", "5", "--output-dir", "whitened", *options])
+    assert capsys.readouterr().out == (
+        f"whitened: {tiny_model}, cls pooling, whitened from 32 to 5 dimensions by 60 sentences\n"
+    )
+    encoder = SentenceEncoder.from_pretrained(tiny_model, pooling="cls")
+    expected = encoder.fit(Whitening, SENTENCES, k=5)
+    loaded = SentenceEncoder.from_pretrained("whitened")
+    np.testing.assert_array_equal(loaded.encode(SENTENCES), expected.encode(SENTENCES))
+    # Nothing is left of what fails, and what is not a model's is kept.
+    for command, message in (
+        (["--k", "33", "--output-dir", "other"], "k is 33; the model's vectors have 32"),
+        (["--k", "0", "--output-dir", "other"], "k is 0; it must be"),
+        (["--output-dir", "mine"], "holds kept and no simcse_jax.json"),
+    ):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "kept").touch()
+        fails(["whiten", "text.csv", *command, *options], capsys, message)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "text.csv", "whitened"]
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["kept"]

@@ -124,6 +124,7 @@ def check_simcse_jax(words, monkeypatch):
         raise Parsed
 
     monkeypatch.setattr(cli.Encode, "run", parsed)
+    monkeypatch.setattr(cli.Whiten, "run", parsed)
     monkeypatch.setattr(cli.Evaluate, "run", parsed)
     monkeypatch.setattr(cli, "run_or_explain", lambda run, *_: run())
     monkeypatch.setattr(trainer, "train", parsed)
@@ -260,9 +261,9 @@ def option(words, name):
 
 def test_the_commands_are_found():
     of_pages = {name_of(page): {words[0] for words in own_commands(page)} for page in PAGES}
-    everything = {"encode", "train", "evaluate"}
+    everything = {"encode", "whiten", "train", "evaluate"}
     assert of_pages["README.md"] == everything
-    assert of_pages["docs/quickstart.md"] >= {"encode", "train"}
+    assert of_pages["docs/quickstart.md"] >= {"encode", "whiten", "train"}
     assert of_pages["docs/corpora.md"] == {"encode"}
     assert of_pages["docs/training.md"] == {"train"}
 
@@ -329,6 +330,9 @@ def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
             more += ["--epochs", "1"] if words[1] == "flow" else ["--max-steps", "1"]
             if words[1].endswith(".py"):  # a paper's, of several seeds and all tasks
                 more += ["--seeds", "0", "--no-all-tasks"]
+        elif words[0] == "whiten":
+            words = ["8" if word == "256" else word for word in words]
+            more = [*tiny, "--pooling", "mean"]
         elif words[0] == "evaluate" and "--pairs" not in words:
             more = ["--tasks", "STS-B"]
         if "--help" in words:
@@ -336,7 +340,10 @@ def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
                 cli.main(words)
             continue
         cli.main(words + more)
-        if words[0] == "train":
+        if words[0] == "whiten":
+            saved = SentenceEncoder.from_pretrained(option(words, "--output-dir"))
+            assert saved.transform.kind == "whitening"
+        elif words[0] == "train":
             folder = Path(option(words, "--output-dir") or load_config(words[1]).run.output_dir)
             assert list(folder.glob("**/best/model.safetensors")), words
             if "--output-dir" not in words:  # of each example the same

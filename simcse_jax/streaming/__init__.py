@@ -9,7 +9,7 @@ finds that the rows which are done are still the same, and goes on with the next
 from __future__ import annotations
 
 from simcse_jax.encoder import fingerprint
-from simcse_jax.streaming.corpus import encode_source, shard_of, share_of
+from simcse_jax.streaming.corpus import encode_source, rate_writer, shard_of, share_of
 from simcse_jax.streaming.output import PartialOutput, partial_output
 from simcse_jax.streaming.sinks import check_ending
 from simcse_jax.streaming.sources import Source, open_source
@@ -22,6 +22,7 @@ __all__ = [
     "fingerprint",
     "open_source",
     "partial_output",
+    "rate_writer",
     "shard_of",
     "share_of",
 ]

@@ -107,7 +107,7 @@ def encode_source(
                 chunk_size=source.piece_rows,
                 batch_size=batch_size,
                 normalize=normalize,
-                on_progress=_rate_writer(progress, total),
+                on_progress=rate_writer(progress, total),
             ):
                 piece, read = waiting.popleft()
                 append(piece, vectors)
@@ -192,7 +192,7 @@ def _add(digest: Any, piece: Piece) -> None:
     digest.update(piece.columns)
 
 
-def _rate_writer(progress: Progress, total: int | None) -> Callable[[int], None]:
+def rate_writer(progress: Progress, total: int | None) -> Callable[[int], None]:
     """Return what is called with sentences that are done, and says how fast it goes."""
     start, began = progress.done, time.monotonic()
 
