@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shutil
 import sys
@@ -79,6 +80,15 @@ def write_sources(app):
     api_pages.write(DOCS / "api")
 
 
+def home_of(name):
+    """Return the full name of an object where it is defined, by which its page knows it."""
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return name
+    return f"{found.__module__}.{found.__qualname__}" if hasattr(found, "__qualname__") else name
+
+
 class NamesToLinks(SphinxTransform):
     """Make a link of every full name in backticks, such as `simcse_jax.train`, that has a page.
 
@@ -94,9 +104,8 @@ class NamesToLinks(SphinxTransform):
             if re.fullmatch(r"simcse_jax(\.\w+)+", name) and not isinstance(
                 literal.parent, nodes.reference | pending_xref
             ):
-                link = pending_xref(
-                    "", literal.deepcopy(), refdomain="py", reftype="obj", reftarget=name
-                )
+                target = {"refdomain": "py", "reftype": "obj", "reftarget": home_of(name)}
+                link = pending_xref("", literal.deepcopy(), **target)
                 link["refdoc"] = self.env.docname
                 literal.replace_self(link)
 
