@@ -88,7 +88,7 @@ def mean_cells(runs: Sequence[Mapping[str, float]]) -> list[str]:
 def demo(value: Any) -> str:
     """What the demo printed."""
     rows = [
-        [row["method"] + " (trained)" * row["method"].endswith(("steps", "flow"))]
+        [row["method"]]
         + [f"{row[name]:.2f}" for name in ("lee_pearson", "lee_spearman", "sections")]
         for row in value["rows"]
     ]

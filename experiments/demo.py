@@ -192,7 +192,7 @@ def methods(data: Data, demo: Demo) -> list[tuple[str, Callable[[], Vectors]]]:
         ("MiniLM, cls", cls),
         *((f"MiniLM, {p}", functools.partial(average, p, data)) for p in OTHER_AVERAGES),
         ("cls + whitening", lambda: fitted(Whitening.fit(text()), cls())),
-        ("cls + flow", lambda: fitted(flow(), cls())),
+        ("cls + flow (trained)", lambda: fitted(flow(), cls())),
     ]
     for name, config, examples, steps in (
         ("cls + SimCSE", "unsup_simcse", data.training_text, demo.simcse_steps),
@@ -200,7 +200,7 @@ def methods(data: Data, demo: Demo) -> list[tuple[str, Callable[[], Vectors]]]:
     ):
         if steps:
             run = functools.partial(trained, config, examples, steps, data, demo)
-            rows.append((f"{name}, {steps} steps", run))
+            rows.append((f"{name}, {steps} steps (trained)", run))
     return rows
 
 
@@ -226,6 +226,7 @@ def draw(path: Path, rows: Sequence[Row], lee: LeeCorpus, documents: Float[np.nd
     left.set_ylim(len(rows) - 0.5, -0.8)
     left.set_xlim(0, 100)
     left.set_xlabel("score × 100")
+    left.set_title("Every method on both tasks, higher is better", fontsize=10)
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8, frameon=False)
     left.spines[["top", "right"]].set_visible(False)
 
@@ -278,7 +279,11 @@ def main(demo: Demo) -> None:
     scores = {"rows": [dataclasses.asdict(row) for row in rows]}
     write_json(numbers, report.results_record(demo) | scores)
     report.console.print(f"\npicture: {picture}\nnumbers: {numbers}")
-    report.console.print(f"took {time.perf_counter() - started:.0f} s\n")
+    seconds = time.perf_counter() - started
+    report.console.print(
+        f"took {seconds:.0f} s after the installation; rows marked (trained) differ a little from "
+        "machine to machine\n"
+    )
     report.console.print(
         "Next, encode your own sentences, one a line:\n"
         "  echo 'A man plays a flute.' | .venv/bin/simcse-jax encode - --output out.npy\n"

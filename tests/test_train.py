@@ -773,10 +773,13 @@ def test_one_corpus_for_dev_and_test_is_told_of(make, tmp_path, monkeypatch, cap
     monkeypatch.setattr("simcse_jax.evaluation.scores.read_lee", lambda: None)
     config = make("unsup_simcse", eval_data=None, max_steps=1)
     train(config, sentences=SENTENCES)
-    assert "dev and test are one corpus, Lee's 50 documents" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the model is chosen by the corpus that it is scored on, Lee's 50" in printed
+    assert re.search("seed ┃ Lee dev before ┃ dev best ┃ at step ┃ dev last ┃", printed)
+    assert "test" not in printed.split("┏")[1].split("┡")[0]
     said = card(tmp_path / "run" / "best").text
     assert "| Lee, 1,225 pairs | Spearman's rank correlation | 50.00 |" in said
-    assert "Dev and test are one corpus, Lee's 50 documents, so" in said
+    assert "The model is chosen by the corpus that it is scored on, Lee's 50 documents, so" in said
 
 
 def test_a_pooling_that_cannot_be_is_refused_before_text_is_read(make, monkeypatch):

@@ -98,8 +98,8 @@ def sts_scores(
         except FileNotFoundError:
             return no_scores()
         note = (
-            "dev and test are one corpus, Lee's 50 documents, so the test is no measure of new "
-            "text; eval_data, SentEval's folder, has a test of its own"
+            "the model is chosen by the corpus that it is scored on, Lee's 50 documents, so its "
+            "score is no measure of new text; eval_data, SentEval's folder, has a test of its own"
         )
         return Scores(
             lee_score,
@@ -142,8 +142,8 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         "dev",
         test,
         _sts_columns,
-        note=f"dev and test are the {len(pairs):,} pairs of {file.name}, so the test is no measure "
-        "of new text",
+        note=f"the model is chosen by the pairs that it is scored on, the {len(pairs):,} of "
+        f"{file.name}, so its score is no measure of new text",
         dev_data=_digest(pairs),
         pairs_file=file.name,
         one_corpus=True,

@@ -26,7 +26,10 @@ def test_own_pairs_are_no_published_test_whatever_the_file_is_called(tmp_path):
         assert score.size == "5 pairs"
         assert "SentEval" not in score.protocol
         assert score.protocol.startswith("STS-B;.csv: the user's own pairs, which are no published")
-    note = "Dev and test are the 5 pairs of STS-B;.csv, so the test is no measure of new text."
+    note = (
+        "The model is chosen by the pairs that it is scored on, the 5 of STS-B;.csv, so its score "
+        "is no measure of new text."
+    )
     assert _note(CONFIGS["unsup_simcse"], scores).endswith(note)
     assert triplet_scores({}, "cosine", scores).pairs_file == file.name
 

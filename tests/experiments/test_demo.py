@@ -28,9 +28,9 @@ def vectors(data):
 def test_rows(data):
     rows = [name for name, _ in demo.methods(data, demo.Demo(sbert_steps=0))]
     assert rows[0] == "MiniLM, cls"
-    assert rows[-2:] == ["cls + flow", "cls + SimCSE, 40 steps"]
+    assert rows[-2:] == ["cls + flow (trained)", "cls + SimCSE, 40 steps (trained)"]
     rows = [name for name, _ in demo.methods(data, demo.Demo())]
-    assert rows[-1] == "mean + SBERT triplets, 40 steps"
+    assert rows[-1] == "mean + SBERT triplets, 40 steps (trained)"
 
 
 def test_table_picture_and_numbers(data, vectors, tmp_path, monkeypatch, capsys):
