@@ -761,12 +761,8 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
     if not (config.run.resume and file.exists()):
         return None
     results = read_results(file)
-    # A setting that this version does not know is another one too; older ones wrote down the name
-    # of a data set beside files as well.
-    recorded = dict(results["settings"])
-    if config.data.train_files:
-        recorded.pop("dataset", None)
-    check_same_settings(file, recorded, {**dict.fromkeys(recorded), **fixed})
+    # A setting that this version does not know is another one too.
+    check_same_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
     if not hub.is_whole(folder / "best") and latest_step(folder / CHECKPOINTS) is not None:
         say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")
         return None

@@ -194,6 +194,8 @@ def test_a_finished_run_is_never_overwritten(make, tiny_data, tmp_path, capsys):
     (folder / "thesis.txt").write_text("mine")
     config = make("unsup_simcse", train_files=(tiny_data / "text.txt",))
     found = train_seeds(config)[0]
+    assert "dataset" not in found["settings"]  # files are no data set, and not called one
+    assert "embedded_wikipedia" not in card(folder / "best").text
     shutil.rmtree(folder / "checkpoints")
     written = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert folder / "run.lock" not in written
