@@ -11,7 +11,7 @@ DATA ?= ../shared/data
 SEED ?= 1
 JOBS ?= 2
 
-.PHONY: demo test test-slow test-newest test-oracle fuzz kill lint bench docs clean help
+.PHONY: demo test test-slow test-newest test-oracle fuzz kill lint bench bench-accelerator docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
 	$(ORACLE)/bin/python -m experiments.bench.train --train-file $(DATA)/wikipedia/wiki1m_head.txt
 	$(ORACLE)/bin/python -m experiments.bench.info_nce --sizes 1024 2048 4096 8192 16384 32768 --repeats 3
 	$(ORACLE)/bin/python -m experiments.bench.bfloat16 --data $(DATA)/senteval --train-file $(DATA)/wikipedia/wiki1m_head.txt
+
+bench-accelerator: $(ORACLE)/installed ## what a GPU or TPU does, beside PyTorch (on a CPU in small)
+	$(ORACLE)/bin/python -m experiments.bench.accelerator --train-file $(DATA)/wikipedia/wiki1m_head.txt
 
 docs: $(VENV)/installed-docs ## the documentation site (writes docs/_build/html)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -84,7 +84,8 @@ def worker(settings: EncodeBenchmark) -> None:
 def compiled_sentence_transformers(dtype: str, threads: int) -> Any:
     """Return sentence-transformers with its encoder through torch.compile, for any shape."""
     encode: Any = encoders.sentence_transformers(dtype, threads)
-    encode.__self__[0].auto_model.compile(dynamic=True)
+    bound = getattr(encode, "func", encode)  # on a GPU with a batch size
+    bound.__self__[0].auto_model.compile(dynamic=True)
     return encode
 
 

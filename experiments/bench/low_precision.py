@@ -25,6 +25,7 @@ from experiments.bench import encoders
 from experiments.bench.encoders import Encode
 from experiments.bench.turns import (
     BenchTable,
+    device_busy,
     installed,
     machine,
     publish,
@@ -33,6 +34,7 @@ from experiments.bench.turns import (
     take_turns,
 )
 from experiments.bench.workload import benchmark_sentences, padded
+from simcse_jax.io import write_json
 
 _TORCH = ("sentence_transformers", "torch")
 _ONNX = ("onnxruntime", "torch", "onnx")
@@ -55,13 +57,19 @@ class LowPrecisionBenchmark:
     """Time encoding in low precision beside other libraries."""
 
     data: Path = Path("../shared/data/senteval")
-    """SentEval's folder; without it the embedded Wikipedia is encoded, and nothing is scored."""
+    """SentEval's folder, or a file of sentences, which are not scored; without either the embedded
+    Wikipedia is encoded."""
+    sentences: int | None = None
+    """Encode only the first so many sentences, and score nothing."""
     rounds: int = 5
     """The variants take turns so often."""
     threads: int = os.cpu_count() or 1
     """Each variant may use so many threads."""
     output: Path = Path("experiments/results/bench_low_precision.json")
     """The JSON file that gets the numbers; the table is written beside it."""
+    profile: bool = False
+    """Measure in which share of our encoder's time in bfloat16 the device is busy, and nothing
+    else."""
     worker: str | None = None
     """Used by the script itself: be the process of this variant."""
 
@@ -69,7 +77,7 @@ class LowPrecisionBenchmark:
 def prepare(settings: LowPrecisionBenchmark):
     """Load a variant, compile it, and return the encoding of all sentences."""
     library, _, dtype = str(settings.worker).partition(" ")
-    sentences, _ = benchmark_sentences(settings.data)
+    sentences, _ = benchmark_sentences(settings.data, settings.sentences)
     load: Callable[[str, int], Encode] = {
         "simcse_jax": encoders.ours,
         "sentence-transformers": encoders.sentence_transformers,
@@ -78,7 +86,8 @@ def prepare(settings: LowPrecisionBenchmark):
     }[library]
     encode = load(dtype or "float32", settings.threads)
     vectors = np.asarray(encode(sentences), np.float32)
-    return lambda: encode(sentences), {"score": score(settings.data, vectors)}
+    scored = settings.data if settings.sentences is None else Path()
+    return lambda: encode(sentences), {"score": score(scored, vectors)}
 
 
 def score(data: Path, vectors: np.ndarray) -> float | None:
@@ -86,7 +95,7 @@ def score(data: Path, vectors: np.ndarray) -> float | None:
     from simcse_jax.data.senteval import read_stsb
     from simcse_jax.evaluation.sts import paired_similarity, spearman
 
-    if not data.is_dir():
+    if not (data / "STS").is_dir():
         return None
     half = len(vectors) // 2
     cosines = paired_similarity(vectors[:half], vectors[half:])
@@ -131,6 +140,12 @@ def calibrated(model: Any) -> Any:
     )
 
 
+def variants_of(platform: str) -> dict[str, tuple[str, ...]]:
+    """Return the variants that run there, with the modules they need: some know a CPU alone."""
+    everywhere = ("simcse_jax", "sentence-transformers")
+    return {n: needs for n, needs in NEEDS.items() if platform == "cpu" or n.startswith(everywhere)}
+
+
 def table(value: dict[str, Any]) -> BenchTable:
     """Return the numbers as people read them."""
     columns = (
@@ -155,10 +170,19 @@ def table(value: dict[str, Any]) -> BenchTable:
 
 def main(settings: LowPrecisionBenchmark) -> None:
     """Let the variants take turns, print a table and write it."""
-    sentences, source = benchmark_sentences(settings.data)
+    if settings.profile:
+        mine = dataclasses.replace(settings, worker="simcse_jax bfloat16")
+        write_json(settings.output, device_busy(prepare(mine)[0]))
+        return
+    import jax  # not in the other libraries' processes
+
+    sentences, source = benchmark_sentences(settings.data, settings.sentences)
     arguments = ["--data", str(settings.data), "--threads", str(settings.threads)]
+    if settings.sentences is not None:
+        arguments += ["--sentences", str(settings.sentences)]
     module = "experiments.bench.low_precision"
-    answers = take_turns(module, installed(NEEDS), arguments, settings.rounds, settings.threads)
+    variants = installed(variants_of(jax.default_backend()))
+    answers = take_turns(module, variants, arguments, settings.rounds, settings.threads)
     rows = summary(answers, len(sentences))
     for name, row in rows.items():
         row["score"] = answers[name]["score"]

@@ -36,6 +36,7 @@ from experiments.bench.turns import (
     OURS,
     TIMINGS,
     BenchTable,
+    device_busy,
     installed,
     machine,
     publish,
@@ -44,7 +45,14 @@ from experiments.bench.turns import (
     take_turns,
     timings,
 )
-from experiments.bench.workload import TEMPERATURE, head_weights, padded, training_batches
+from experiments.bench.workload import (
+    TEMPERATURE,
+    head_weights,
+    padded,
+    step_operations,
+    training_batches,
+)
+from simcse_jax.io import write_json
 
 Library = Literal[
     *("simcse_jax", "torch", "torch.compile"),
@@ -75,6 +83,11 @@ class TrainBenchmark:
     """Sentences are cut to so many tokens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The type that is computed in."""
+    grad_cache_chunks: int = 1
+    """Cut the batch into so many chunks for the encoder (GradCache); sentence-transformers then has
+    its cached loss, and torch alone is left out."""
+    compiled: bool = True
+    """Time the other libraries compiled, too."""
     steps: int = 4
     """Every turn is so many steps, on as many batches."""
     rounds: int = 4
@@ -83,8 +96,21 @@ class TrainBenchmark:
     """Each library may use so many threads."""
     output: Path = Path("experiments/results/bench_train.json")
     """The JSON file that gets the numbers; the table is written beside it."""
+    profile: bool = False
+    """Measure in which share of our step's time the device is busy, and nothing else."""
     worker: Library | None = None
     """Used by the script itself: be the process of this library."""
+
+    @property
+    def libraries(self) -> dict[str, tuple[str, ...]]:
+        """Return the libraries that can do it, with the modules they need."""
+        left_out = [] if self.grad_cache_chunks == 1 else ["torch"]
+        left_out += [] if self.compiled else ["compile"]
+        return {
+            name: needs
+            for name, needs in NEEDS.items()
+            if not any(part in name.split(".") for part in left_out)
+        }
 
     def batches(self, shards: int = 1):
         """Return the batches that all libraries see."""
@@ -123,8 +149,10 @@ def ours(settings: TrainBenchmark) -> Prepared:
 
     enable_compilation_cache()
     mesh = make_mesh()
-    batches = settings.batches(mesh.size)
-    first = settings.batches().batch(0)  # as one shard, whose vectors come out in order
+    batches = settings.batches(mesh.size * settings.grad_cache_chunks)
+    # As one shard, whose vectors come out in order; of a large batch a part will do.
+    part = dataclasses.replace(settings, batch_size=min(settings.batch_size, 512))
+    first = part.batches().batch(0)
     if settings.shape == "minilm":
         folder = hub.find_model("minilm")
         config, params = hub.load_params(folder, hub.read_config(folder))
@@ -144,7 +172,9 @@ def ours(settings: TrainBenchmark) -> Prepared:
         return info_nce(z[::2], z[1::2], temperature=TEMPERATURE)[0]
 
     before = float(loss(started, first))
-    step = compile_step(make_step(objective.build(model), optimizer), mesh)
+    step = compile_step(
+        make_step(objective.build(model), optimizer, settings.grad_cache_chunks), mesh
+    )
     state = replicate(start_state(started, optimizer), mesh)
     key = replicate(jax.random.key(0), mesh)
     shapes = set()
@@ -157,7 +187,16 @@ def ours(settings: TrainBenchmark) -> Prepared:
         jax.block_until_ready(metrics)
 
     work()
-    return work, {"loss_without_dropout": before, "shapes": sorted(shapes)}
+    seen = [batches.examples(step) for step in range(settings.steps)]
+    lengths = [len(view) for examples in seen for views in examples.tokens for view in views]
+    operations = step_operations(
+        lengths, config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    )
+    return work, {
+        "loss_without_dropout": before,
+        "shapes": sorted(shapes),
+        "operations": operations / settings.steps,
+    }
 
 
 def torch_work(
@@ -254,7 +293,12 @@ def sentence_transformers(settings: TrainBenchmark, compiled: bool) -> Prepared:
         encoder.auto_model = BertModel(BertConfig())
     width = encoder.auto_model.config.hidden_size
     model = SentenceTransformer(modules=[encoder, parts.Pooling(width)], device=device)
-    loss_of = losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+    loss_of: Any = losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+    if settings.grad_cache_chunks > 1:
+        size = settings.batch_size // settings.grad_cache_chunks
+        loss_of = losses.CachedMultipleNegativesRankingLoss(
+            model, 1 / TEMPERATURE, mini_batch_size=size
+        )
     batches = [
         {
             "input_ids": torch.from_numpy(ids).to(device),
@@ -291,19 +335,28 @@ def table(value: dict[str, Any]) -> BenchTable:
 
 
 def main(settings: TrainBenchmark) -> None:
-    """Let the libraries take turns."""
-    names = ("train_file", "shape", "batch_size", "max_length", "dtype", "steps", "threads")
+    """Let the libraries take turns, or profile ours."""
+    if settings.profile:
+        work, _ = ours(settings)
+        write_json(settings.output, device_busy(work))
+        return
+    names = ("train_file", "shape", "batch_size", "max_length", "dtype")
+    names += ("grad_cache_chunks", "steps", "threads")
     arguments = []
     for name in names:
         arguments += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
     answers = take_turns(
-        "experiments.bench.train", installed(NEEDS), arguments, settings.rounds, settings.threads
+        "experiments.bench.train",
+        installed(settings.libraries),
+        arguments,
+        settings.rounds,
+        settings.threads,
     )
     for answer in answers.values():
         answer["times"] = [seconds / settings.steps for seconds in answer["times"]]
     rows = summary(answers, settings.batch_size)
     for library, row in rows.items():
-        for fact in ("loss_without_dropout", "shapes"):
+        for fact in ("loss_without_dropout", "shapes", "operations"):
             if fact in answers[library]:
                 row[fact] = answers[library][fact]
     how = report.settings_record(settings)

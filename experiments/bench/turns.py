@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -278,6 +278,50 @@ def device_ceilings(size: int = 8192) -> dict[str, float]:
         "device_matmul_gflops": 2 * size**3 / repeated(product) / 1e9,
         "device_copy_gb_per_s": 2 * x.nbytes / repeated(copy) / 1e9,
     }
+
+
+def device_busy(work: Callable[[], Any]) -> dict[str, float | None]:
+    """Return how long work takes, and in which share of that the device computes something.
+
+    Returns:
+        ``seconds`` and ``busy``; the latter is None of a CPU, whose profile has no such timeline.
+    """
+    import jax
+
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            began = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - began
+        (file,) = Path(folder).glob("**/*.xplane.pb")
+        planes = jax.profiler.ProfileData.from_file(str(file)).planes
+        return {"seconds": seconds, "busy": busy_share(planes, seconds)}
+
+
+def busy_share(planes: Iterable[Any], seconds: float) -> float | None:
+    """Return the share of the seconds that a profile's first device is busy; None without one.
+
+    Args:
+        planes: with ``name`` and ``lines``, those with ``name`` and ``events``, and these with
+            ``start_ns`` and ``duration_ns``: a GPU's kernels are in its streams, a TPU's in the
+            line of XLA's operations.
+        seconds: how long the profiled work took.
+    """
+    devices = sorted((p for p in planes if p.name.startswith("/device:")), key=lambda p: p.name)
+    spans = [
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for plane in devices[:1]
+        for line in plane.lines
+        if line.name.startswith(("Stream", "XLA Ops"))
+        for event in line.events
+    ]
+    if not spans:
+        return None
+    busy, end = 0.0, 0.0
+    for start, stop in sorted(spans):  # streams overlap
+        busy += max(stop - max(start, end), 0)
+        end = max(end, stop)
+    return busy / 1e9 / seconds
 
 
 def machine(threads: int, answers: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:

@@ -13,21 +13,26 @@ import numpy as np
 TEMPERATURE = 0.05
 
 
-def benchmark_sentences(data: Path) -> tuple[list[str], str]:
+def benchmark_sentences(data: Path, number: int | None = None) -> tuple[list[str], str]:
     """Return the sentences that are encoded, and what they are.
 
     Args:
-        data: SentEval's folder, of which STS-B's test set is taken; without it the embedded
-            Wikipedia is.
+        data: SentEval's folder, of which STS-B's test set is taken, or a file of sentences; without
+            either the embedded Wikipedia's first 3,000.
+        number: only the first so many.
     """
     if data.is_dir():
         from simcse_jax.data.senteval import read_stsb
 
         pairs = read_stsb(data, "test")
-        return [*pairs.sentences1, *pairs.sentences2], "STS-B test"
+        return [*pairs.sentences1, *pairs.sentences2][:number], "STS-B test"
+    if data.is_file():
+        from simcse_jax.data.training_text import read_sentences
+
+        return read_sentences(data)[:number], data.name
     from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 
-    return sentences(embedded_wikipedia())[:3000], "embedded Wikipedia, the first 3,000"
+    return sentences(embedded_wikipedia())[:3000][:number], "embedded Wikipedia, the first 3,000"
 
 
 def training_batches(
@@ -78,6 +83,28 @@ def padded(sentences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         ids[row, : len(sentence)] = sentence
         mask[row, : len(sentence)] = 1
     return ids, mask
+
+
+def step_operations(lengths: Sequence[int], layers: int, hidden: int, intermediate: int) -> int:
+    """Return the operations that a step needs of cls pooling: its products, a multiply-add as two.
+
+    Those of the encoder, whose backward pass needs twice its forward pass; of the last layer only
+    what the first token depends on. Padding, dropout, norms and the loss are not counted.
+
+    Args:
+        lengths: of every sentence, in tokens.
+        layers: of the encoder.
+        hidden: its width.
+        intermediate: the width between its feed-forward's layers.
+    """
+    projections, feed_forward = 4 * hidden**2, 2 * hidden * intermediate
+    forward = 0
+    for length in lengths:
+        attention = 2 * length * hidden  # of one token: scores, and the mean of the values
+        forward += (layers - 1) * length * (projections + feed_forward + attention)
+        forward += length * projections // 2  # keys and values of the last layer
+        forward += projections // 2 + feed_forward + attention
+    return 3 * 2 * forward
 
 
 def head_weights(width: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float32, Float64, Int, Real
 from scipy.special import logsumexp
 
 from simcse_jax.arrays import AnyArray, Lists
-from simcse_jax.checks import check_between, check_count, check_finite_rows, check_matrix
+from simcse_jax.checks import check_between, check_count, check_finite_rows, check_matrix, quoted
 from simcse_jax.data.senteval import Pairs
 from simcse_jax.evaluation.sts import Encode, encode_distinct
 from simcse_jax.losses.geometry import squared_distance, unit_rows
@@ -106,7 +107,10 @@ class Geometry:
 
 
 def alignment_uniformity(
-    encode: Encode, pairs: Iterable[Pairs], threshold: float = 4.0
+    encode: Encode,
+    pairs: Iterable[Pairs],
+    threshold: float = 4.0,
+    sentences: Literal["distinct", "all"] = "distinct",
 ) -> Geometry:
     """Alignment and uniformity as in SimCSE's figures 2 and 3.
 
@@ -116,13 +120,20 @@ def alignment_uniformity(
         pairs: The scored pairs. SimCSE takes all of STS-B:
             `[read_stsb(folder, split) for split in ("train", "dev", "test")]`.
         threshold: Alignment is taken over the pairs with a score above it.
+        sentences: Uniformity is taken over the distinct sentences, or over all of them, each as
+            often as it occurs. SimCSE's authors say that it is over all of STS-B, and Wang &
+            Isola's code takes a batch of any rows; neither tells what of sentences that occur
+            twice.
 
     Returns:
-        The alignment of the pairs above the threshold, the uniformity of all distinct sentences.
+        The alignment of the pairs above the threshold, the uniformity of the sentences.
 
     Raises:
-        ValueError: No pair has a score above the threshold, or as in `alignment`, `uniformity`.
+        ValueError: There is no such choice of sentences, no pair has a score above the threshold,
+            or as in `alignment`, `uniformity`.
     """
+    if sentences not in ("distinct", "all"):
+        raise ValueError(f"sentences is {quoted(sentences)}; it must be 'distinct' or 'all'")
     pairs = list(pairs)
     sentences1 = [sentence for part in pairs for sentence in part.sentences1]
     sentences2 = [sentence for part in pairs for sentence in part.sentences2]
@@ -134,6 +145,8 @@ def alignment_uniformity(
     rows, embeddings = encode_distinct(encode, (*sentences1, *sentences2))
     x = embeddings[[rows[s] for s, keep in zip(sentences1, positive, strict=True) if keep]]
     y = embeddings[[rows[s] for s, keep in zip(sentences2, positive, strict=True) if keep]]
+    if sentences == "all":
+        embeddings = embeddings[[rows[sentence] for sentence in (*sentences1, *sentences2)]]
     return Geometry(alignment(x, y), uniformity(embeddings), len(x), len(embeddings))
 
 

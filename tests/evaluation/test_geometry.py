@@ -78,6 +78,10 @@ def test_alignment_uniformity():
     assert result.alignment == alignment(x, y)
     everything = np.stack(list(vectors.values()))
     assert result.uniformity == pytest.approx(brute_force_uniformity(everything), abs=2e-6)
+    result = alignment_uniformity(encode, [dev, test], sentences="all")
+    everything = np.stack([vectors[name] for name in "abdabced"])
+    assert result.sentences == 8
+    assert result.uniformity == pytest.approx(brute_force_uniformity(everything), abs=2e-6)
     with pytest.raises(ValueError, match=r"none of 4 pairs has a score above 5"):
         alignment_uniformity(encode, [dev, test], threshold=5)
 
