@@ -334,8 +334,16 @@ RAW_TABLE = (
     "simcse-jax train unsup_simcse --model runs/raw/seed-0/last --pooling mean --max-steps 100 "
     "\\\n    --seeds 0 1 2 --train-files wiki1m_head.txt --eval-data DATA "
     "--output-dir runs/raw_unsup\n"
+    "simcse-jax train sup_simcse --model runs/raw/seed-0/last --pooling mean --head none "
+    "\\\n    --batch-size 128 --learning-rate 1e-4 --max-steps 120 --eval-every 60 --seeds 0 1 2 "
+    "\\\n    --train-files snli_dev.jsonl mnli_dev.jsonl --eval-data DATA "
+    "--output-dir runs/raw_sup\n"
+    "simcse-jax train experiments/configs/sbert_nli_minilm.py --model runs/raw/seed-0/last "
+    "\\\n    --num-layers None --seeds 0 1 2 --train-files snli_dev.jsonl mnli_dev.jsonl "
+    "\\\n    --test-files snli_test --eval-data DATA --output-dir runs/raw_sbert\n"
     "python -m experiments.tables.sts --model runs/raw/seed-0/last --nli snli_dev.jsonl "
-    "mnli_dev.jsonl \\\n    --unsup runs/raw_unsup --eval-data DATA --output-dir runs/raw_table"
+    "mnli_dev.jsonl \\\n    --unsup runs/raw_unsup --sup runs/raw_sup --sbert runs/raw_sbert "
+    "--eval-data DATA \\\n    --output-dir runs/raw_table"
 )
 TABLES: dict[str, Made] = {
     "demo": Made(demo, ("demo.json",), "make demo"),
