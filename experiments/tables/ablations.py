@@ -30,6 +30,7 @@ of the rows can be compared with a small run's.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -39,11 +40,12 @@ from typing import Any, Literal
 import tyro
 
 from experiments import report
+from experiments.tables.filled import filled_positives
 from simcse_jax.cli import run_or_explain
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig
-from simcse_jax.data.training_text import read_training_file
+from simcse_jax.data.training_text import read_sentences, read_training_file
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.trainer import train_seeds
 
@@ -63,6 +65,8 @@ Preset = Literal[
 ]
 # The contradiction of an NLI premise is drawn with this seed, the same for all seeds of the runs.
 NLI_SEED = 0
+# The sentences with the positives that the model has filled in, in the folder of the table.
+FILLED = "filled.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +77,14 @@ class Row:
         label: what the table calls it.
         paper: Spearman × 100 on STS-B dev; None where none is printed.
         changes: fields of the configuration, by name.
+        filled: whether the positives are sentences whose masked words the model has filled in.
         not_run: why it cannot be run here.
     """
 
     label: str
     paper: float | None = None
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    filled: bool = False
     not_run: str | None = None
 
 
@@ -138,7 +144,8 @@ ABLATIONS: dict[str, Ablation] = {
             Row("delete one word", 75.9, DELETE_ONE),
             Row("delete one word, no dropout", 74.2, {**DELETE_ONE, "dropout": 0.0}),
             Row("synonym", 77.4, {"positives": "synonym"}),
-            *shares("masked words", "mask-words", {15: 62.2}),
+            Row("masked words 15 %, filled in", 62.2, filled=True),
+            Row("masked words 15 %, left", None, {"positives": "mask-words", "share": 0.15}),
         ),
     ),
     "objective": Ablation(
@@ -285,6 +292,7 @@ def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
         files: tuple[Path, ...] = ()
     else:
         files = settings.nli if needs_nli(config.data) else settings.train_files
+        files = (settings.output_dir / FILLED,) if row.filled else files
     folder = "".join(c if c.isalnum() or c in ".=" else "-" for c in row.label)
     return replace(
         config,
@@ -315,6 +323,32 @@ def missing(data: DataConfig, nli_columns: int) -> str | None:
         except FileNotFoundError as error:  # WordNet is optional
             return str(error)
     return None
+
+
+def write_filled(settings: AblationTable) -> str | None:
+    """Write sentences with positives that the model has filled in, unless they are there.
+
+    Returns:
+        Why there can be none; None where there are.
+    """
+    file = settings.output_dir / FILLED
+    if settings.resume and file.is_file():
+        return None
+    text = read_sentences(settings.train_files) if settings.train_files else embedded_sentences()
+    try:
+        positives = filled_positives(settings.model, text)
+    except ValueError as error:
+        return str(error)
+    rows = ({"sentence": s, "positive": p} for s, p in zip(text, positives, strict=True))
+    write_text(file, "".join(f"{json.dumps(row)}\n" for row in rows))
+    return None
+
+
+def embedded_sentences() -> list[str]:
+    """Return the sentences that training takes where no files are given."""
+    from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
+
+    return sentences(embedded_wikipedia())
 
 
 def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -400,6 +434,8 @@ def main(settings: AblationTable) -> None:
     for preset, rows in configs.items():
         for row, config in rows:
             why = row.not_run or missing(config.data, nli_columns)
+            if row.filled and not why:
+                why = write_filled(settings)
             if why:
                 report.console.print(f"{preset}, {row.label}: not run ({why})")
             runs = [] if why else [scores_of(found) for found in train_seeds(config)]

@@ -48,7 +48,7 @@ def fields_of(config):
     [
         ("augmentation", "none (dropout)", {"positives": "same", "dropout": None}),
         ("augmentation", "crop 20 %", {"positives": "crop", "share": 0.2}),
-        ("augmentation", "masked words 15 %", {"positives": "mask-words", "share": 0.15}),
+        ("augmentation", "masked words 15 %, left", {"positives": "mask-words", "share": 0.15}),
         (
             "augmentation",
             "delete one word, no dropout",
@@ -108,7 +108,7 @@ def test_what_a_row_trains_on(settings):
     one = text("augmentation", "crop 20 %").columns
     assert one[0] == sentences
     assert all(len(s.split()) == 3 for s in one[1])  # of four words
-    assert "[MASK]" in text("augmentation", "masked words 15 %").columns[1][0]
+    assert "[MASK]" in text("augmentation", "masked words 15 %, left").columns[1][0]
     pairs = text("objective", "next sentence").columns
     assert pairs == (sentences[:-1], sentences[1:])
     assert len(text("sbert-pooling", "mean").labels) < 48  # premises are held out
