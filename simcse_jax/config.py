@@ -45,8 +45,8 @@ class ModelConfig:
     """'minilm' (embedded), a model folder, or a Hugging Face hub id such as bert-base-uncased."""
     pooling: str = "mean"
     """How the encoder's output becomes one vector: cls, mean, max, mean-sqrt-len,
-    weighted-mean, last-token, last-2, first-last, embedding-last or layer-K; or several of the last
-    layer's side by side, such as cls+mean."""
+    weighted-mean, last-token, last-2, first-last, embedding-last, layer-K or ditto-LAYER-HEAD; or several
+    of the last layer's side by side, such as cls+mean."""
     num_layers: int | None = None
     """Keep the first so many layers of the encoder; default: all."""
     dropout: float | None = None

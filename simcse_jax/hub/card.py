@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from simcse_jax.checks import is_unicode
 from simcse_jax.hub.settings import EncoderSettings
+from simcse_jax.models.pooling import ditto_head
 from simcse_jax.io import is_there, open_data, write_text
 
 CARD_FILE = "README.md"
@@ -400,9 +401,12 @@ vectors = model.encode({sentences})
             _block("python", there),
         ]
     else:
+        ends = f"what this model ends with ({_listed(model.transforms)})"
+        pooling = model.settings.pooling
         parts.append(
-            f"sentence-transformers has no module for what this model ends with "
-            f"({_listed(model.transforms)}): it refuses the folder rather than leave that out."
+            f"sentence-transformers has no module for "
+            f"{f'the pooling {pooling}' if ditto_head(pooling) else ends}: it refuses the folder "
+            "rather than leave that out."
         )
     return parts
 

@@ -118,7 +118,7 @@ class TokenObjective:
         Raises:
             ValueError: the model is too shallow for the pooling.
         """
-        check_pooling(model.pooling, model.config.num_hidden_layers)
+        check_pooling(model.pooling, model.config)
         return {"encoder": model.params["encoder"]}
 
     def check_text(self, columns: int, labels: bool) -> None:
