@@ -17,17 +17,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import tyro
 from tqdm import tqdm
 
 from experiments import report
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
+from simcse_jax.data.encode_batches import encode_batches
+from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
-from simcse_jax.evaluation.sts import evaluate_sts, results_to_json
+from simcse_jax.evaluation.sts import cosine, evaluate_sts, results_to_json, spearman
 from simcse_jax.io import write_json, write_text
+from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
+from simcse_jax.models.ditto import diagonal_attention
 
 AVERAGES = ("mean", "first-last", "embedding-last")
+COLUMNS = ("STS-B dev", *TASKS)
 PAPER = "ditto-1-10"
 """The head that the paper takes for BERT-base; for other models it is any head."""
 
@@ -53,35 +60,65 @@ class DittoTable:
             )
 
 
-def heads(layers: int, count: int) -> list[str]:
+def heads(config: BertConfig) -> list[str]:
     """Return the poolings of all heads."""
-    return [f"ditto-{i}-{j}" for i in range(1, layers + 1) for j in range(1, count + 1)]
+    layers, count = range(config.num_hidden_layers), range(config.num_attention_heads)
+    return [f"ditto-{i + 1}-{j + 1}" for i in layers for j in count]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def pooled_by_all(config: BertConfig, params: Any, batch: Batch, num_sentences: int) -> list[Any]:
+    """Return the vectors of a batch for every pooling of `heads`, from one pass of the encoder."""
+    states = BertEncoder(config).apply({"params": params}, batch)
+    vectors = []
+    for pooling in heads(config):
+        layer, head = map(int, pooling.split("-")[1:])
+        weights = diagonal_attention(
+            *(config, {"params": params}, states[layer - 1], batch, layer, head)
+        )
+        vectors.append(pool(states, batch, pooling, num_sentences, weights))
+    return vectors
+
+
+def score_heads(model: str, pairs: Pairs) -> dict[str, float]:
+    """Return Spearman × 100 of every head; it is what `score` gives for one at a time."""
+    encoder = SentenceEncoder.from_pretrained(model, pooling="mean")
+    config, sentences = encoder.config, list(dict.fromkeys(pairs.sentences1 + pairs.sentences2))
+    ids, _ = encoder.tokenizer(sentences, config.max_length)
+    poolings = heads(config)
+    vectors = np.empty((len(poolings), len(ids), config.hidden_size), np.float32)
+    batches = encode_batches(ids, config.max_length, 128, 1)
+    for batch, order in tqdm(batches, desc=model, unit=" batch"):
+        count = batch.input_ids.size // TOKENS_PER_SEGMENT
+        found = pooled_by_all(config, encoder.params["encoder"], batch, count)
+        for own, of_pooling in zip(vectors, found, strict=True):
+            own[order] = np.asarray(of_pooling)[: len(order)]
+    row = {sentence: i for i, sentence in enumerate(sentences)}
+    sides = [[row[s] for s in side] for side in (pairs.sentences1, pairs.sentences2)]
+    return {
+        pooling: 100 * spearman(cosine(*(own[side] for side in sides)), pairs.scores)
+        for pooling, own in zip(poolings, vectors, strict=True)
+    }
 
 
 def score(model: str, pooling: str, tasks: list[StsTask]) -> dict[str, float]:
-    """Return Spearman × 100 of each task and their average, protocol "all"."""
+    """Return Spearman × 100 of each task, protocol "all"."""
     encoder = SentenceEncoder.from_pretrained(
         model, pooling=pooling, max_length="longest", normalize=False
     )
     encode = functools.partial(encoder.encode, show_progress=False)
     results = results_to_json(evaluate_sts(encode, tasks))
-    scores = {name: task["all"] for name, task in results["tasks"].items()}
-    return scores | {"average": results["average"]["all"]}
+    return {name: task["all"] for name, task in results["tasks"].items()}
 
 
 def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:
     """Return the heads' scores on STS-B dev, the best head, and the rows of the seven tasks."""
-    config = SentenceEncoder.from_pretrained(model, pooling="mean").config
-    task = StsTask("STS-B dev", (dev,))
-    poolings = heads(config.num_hidden_layers, config.num_attention_heads)
-    on_dev = {
-        pooling: score(model, pooling, [task])["STS-B dev"]
-        for pooling in tqdm((*AVERAGES, *poolings), desc=model, unit=" pooling")
-    }
-    best = max(poolings, key=lambda pooling: on_dev[pooling])
-    chosen = [*AVERAGES, *([PAPER] if PAPER in poolings else []), best]
-    rows = {pooling: score(model, pooling, tasks) for pooling in dict.fromkeys(chosen)}
-    return {"dev": on_dev, "best": best, "rows": rows}
+    on_dev = score_heads(model, dev)
+    best = max(on_dev, key=on_dev.__getitem__)
+    chosen = [*AVERAGES, *([PAPER] if PAPER in on_dev else []), best]
+    everything = [*tasks, StsTask("STS-B dev", (dev,))]
+    rows = {pooling: score(model, pooling, everything) for pooling in dict.fromkeys(chosen)}
+    return {"heads": on_dev, "best": best, "rows": rows}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -91,13 +128,13 @@ def markdown(results: Mapping[str, Any]) -> str:
     for label, found in results["models"].items():
         for pooling, scores in found["rows"].items():
             note = " (best on dev)" if pooling == found["best"] else ""
-            dev = found["dev"][pooling]
-            cells = [f"{x:.2f}" for x in (dev, *(scores[name] for name in (*TASKS, "average")))]
+            average = np.mean([scores[name] for name in TASKS])
+            cells = [f"{x:.2f}" for x in (*(scores[name] for name in COLUMNS), average)]
             rows.append([label, f"`{pooling}`{note}", *cells])
-    parts.append(report.markdown(["model", "pooling", "STS-B dev", *TASKS, "average"], rows))
+    parts.append(report.markdown(["model", "pooling", *COLUMNS, "average"], rows))
     for label, found in results["models"].items():
         parts.append(f"{label}: every head on STS-B dev, layers down, heads across.")
-        scores = {name: x for name, x in found["dev"].items() if name.startswith("ditto-")}
+        scores = found["heads"]
         layers = max(int(name.split("-")[1]) for name in scores)
         count = len(scores) // layers
         table = [

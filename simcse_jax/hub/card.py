@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from simcse_jax.checks import is_unicode
 from simcse_jax.hub.settings import EncoderSettings
-from simcse_jax.models.pooling import ditto_head
 from simcse_jax.io import is_there, open_data, write_text
+from simcse_jax.models.pooling import ditto_head
 
 CARD_FILE = "README.md"
 PLACE = "path/to/this/folder"

@@ -62,13 +62,13 @@ def diagonal_attention(
     place = f"layer_{layer - 1}"
     variables = {name: tree[place]["attention"]["qkv"] for name, tree in encoder.items()}
     start = (head - 1) * size
-    query, key = (
-        dense.apply(variables, state, (first, first + size)) for first in (start, width + start)
-    )
+    query: Any = dense.apply(variables, state, (start, start + size))
+    key: Any = dense.apply(variables, state, (width + start, width + start + size))
     scores = product("RQH,RKH->RQK", query * size**-0.5, key) + attention_bias(batch)[:, 0]
     if config.relative_attention_num_buckets:
         positions = RelativePositions(config, parent=None)
         table = {"params": encoder["params"]["relative_positions"]}
-        scores = scores + positions.apply(table, between(batch.position_ids))[:, head - 1]
+        by_head: Any = positions.apply(table, between(batch.position_ids))  # [R N Q K]
+        scores = scores + by_head[:, head - 1]
     own = jnp.diagonal(scores, axis1=1, axis2=2)  # [R L]
     return jnp.exp(own - jax.nn.logsumexp(scores, axis=-1))

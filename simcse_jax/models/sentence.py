@@ -60,9 +60,9 @@ class SentenceModel(nn.Module):
             states = BertEncoder(self.config, self.dtype, name="encoder")(batch, keys)
             weights = None
             if (place := ditto_head(self.pooling)) is not None:
-                encoder = {name: tree["encoder"] for name, tree in self.variables.items()}
+                of_encoder = {name: tree["encoder"] for name, tree in self.variables.items()}
                 before = states[place[0] - 1]
-                weights = diagonal_attention(self.config, encoder, before, batch, *place)
+                weights = diagonal_attention(self.config, of_encoder, before, batch, *place)
             vectors = pool(states, batch, self.pooling, num_sentences, weights)
         if self.projection is not None:
             head = Projection(self.config, self.projection_dtype, name=self.projection)

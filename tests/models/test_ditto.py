@@ -48,7 +48,9 @@ def test_the_pooling_by_hand(golden, name):
             weights.append(weights_by_hand(config, encoder, alone[layer - 1], layer, head))
             wanted.append(np.average((alone[0] + alone[-1]) / 2, 0, weights=weights[-1]))
         np.testing.assert_allclose(found, wanted, atol=1e-5)
-        ours = diagonal_attention(config, {"params": encoder}, states[layer - 1], batch, layer, head)
+        ours = diagonal_attention(
+            config, {"params": encoder}, states[layer - 1], batch, layer, head
+        )
         np.testing.assert_allclose(ours[mask > 0], np.concatenate(weights), atol=1e-5)
         # They are no plain mean, so that there is something to compare.
         assert np.concatenate(weights).std() > 1e-3
