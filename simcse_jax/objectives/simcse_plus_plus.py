@@ -43,8 +43,8 @@ class SimCSEPlusPlus(HeadOfTraining):
     temperature: float = 0.05
     """The temperature τ that cosines of sentences are divided by."""
     positive_weight: float = 1.0
-    """What the positive's cosine is multiplied by (m): 1 in the authors' script, where their code
-    began with 0.9."""
+    """What the positive's cosine is multiplied by (m): 1 in the authors' script; 0.9 is the default
+    in one version of their code."""
     dimension_weight: float = 0.1
     """The weight λ of the dimension-wise loss; 0 is without."""
     dimension_temperature: float = 5.0

@@ -1,4 +1,4 @@
-"""WhitenedCSE and SimCSE++ as objectives: their steps against the equations, and what they refuse."""
+"""WhitenedCSE and SimCSE++: their steps against the equations, and what they refuse."""
 
 import dataclasses
 import functools
