@@ -32,6 +32,7 @@ from simcse_jax.data.datasets import (
 )
 from simcse_jax.data.training_text import read_labelled_nli
 from simcse_jax.evaluation.scores import no_scores, sts_scores
+from simcse_jax.hub.card import BIBTEX
 from simcse_jax.io import read_json, read_json_lines
 from simcse_jax.models import SentenceModel
 from simcse_jax.objectives import AXIS, Objective, TokenObjective, sentence_keys
@@ -731,6 +732,7 @@ def test_the_heirs_of_simcse_train(make, tmp_path, name, changes):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert encoder.settings.pooling == "cls"
     assert load_config(tmp_path / "run" / "run.json").objective == plain.objective
+    assert BIBTEX[name] in card(tmp_path / "run" / "best").text
 
 
 def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):

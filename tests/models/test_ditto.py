@@ -88,6 +88,7 @@ def test_it_is_saved_for_us_and_refused_by_sentence_transformers(golden, tmp_pat
     assert not any(kind.endswith("Pooling") for kind in kinds[1:] if "Weighted" not in kind)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "no module for the pooling ditto-1-2: it refuses the folder" in card
+    assert "chen2023ditto" in card
     with pytest.raises(ValueError, match=r"simcse_jax\.models\.Ditto"):
         sentence_transformers.read_settings(tmp_path / "model")
 
