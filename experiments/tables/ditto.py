@@ -4,9 +4,11 @@ r"""Ditto against plain averages: every head on STS-B dev, and the best one on a
         --labels MiniLM "raw MiniLM, seed 0" --eval-data SENTEVAL/data/downstream \
         --output-dir runs/ditto
 
-Of every model the score of `ditto-LAYER-HEAD` on STS-B dev for each layer and head. The best head
-there, and the one of the paper for BERT-base (head 10 of layer 1), are then scored on the seven STS
-tasks beside the averages without weights. Writes ditto.json and ditto.md.
+Of every model the score of `ditto-LAYER-HEAD` on STS-B dev for each layer and head, and the share
+of the weight that the first token has: a head that gives it nearly all is `cls` by another name.
+The best head there, the best of those that leave the other tokens at least half, and the one of the
+paper for BERT-base (head 10 of layer 1) are then scored on the seven STS tasks beside the averages
+without weights. Writes ditto.json and ditto.md.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -68,25 +71,30 @@ def heads(config: BertConfig) -> list[str]:
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def pooled_by_all(config: BertConfig, params: Any, batch: Batch, num_sentences: int) -> list[Any]:
-    """Return the vectors of a batch for every pooling of `heads`, from one pass of the encoder."""
-    states = BertEncoder(config).apply({"params": params}, batch)
+    """Return the vectors of a batch for every pooling of `heads`, from one pass of the encoder.
+
+    One more dimension, the last, has the share of the first token's weight.
+    """
+    states: Any = BertEncoder(config).apply({"params": params}, batch)
+    is_first = jnp.asarray(batch.position_ids == 0, jnp.float32)[..., None]
+    marked = [jnp.concatenate([state, is_first], -1) for state in states]
     vectors = []
     for pooling in heads(config):
         layer, head = map(int, pooling.split("-")[1:])
         weights = diagonal_attention(
             *(config, {"params": params}, states[layer - 1], batch, layer, head)
         )
-        vectors.append(pool(states, batch, pooling, num_sentences, weights))
+        vectors.append(pool(marked, batch, pooling, num_sentences, weights))
     return vectors
 
 
-def score_heads(model: str, pairs: Pairs) -> dict[str, float]:
-    """Return Spearman × 100 of every head; it is what `score` gives for one at a time."""
+def score_heads(model: str, pairs: Pairs) -> dict[str, dict[str, float]]:
+    """Return Spearman × 100 of every head, as `score` gives it of one, and the first's share."""
     encoder = SentenceEncoder.from_pretrained(model, pooling="mean")
     config, sentences = encoder.config, list(dict.fromkeys(pairs.sentences1 + pairs.sentences2))
     ids, _ = encoder.tokenizer(sentences, config.max_length)
     poolings = heads(config)
-    vectors = np.empty((len(poolings), len(ids), config.hidden_size), np.float32)
+    vectors = np.empty((len(poolings), len(ids), config.hidden_size + 1), np.float32)
     batches = encode_batches(ids, config.max_length, 128, 1)
     for batch, order in tqdm(batches, desc=model, unit=" batch"):
         count = batch.input_ids.size // TOKENS_PER_SEGMENT
@@ -96,7 +104,10 @@ def score_heads(model: str, pairs: Pairs) -> dict[str, float]:
     row = {sentence: i for i, sentence in enumerate(sentences)}
     sides = [[row[s] for s in side] for side in (pairs.sentences1, pairs.sentences2)]
     return {
-        pooling: 100 * spearman(cosine(*(own[side] for side in sides)), pairs.scores)
+        pooling: {
+            "dev": 100 * spearman(cosine(*(own[side, :-1] for side in sides)), pairs.scores),
+            "first": float(own[:, -1].mean()),
+        }
         for pooling, own in zip(poolings, vectors, strict=True)
     }
 
@@ -114,11 +125,21 @@ def score(model: str, pooling: str, tasks: list[StsTask]) -> dict[str, float]:
 def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:
     """Return the heads' scores on STS-B dev, the best head, and the rows of the seven tasks."""
     on_dev = score_heads(model, dev)
-    best = max(on_dev, key=on_dev.__getitem__)
-    chosen = [*AVERAGES, *([PAPER] if PAPER in on_dev else []), best]
+    spread = [pooling for pooling, found in on_dev.items() if found["first"] <= 0.5]
+    best = {
+        what: max(names, key=lambda pooling: on_dev[pooling]["dev"])
+        for what, names in (("best on dev", on_dev), ("best that spreads", spread))
+        if names
+    }
+    chosen = [*AVERAGES, *([PAPER] if PAPER in on_dev else []), *best.values()]
     everything = [*tasks, StsTask("STS-B dev", (dev,))]
     rows = {pooling: score(model, pooling, everything) for pooling in dict.fromkeys(chosen)}
     return {"heads": on_dev, "best": best, "rows": rows}
+
+
+def cell(head: Mapping[str, float]) -> str:
+    """Return a head's score and its first token's share."""
+    return f"{head['dev']:.1f} ({head['first']:.2f})"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -127,18 +148,25 @@ def markdown(results: Mapping[str, Any]) -> str:
     rows = []
     for label, found in results["models"].items():
         for pooling, scores in found["rows"].items():
-            note = " (best on dev)" if pooling == found["best"] else ""
+            notes = [what for what, name in found["best"].items() if name == pooling]
+            note = f" ({', '.join(notes)})" if notes else ""
+            head = found["heads"].get(pooling)
+            first = "" if head is None else f"{head['first']:.2f}"
             average = np.mean([scores[name] for name in TASKS])
             cells = [f"{x:.2f}" for x in (*(scores[name] for name in COLUMNS), average)]
-            rows.append([label, f"`{pooling}`{note}", *cells])
-    parts.append(report.markdown(["model", "pooling", *COLUMNS, "average"], rows))
+            rows.append([label, f"`{pooling}`{note}", first, *cells])
+    names = ["model", "pooling", "first token's share", *COLUMNS, "average"]
+    parts.append(report.markdown(names, rows))
     for label, found in results["models"].items():
-        parts.append(f"{label}: every head on STS-B dev, layers down, heads across.")
+        parts.append(
+            f"{label}: every head on STS-B dev, and its first token's share; layers down, heads "
+            "across."
+        )
         scores = found["heads"]
         layers = max(int(name.split("-")[1]) for name in scores)
         count = len(scores) // layers
         table = [
-            [str(i), *(f"{scores[f'ditto-{i}-{j}']:.1f}" for j in range(1, count + 1))]
+            [str(i), *(cell(scores[f"ditto-{i}-{j}"]) for j in range(1, count + 1))]
             for i in range(1, layers + 1)
         ]
         parts.append(report.markdown(["layer", *map(str, range(1, count + 1))], table))
