@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -20,7 +21,7 @@ from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.dimension_wise import dimension_wise_loss
 from simcse_jax.losses.geometry import alignment
 from simcse_jax.losses.off_dropout import off_dropout_info_nce
-from simcse_jax.models import SentenceModel
+from simcse_jax.models import Batch, SentenceModel
 from simcse_jax.objectives.contrastive import HeadOfTraining, geometry_metrics
 from simcse_jax.objectives.objective import (
     AXIS,
@@ -31,6 +32,14 @@ from simcse_jax.objectives.objective import (
     Params,
     sentence_keys,
 )
+
+
+def twice(rows: Batch, count: int) -> Batch:
+    """Return rows of ``count`` sentences and, as further sentences, the same ones again."""
+    segments = jnp.asarray(rows.segment_ids)
+    moved = jnp.where(segments > 0, segments + count, 0)
+    again = dataclasses.replace(rows, segment_ids=moved)
+    return jax.tree.map(lambda *both: jnp.concatenate(both), rows, again)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +86,15 @@ class SimCSEPlusPlus(HeadOfTraining):
 
         def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B 3 D"]:
             numbers = batch.sentences  # [B 1]
-            key = keys("dropout")
-            masks = (sentence_keys(key, 2 * numbers), sentence_keys(key, 2 * numbers + 1), None)
-            vectors: Any = [
-                encoder.apply({"params": params}, batch.rows, mask, num_sentences=numbers.size)
-                for mask in masks
-            ]
-            return jnp.stack(vectors, axis=1)
+            count = numbers.size
+            # The numbers of SimCSE's two views, and so their masks.
+            both = jnp.concatenate([2 * numbers, 2 * numbers + 1])
+            masks = sentence_keys(keys("dropout"), both)
+            masked: Any = encoder.apply(
+                {"params": params}, twice(batch.rows, count), masks, num_sentences=2 * count
+            )
+            plain: Any = encoder.apply({"params": params}, batch.rows, num_sentences=count)
+            return jnp.stack([masked[:count], masked[count:], plain], axis=1)
 
         return Objective(embed, self.loss)
 
