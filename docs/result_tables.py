@@ -460,6 +460,12 @@ TABLES: dict[str, Made] = {
         "\\\n    --presets augmentation dropout --steps 60 --every 30 --eval-data DATA "
         "\\\n    --train-files wiki1m_head.txt --output-dir runs/raw_ablations",
     ),
+    "ditto": Made(
+        as_written,
+        ("ditto.md",),
+        "python -m experiments.tables.ditto --models minilm runs/raw/seed-0/last "
+        '\\\n    --labels MiniLM "raw MiniLM, seed 0" --eval-data DATA --output-dir runs/ditto',
+    ),
     "raw-methods": Made(every_method, ("sts_table_raw_minilm.md",), RAW_TABLE),
     "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), commands_of("fuzz", 1)),
     "fuzz": Made(campaign_sums, campaigns_of("fuzz")[-2:], commands_of("fuzz", 2)),

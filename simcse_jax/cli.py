@@ -42,8 +42,8 @@ class Model:
     """'minilm' (embedded), a model folder, or a Hugging Face hub id."""
     pooling: str | None = None
     """How the encoder's output becomes one vector: cls, pooler, mean, max, mean-sqrt-len,
-    weighted-mean, last-token, last-2, first-last, embedding-last or layer-K; or several of the last
-    layer's side by side, such as cls+mean. Default: as the model says."""
+    weighted-mean, last-token, last-2, first-last, embedding-last, layer-K or ditto-LAYER-HEAD; or
+    several of the last layer's side by side, such as cls+mean. Default: as the model says."""
     num_layers: int | None = None
     """Keep the first so many layers of the encoder; default: all."""
     max_length: int | None = None

@@ -31,7 +31,14 @@ from simcse_jax.checks import (
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.models.pooling import layers_and_reduction
-from simcse_jax.objectives import MaskedLM, ObjectiveConfig, Sbert, SimCSE
+from simcse_jax.objectives import (
+    MaskedLM,
+    ObjectiveConfig,
+    Sbert,
+    SimCSE,
+    SimCSEPlusPlus,
+    WhitenedCSE,
+)
 from simcse_jax.training.devices import Parallel
 from simcse_jax.training.optimizer import OptimizerConfig
 from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, FlowConfig
@@ -45,8 +52,8 @@ class ModelConfig:
     """'minilm' (embedded), a model folder, or a Hugging Face hub id such as bert-base-uncased."""
     pooling: str = "mean"
     """How the encoder's output becomes one vector: cls, mean, max, mean-sqrt-len,
-    weighted-mean, last-token, last-2, first-last, embedding-last or layer-K; or several of the last
-    layer's side by side, such as cls+mean."""
+    weighted-mean, last-token, last-2, first-last, embedding-last, layer-K or ditto-LAYER-HEAD; or
+    several of the last layer's side by side, such as cls+mean."""
     num_layers: int | None = None
     """Keep the first so many layers of the encoder; default: all."""
     dropout: float | None = None
@@ -169,6 +176,8 @@ class Config:
 
 OBJECTIVES: dict[str, type] = {
     "simcse": SimCSE,
+    "whitened_cse": WhitenedCSE,
+    "simcse_plus_plus": SimCSEPlusPlus,
     "sbert": Sbert,
     "masked_lm": MaskedLM,
     "flow": FlowConfig,
@@ -235,6 +244,20 @@ CONFIGS: dict[str, Config] = {
         OptimizerConfig(learning_rate=5e-5),
         RunConfig(Path("runs/sup_simcse"), epochs=3),
     ),
+    "whitened_cse": Config(
+        WhitenedCSE(),
+        ModelConfig(pooling="cls"),
+        DataConfig(batch_size=128),
+        OptimizerConfig(learning_rate=1e-5),
+        RunConfig(Path("runs/whitened_cse")),
+    ),
+    "simcse_plus_plus": Config(
+        SimCSEPlusPlus(),
+        ModelConfig(pooling="cls"),
+        DataConfig(batch_size=64),
+        OptimizerConfig(learning_rate=3e-5),
+        RunConfig(Path("runs/simcse_plus_plus")),
+    ),
     "sbert_nli": Config(
         Sbert("softmax"),
         ModelConfig(pooling="mean"),
@@ -280,6 +303,10 @@ DESCRIPTIONS: dict[str, str] = {
     "sup_simcse": "Supervised SimCSE (Gao et al. 2021, section 4): the positive is an entailed "
     "sentence, a contradiction is the hard negative. Without NLI at hand: section triplets of "
     "Wikipedia.",
+    "whitened_cse": "WhitenedCSE (Zhuo et al. 2023): unsupervised SimCSE with two positives, of "
+    "vectors that are whitened in the batch in shuffled groups of their channels.",
+    "simcse_plus_plus": "SimCSE++ (Xu et al. 2023): unsupervised SimCSE whose negatives have no "
+    "dropout, and a loss that contrasts dimensions against a collapse of the spectrum.",
     "sbert_nli": "Sentence-BERT on NLI (Reimers & Gurevych 2019, section 3): a softmax over "
     "(u, v, |u - v|) tells entailment, neutral and contradiction apart.",
     "sbert_stsb": "Sentence-BERT on the STS benchmark (section 4.2): the cosine of a pair is "

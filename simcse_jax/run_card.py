@@ -15,7 +15,7 @@ from simcse_jax.data.batches import Rows
 from simcse_jax.data.datasets import GIVEN, TrainingData
 from simcse_jax.evaluation.scores import Scores, card_scores
 from simcse_jax.machine import hardware
-from simcse_jax.objectives import MaskedLM, Sbert, SimCSE
+from simcse_jax.objectives import MaskedLM, Sbert, SimCSE, SimCSEPlusPlus, WhitenedCSE
 from simcse_jax.transforms import FlowConfig
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
@@ -140,6 +140,19 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
             f"is ranked above the other sentences of the batch. The positive is {positive}.",
             ("simcse",),
         )
+    if isinstance(objective, WhitenedCSE):
+        said = (
+            "Contrastive learning by in-batch InfoNCE of vectors that are whitened in the batch, "
+            "in shuffled groups of their channels (Zhuo et al. 2023). A sentence has several "
+            "positives."
+        )
+        return "WhitenedCSE", said, ("whitened_cse",)
+    if isinstance(objective, SimCSEPlusPlus):
+        said = (
+            "Contrastive learning by in-batch InfoNCE whose negatives have no dropout, and by the "
+            "same of dimensions instead of sentences (Xu et al. 2023)."
+        )
+        return "SimCSE++", said, ("simcse_plus_plus",)
     if isinstance(objective, Sbert):
         return f"Sentence-BERT ({objective.kind})", _SBERT[objective.kind], ("sbert",)
     if isinstance(objective, MaskedLM):

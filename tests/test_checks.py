@@ -86,7 +86,7 @@ def test_a_single_example_has_no_negatives_but_hard_ones():
 @pytest.mark.usefixtures("unchecked")
 def test_the_loss_of_a_global_batch_of_one_is_refused_too():
     def loss(vectors):
-        return SimCSE().loss({}, vectors, None)
+        return SimCSE().loss({}, vectors, None, None)
 
     with pytest.raises(ValueError, match="batch_size is 1"):
         jax.eval_shape(jax.vmap(loss, axis_name=AXIS), jnp.ones((1, 1, 2, 4)))

@@ -32,6 +32,7 @@ from simcse_jax.data.datasets import (
 )
 from simcse_jax.data.training_text import read_labelled_nli
 from simcse_jax.evaluation.scores import no_scores, sts_scores
+from simcse_jax.hub.card import BIBTEX
 from simcse_jax.io import read_json, read_json_lines
 from simcse_jax.models import SentenceModel
 from simcse_jax.objectives import AXIS, Objective, TokenObjective, sentence_keys
@@ -690,7 +691,7 @@ class NearestCentre(TokenObjective):
             z = encoder.apply({"params": params}, batch.rows, dropout, num_sentences=dropout.size)
             return z.reshape(*batch.sentences.shape, -1)
 
-        def loss(params, vectors, batch):
+        def loss(params, vectors, batch, keys):
             pull = lax.pmean(jnp.square(vectors[:, 0] - vectors[:, 1]).mean(), AXIS)
             centre = lax.pmean(vectors.mean((0, 1)), AXIS)
             return pull + self.centre_weight * jnp.square(centre).sum(), {"pull": pull}
@@ -715,6 +716,25 @@ def test_a_new_objective_needs_no_change_to_the_library(make, monkeypatch, tmp_p
     assert read_json(file)["objective"]["type"] == "NearestCentre"
     with pytest.raises(ValueError, match=r"'NearestCentre'; an objective of your own .* a \.py"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("whitened_cse", {"groups": 16}), ("simcse_plus_plus", {})]
+)
+def test_the_heirs_of_simcse_train(make, tmp_path, name, changes):
+    """From one column of text, on eight devices; under pmap the losses are the same."""
+    plain = make(name, **changes)
+    mapped = replace(plain, output_dir=tmp_path / "again", parallel="pmap")
+    encoder, _ = (train(config, sentences=SENTENCES) for config in (plain, mapped))
+    losses = [
+        [r["loss"] for r in read_json_lines(c.run.output_dir / "metrics.jsonl") if "loss" in r]
+        for c in (plain, mapped)
+    ]
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert encoder.settings.pooling == "cls"
+    assert load_config(tmp_path / "run" / "run.json").objective == plain.objective
+    assert BIBTEX[name] in card(tmp_path / "run" / "best").text
 
 
 def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):

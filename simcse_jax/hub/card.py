@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from simcse_jax.checks import is_unicode
 from simcse_jax.hub.settings import EncoderSettings
 from simcse_jax.io import is_there, open_data, write_text
+from simcse_jax.models.pooling import ditto_head
 
 CARD_FILE = "README.md"
 PLACE = "path/to/this/folder"
@@ -152,6 +153,29 @@ BIBTEX = {
   booktitle = {Proceedings of EMNLP 2021},
   year = {2021},
   url = {https://arxiv.org/abs/2104.08821}
+}""",
+    "whitened_cse": """@inproceedings{zhuo2023whitenedcse,
+  title = {{WhitenedCSE}: Whitening-based Contrastive Learning of Sentence Embeddings},
+  author = {Zhuo, Wenjie and Sun, Yifan and Wang, Xiaohan and Zhu, Linchao and Yang, Yi},
+  booktitle = {Proceedings of ACL 2023},
+  year = {2023},
+  url = {https://arxiv.org/abs/2305.17746}
+}""",
+    "simcse_plus_plus": """@inproceedings{xu2023simcseplusplus,
+  title = {{SimCSE++}: Improving Contrastive Learning for Sentence Embeddings from Two
+           Perspectives},
+  author = {Xu, Jiahao and Shao, Wei and Chen, Lihui and Liu, Lemao},
+  booktitle = {Proceedings of EMNLP 2023},
+  year = {2023},
+  url = {https://arxiv.org/abs/2305.13192}
+}""",
+    "ditto": """@inproceedings{chen2023ditto,
+  title = {Ditto: A Simple and Efficient Approach to Improve Sentence Embeddings},
+  author = {Chen, Qian and Wang, Wen and Zhang, Qinglin and Zheng, Siqi and Deng, Chong and
+            Yu, Hai and Liu, Jiaqing and Ma, Yukun and Zhang, Chong},
+  booktitle = {Proceedings of EMNLP 2023},
+  year = {2023},
+  url = {https://arxiv.org/abs/2305.10786}
 }""",
     "sbert": """@inproceedings{reimers2019sentencebert,
   title = {Sentence-{BERT}: Sentence Embeddings using Siamese {BERT}-Networks},
@@ -400,9 +424,12 @@ vectors = model.encode({sentences})
             _block("python", there),
         ]
     else:
+        ends = f"what this model ends with ({_listed(model.transforms)})"
+        pooling = model.settings.pooling
         parts.append(
-            f"sentence-transformers has no module for what this model ends with "
-            f"({_listed(model.transforms)}): it refuses the folder rather than leave that out."
+            f"sentence-transformers has no module for "
+            f"{f'the pooling {pooling}' if ditto_head(pooling) else ends}: it refuses the folder "
+            "rather than leave that out."
         )
     return parts
 
@@ -502,7 +529,9 @@ def _named(score: Score) -> str:
 
 
 def _citations(model: ModelFacts, training: Training | None) -> list[str]:
-    keys = [*(() if training is None else training.papers), *model.transforms, "simcse_jax"]
+    keys = list(() if training is None else training.papers)
+    keys += ["ditto"] if ditto_head(model.settings.pooling) else []
+    keys += [*model.transforms, "simcse_jax"]
     papers = "\n\n".join(BIBTEX[key] for key in dict.fromkeys(keys) if key in BIBTEX)
     return ["## Citation", _block("bibtex", papers)]
 

@@ -40,7 +40,7 @@ from simcse_jax.io import (
     written_folder,
 )
 from simcse_jax.models.config import BertConfig
-from simcse_jax.models.pooling import layers_and_reduction, pooled_size
+from simcse_jax.models.pooling import ditto_head, layers_and_reduction, pooled_size
 from simcse_jax.transforms import Affine, Chain, LayerNorm, Tanh, Transform, UnitRows
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,9 @@ def save_model(
             sentence-transformers.
         tokenizer: written as ``tokenizer.json``.
         tokenizer_folder: a folder whose other tokenizer files are copied.
-        transform: of the pooled embeddings; a linear one is also written as a Dense module, any
-            other makes sentence-transformers refuse the folder, and a warning says so.
+        transform: of the pooled embeddings; a linear one is also written as a Dense module. Any
+            other makes sentence-transformers refuse the folder, as the pooling
+            ``ditto-LAYER-HEAD`` does, and a warning says so.
         origin: where the weights come from, for the card.
 
     Returns:
@@ -146,12 +147,17 @@ def save_model(
         _write_modules(out, config, settings, _modules(config, params, settings, transform))
         card = origin.readme if origin is not None and origin.unchanged else None
         write_card(out, card or model_card(model_facts(config, settings, transform), origin))
+    unknown = ""
     if transform is not None and _of_transform(transform) is None:
+        unknown = f"ends with a {transform.kind}"
+    if ditto_head(settings.pooling) is not None:
+        unknown = f"pools by {settings.pooling}"
+    if unknown:
         log.warning(
-            "%s ends with a %s, for which sentence-transformers has no module: it will refuse the "
-            "folder; load it with simcse_jax",
+            "%s %s, for which sentence-transformers has no module: it will refuse the folder; load "
+            "it with simcse_jax",
             folder,
-            transform.kind,
+            unknown,
         )
     return Path(folder)
 
@@ -170,7 +176,7 @@ def model_facts(
         settings.longest_input(config),
         settings,
         tuple(part.kind for part in parts),
-        _of_transform(transform) is not None,
+        _of_transform(transform) is not None and ditto_head(settings.pooling) is None,
     )
 
 
@@ -195,6 +201,13 @@ def _write_config(path: Path, config: BertConfig, settings: EncoderSettings) -> 
     write_json(path, raw)
 
 
+# Types that it cannot load, and where they lie: better than other embeddings than ours.
+_REFUSED = {
+    "Flow": (TRANSFORM_FOLDER, "simcse_jax.transforms.Flow"),
+    "Ditto": ("ditto", "simcse_jax.models.Ditto"),
+}
+
+
 class _Module(NamedTuple):
     """A module of sentence-transformers: its class, and what its folder holds.
 
@@ -217,7 +230,8 @@ def _modules(
     modules = [_Module("Transformer")]
     if layers != (-1,):
         modules.append(_mean_of_layers(config, layers))
-    modules.append(_pooling(config, reduction))
+    ditto = ditto_head(settings.pooling) is not None
+    modules.append(_Module("Ditto") if ditto else _pooling(config, reduction))
     if settings.pooling == "pooler":
         dense = params["pooler"]["dense"]
         modules.append(_dense(np.asarray(dense["kernel"]), np.asarray(dense["bias"]), TANH))
@@ -309,9 +323,8 @@ def _write_modules(
         path = f"{number}_{module.kind}"
         if module.kind == "Transformer":
             path = ""  # the encoder's own files lie in the folder itself
-        elif module.kind == "Flow":
-            # A type that it cannot load: better than embeddings without the transform.
-            path, kind = TRANSFORM_FOLDER, "simcse_jax.transforms.Flow"
+        elif module.kind in _REFUSED:
+            path, kind = _REFUSED[module.kind]
         listed.append({"idx": number, "name": str(number), "path": path, "type": kind})
         (out / path).mkdir(exist_ok=True)
         if module.config is not None:

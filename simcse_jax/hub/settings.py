@@ -117,7 +117,7 @@ def replace_settings(settings: EncoderSettings, changes: Mapping[str, Any]) -> E
 
 def check_settings(settings: EncoderSettings, config: BertConfig, params: Params) -> None:
     """Raise a ValueError where a model cannot be pooled as the settings say."""
-    check_pooling(settings.pooling, config.num_hidden_layers)
+    check_pooling(settings.pooling, config)
     if settings.pooling == "pooler" and "pooler" not in params:
         raise ValueError("pooling 'pooler' needs a pooler, and this model has none; try 'cls'")
 

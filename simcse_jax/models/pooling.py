@@ -19,6 +19,8 @@ name                      what it is
 ``embedding-last``        the same with the static embeddings instead of the first layer: the
                           historical slip behind SimCSE's printed first-last row
 ``layer-K``               the mean of the tokens of layer K (0 is the embedding layer)
+``ditto-LAYER-HEAD``      as ``embedding-last``, a token's weight being the attention that it pays
+                          itself in a head of a layer, both counted from 1: `models.ditto`
 ``cls+mean``, …           several of the last layer's, one after another, in this order
 ========================  ==================================================================
 """
@@ -30,10 +32,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from simcse_jax.arrays import AnyArray
 from simcse_jax.models.batch import Batch, first_token_indices, take_or_zero
+from simcse_jax.models.config import BertConfig
 
 _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
     "cls": ((-1,), "cls"),
@@ -47,7 +50,7 @@ _LAYERS_AND_REDUCTION: dict[str, tuple[tuple[int, ...], str]] = {
     "first-last": ((1, -1), "mean"),
     "embedding-last": ((0, -1), "mean"),
 }
-POOLINGS = (*_LAYERS_AND_REDUCTION, "layer-K")
+POOLINGS = (*_LAYERS_AND_REDUCTION, "layer-K", "ditto-LAYER-HEAD")
 REDUCTIONS = ("cls", "max", "mean", "mean-sqrt-len", "weighted-mean", "last-token")
 """What can be joined by a plus."""
 
@@ -67,7 +70,18 @@ def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
     prefix, _, number = pooling.partition("-")
     if prefix == "layer" and number.isdigit():
         return (int(number),), "mean"
+    if ditto_head(pooling) is not None:
+        return (0, -1), pooling
     raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}, or cls+mean")
+
+
+def ditto_head(pooling: str) -> tuple[int, int] | None:
+    """Return the layer and the head, both from 1, whose attention weighs the tokens, or None."""
+    name, *numbers = pooling.split("-")
+    counted = all(n.isdecimal() and n.isascii() and n[0] != "0" for n in numbers)
+    if name != "ditto" or len(numbers) != 2 or not counted:
+        return None
+    return int(numbers[0]), int(numbers[1])
 
 
 def pooled_size(pooling: str, hidden_size: int) -> int:
@@ -80,11 +94,16 @@ def first_only(pooling: str) -> bool:
     return layers_and_reduction(pooling) == ((-1,), "cls")
 
 
-def check_pooling(pooling: str, num_layers: int) -> None:
-    """Raise ValueError where a model of ``num_layers`` layers cannot be pooled so."""
+def check_pooling(pooling: str, config: BertConfig) -> None:
+    """Raise ValueError where a model of this architecture cannot be pooled so."""
     layers, _ = layers_and_reduction(pooling)
-    if max(layers) > num_layers:
-        raise ValueError(f"pooling {pooling!r} needs layer {max(layers)} of {num_layers}")
+    layer, head = ditto_head(pooling) or (max(layers), 1)
+    if layer > config.num_hidden_layers:
+        raise ValueError(f"pooling {pooling!r} needs layer {layer} of {config.num_hidden_layers}")
+    if head > config.num_attention_heads:
+        raise ValueError(
+            f"pooling {pooling!r} needs head {head} of {config.num_attention_heads} in a layer"
+        )
 
 
 def _argmax_so_far(x: Float[Array, "T D"], segments: Int[Array, "T"]) -> Int[Array, "T D"]:
@@ -110,7 +129,11 @@ def _argmax_so_far(x: Float[Array, "T D"], segments: Int[Array, "T"]) -> Int[Arr
 
 
 def pool(
-    states: Sequence[Float[AnyArray, "R L D"]], batch: Batch, pooling: str, num_sentences: int
+    states: Sequence[Float[AnyArray, "R L D"]],
+    batch: Batch,
+    pooling: str,
+    num_sentences: int,
+    weights: Float[AnyArray, "R L"] | None = None,
 ) -> Float[Array, "S P"]:
     """Pool the tokens of each sentence to one float32 vector.
 
@@ -120,22 +143,29 @@ def pool(
         pooling: a name of :data:`POOLINGS`; for ``pooler`` the head is still to be applied.
         num_sentences: the (static) number of sentences S; sentence ``s`` is the one whose
             ``segment_ids`` are ``s + 1``.
+        weights: of the tokens, positive; for ``ditto-LAYER-HEAD``, and for no other pooling.
 
     Returns:
         ``[S, P]`` float32 with P as `pooled_size` gives it; zero for a sentence that is not there.
 
     Raises:
-        ValueError: an unknown pooling.
+        ValueError: an unknown pooling, or one whose weights are missing.
     """
     layers, reduction = layers_and_reduction(pooling)
+    if weights is None and ditto_head(pooling) is not None:
+        raise ValueError(f"pooling {pooling!r} needs weights, see simcse_jax.models.ditto")
     chosen = [jnp.asarray(states[i]).astype(jnp.float32) for i in layers]
     x = sum(chosen[1:], chosen[0]) / len(chosen)  # [R L D]
-    reduced = [_reduce(x, batch, name, num_sentences) for name in reduction.split("+")]
+    reduced = [_reduce(x, batch, name, num_sentences, weights) for name in reduction.split("+")]
     return jnp.concatenate(reduced, axis=-1) if len(reduced) > 1 else reduced[0]
 
 
 def _reduce(
-    x: Float[Array, "R L D"], batch: Batch, reduction: str, num_sentences: int
+    x: Float[Array, "R L D"],
+    batch: Batch,
+    reduction: str,
+    num_sentences: int,
+    weights: Float[AnyArray, "R L"] | None,
 ) -> Float[Array, "S D"]:
     """Reduce the tokens of each sentence to one vector; zero for a sentence that is not there."""
     flat = x.reshape(-1, x.shape[-1])  # [R·L D]
@@ -152,10 +182,20 @@ def _reduce(
             return jnp.where(count > 0, flat[last], 0.0)
         highest = _argmax_so_far(flat, segments)[last]  # [S D]
         return jnp.where(count > 0, jnp.take_along_axis(flat, highest, 0), 0.0)
+    if weights is not None:
+        return _weighted_mean(flat, segments, jnp.asarray(weights).reshape(-1), num_sentences)
     if reduction == "weighted-mean":
         weights = jnp.asarray(batch.position_ids).reshape(-1) + 1
-        count = jax.ops.segment_sum(weights, segments, num_sentences + 1)[1:, None]
-        flat = flat * weights[:, None]
+        return _weighted_mean(flat, segments, weights, num_sentences)
     total = jax.ops.segment_sum(flat, segments, num_sentences + 1)[1:]
     divisor = jnp.maximum(count, 1)
     return total / (jnp.sqrt(divisor) if reduction == "mean-sqrt-len" else divisor)
+
+
+def _weighted_mean(
+    x: Float[Array, "T D"], segments: Int[Array, "T"], weights: Real[Array, "T"], num_sentences: int
+) -> Float[Array, "S D"]:
+    """Average the tokens of each sentence; zero for a sentence that is not there."""
+    sums = jax.ops.segment_sum(weights, segments, num_sentences + 1)[1:, None]
+    total = jax.ops.segment_sum(x * weights[:, None], segments, num_sentences + 1)[1:]
+    return total / jnp.where(sums > 0, sums, 1)

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Key
 from simcse_jax.models.batch import Batch
 from simcse_jax.models.bert import BertEncoder
 from simcse_jax.models.config import BertConfig
+from simcse_jax.models.ditto import diagonal_attention
 from simcse_jax.models.first_tokens import FirstTokenEncoder
 from simcse_jax.models.heads import Projection
-from simcse_jax.models.pooling import first_only, pool
+from simcse_jax.models.pooling import ditto_head, first_only, pool
 
 
 class SentenceModel(nn.Module):
@@ -57,7 +58,12 @@ class SentenceModel(nn.Module):
             vectors = encoder(batch, keys, num_sentences=num_sentences).astype(jnp.float32)
         else:
             states = BertEncoder(self.config, self.dtype, name="encoder")(batch, keys)
-            vectors = pool(states, batch, self.pooling, num_sentences)
+            weights = None
+            if (place := ditto_head(self.pooling)) is not None:
+                of_encoder = {name: tree["encoder"] for name, tree in self.variables.items()}
+                before = states[place[0] - 1]
+                weights = diagonal_attention(self.config, of_encoder, before, batch, *place)
+            vectors = pool(states, batch, self.pooling, num_sentences, weights)
         if self.projection is not None:
             head = Projection(self.config, self.projection_dtype, name=self.projection)
             vectors = head(vectors)

@@ -1,4 +1,4 @@
-"""What is minimised: SimCSE, Sentence-BERT, masked language modelling, and the flow.
+"""What is minimised: SimCSE and its heirs, Sentence-BERT, masked language modelling, the flow.
 
 A new method is one file here: a configuration (`TokenObjective` has what most of it needs) whose
 ``build`` returns an `Objective`.
@@ -17,6 +17,8 @@ from simcse_jax.objectives.objective import (
 )
 from simcse_jax.objectives.sbert import Sbert
 from simcse_jax.objectives.simcse import SimCSE
+from simcse_jax.objectives.simcse_plus_plus import SimCSEPlusPlus
+from simcse_jax.objectives.whitened_cse import WhitenedCSE
 
 __all__ = [
     "AXIS",
@@ -26,8 +28,10 @@ __all__ = [
     "ObjectiveConfig",
     "Sbert",
     "SimCSE",
+    "SimCSEPlusPlus",
     "TokenObjective",
     "TokenTerm",
+    "WhitenedCSE",
     "sentence_keys",
     "stream",
 ]

@@ -51,7 +51,7 @@ def flow_objective(flow: Glow, loss_scale: float) -> Objective:
         return found
 
     def loss(
-        params: Params, log_prob: Float[Array, "B"], batch: EmbeddingBatch
+        params: Params, log_prob: Float[Array, "B"], batch: EmbeddingBatch, keys: Keys
     ) -> tuple[Float[Array, ""], Metrics]:
         total, count = lax.psum((jnp.sum(log_prob * batch.weight), jnp.sum(batch.weight)), AXIS)
         mean = total / count

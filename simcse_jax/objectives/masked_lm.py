@@ -54,7 +54,9 @@ class MaskedLM(TokenObjective):
         def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B 0"]:
             return jnp.zeros((len(batch.sentences), 0))
 
-        def loss(params: Params, vectors: Array, batch: TrainingBatch) -> tuple[Array, Metrics]:
+        def loss(
+            params: Params, vectors: Array, batch: TrainingBatch, keys: Keys
+        ) -> tuple[Array, Metrics]:
             return jnp.zeros(()), {}
 
         return Objective(embed, loss, masked_lm_term(model, 1.0, self.probability))

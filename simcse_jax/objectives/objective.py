@@ -48,12 +48,13 @@ class Objective(NamedTuple):
     Attributes:
         embed: ``(params, batch, keys) -> vectors``; those of a piece of the batch follow from the
             piece alone, so that a batch may be embedded piece by piece.
-        loss: ``(params, vectors, batch) -> loss, metrics``, of the vectors of the whole batch.
+        loss: ``(params, vectors, batch, keys) -> loss, metrics``, of the vectors of the whole
+            batch of the device; what it draws is the same on every device.
         tokens: a loss of single tokens beside it, or None.
     """
 
     embed: Callable[[Params, Any, Keys], Any]
-    loss: Callable[[Params, Any, Any], tuple[Float[Array, ""], Metrics]]
+    loss: Callable[[Params, Any, Any, Keys], tuple[Float[Array, ""], Metrics]]
     tokens: TokenTerm | None = None
 
 
@@ -118,7 +119,7 @@ class TokenObjective:
         Raises:
             ValueError: the model is too shallow for the pooling.
         """
-        check_pooling(model.pooling, model.config.num_hidden_layers)
+        check_pooling(model.pooling, model.config)
         return {"encoder": model.params["encoder"]}
 
     def check_text(self, columns: int, labels: bool) -> None:

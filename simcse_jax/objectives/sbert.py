@@ -99,7 +99,7 @@ class Sbert(TokenObjective):
         return Objective(embed, self.loss)
 
     def loss(
-        self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch
+        self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch, keys: Keys
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the loss of the global batch, and its accuracy where it has one."""
         self.check_text(batch.sentences.shape[1], batch.labels is not None)

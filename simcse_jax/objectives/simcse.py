@@ -25,9 +25,14 @@ from simcse_jax.checks import (
     check_types,
 )
 from simcse_jax.data.batches import TrainingBatch
-from simcse_jax.losses.geometry import alignment, uniformity
 from simcse_jax.losses.info_nce import Implementation, Similarity, info_nce
-from simcse_jax.models import Projection, SentenceModel
+from simcse_jax.models import SentenceModel
+from simcse_jax.objectives.contrastive import (
+    geometry_metrics,
+    init_projection,
+    refuse_labels,
+    refuse_one_example,
+)
 from simcse_jax.objectives.masked_lm import init_head, masked_lm_term, word_embeddings
 from simcse_jax.objectives.objective import (
     AXIS,
@@ -107,19 +112,12 @@ class SimCSE(TokenObjective):
 
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`: without labels, which would be taken for nothing."""
-        if labels:
-            raise ValueError(
-                "the training text has labels, which SimCSE does not read: leave labelled_nli out, "
-                "so that NLI becomes triplets, or give pairs without scores"
-            )
+        refuse_labels("SimCSE", labels)
 
     def check_batch(self, batch_size: int, columns: int) -> None:
         """See `ObjectiveConfig.check_batch`: a single example needs a hard negative."""
-        if batch_size == 1 and columns < 3:
-            raise ValueError(
-                "batch_size is 1; it must be at least 2 without hard negatives, since a sentence's "
-                "negatives are the other examples of its batch"
-            )
+        if columns < 3:
+            refuse_one_example(batch_size)
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`.
@@ -139,9 +137,7 @@ class SimCSE(TokenObjective):
         params = super().init(model, key)
         head_key, mlm_key = jax.random.split(key)
         if self.head != "none":
-            hidden = jnp.zeros((1, model.config.hidden_size))
-            fresh = Projection(model.config).init(head_key, hidden)["params"]
-            params["head"] = model.params.get("head", fresh)
+            params["head"] = init_projection(model, head_key)
         if self.two_encoders:
             params["second"] = dict(params)
         if self.mlm_weight > 0:
@@ -190,7 +186,7 @@ class SimCSE(TokenObjective):
         return Objective(embed, self.loss, tokens)
 
     def loss(
-        self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch
+        self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch, keys: Keys
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the contrastive loss of the global batch, and what is measured of it."""
         columns = vectors.shape[1]
@@ -213,14 +209,10 @@ class SimCSE(TokenObjective):
             group_ids=batch.groups if self.mask_duplicates else None,
             axis_name=AXIS,
         )
-        anchors, positives = lax.stop_gradient((anchors, positives))
-        repeated = jnp.sum(batch.groups != batch.sentences[:, 0] // columns)
         return value, {
             "contrastive_loss": value,
             "accuracy": accuracy,
-            "alignment": alignment(anchors, positives, axis_name=AXIS),
-            "uniformity": uniformity(anchors, axis_name=AXIS),
-            "duplicates": lax.psum(repeated, AXIS).astype(jnp.float32),
+            **geometry_metrics(anchors, positives, batch),
         }
 
     def export(self, params: Params) -> Params:

@@ -32,7 +32,7 @@ def value_and_gradient(objective: Objective) -> ValueAndGradient:
 
         def total(params: Params) -> tuple[Float[Array, ""], Metrics]:
             vectors = objective.embed(params, batch, keys)
-            loss, metrics = objective.loss(params, vectors, batch)
+            loss, metrics = objective.loss(params, vectors, batch, keys)
             more, token_metrics = _token_loss(objective, params, batch, keys, count)
             return loss + more, metrics | token_metrics
 
@@ -56,7 +56,9 @@ def grad_cache(objective: Objective, chunks: int) -> ValueAndGradient:
         pieces = split_shards(batch, chunks)
         count = _token_count(objective, batch, keys, pieces)
         vectors = lax.map(lambda piece: objective.embed(params, piece, keys), pieces)
-        (loss, metrics), (gradient, d_vectors) = _loss_of_vectors(objective, params, vectors, batch)
+        (loss, metrics), (gradient, d_vectors) = _loss_of_vectors(
+            *(objective, params, vectors, batch, keys)
+        )
 
         def add_chunk(sums: Any, chunk: Any) -> tuple[Any, None]:
             piece, d_piece = chunk
@@ -72,13 +74,13 @@ def grad_cache(objective: Objective, chunks: int) -> ValueAndGradient:
 
 
 def _loss_of_vectors(
-    objective: Objective, params: Params, vectors: Any, batch: Any
+    objective: Objective, params: Params, vectors: Any, batch: Any, keys: Keys
 ) -> tuple[tuple[Float[Array, ""], Metrics], tuple[Params, Any]]:
     """Return loss and metrics of all chunks' vectors, and both gradients."""
 
     def loss(params: Params, vectors: Any) -> tuple[Float[Array, ""], Metrics]:
         joined = jax.tree.map(lambda x: lax.collapse(x, 0, 2), vectors)
-        return objective.loss(params, joined, batch)
+        return objective.loss(params, joined, batch, keys)
 
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, vectors)
 

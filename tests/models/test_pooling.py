@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcse_jax.models import Batch, one_a_row, pool
+from simcse_jax.models import Batch, BertConfig, one_a_row, pool
 from simcse_jax.models.pooling import check_pooling, first_only, layers_and_reduction
 
 RNG = np.random.default_rng(0)
@@ -75,13 +75,26 @@ def test_poolings_of_first_tokens():
     assert [name for name in BY_HAND if first_only(name)] == ["cls", "pooler"]
 
 
-@pytest.mark.parametrize("name", ["avg", "layer-", "layer-x", "Mean", ""])
+NO_DITTO = ["ditto", "ditto-1", "ditto-0-1", "ditto-1-0", "ditto-1-²", "ditto-1-1+cls"]
+
+
+@pytest.mark.parametrize("name", ["avg", "layer-", "layer-x", "Mean", "", *NO_DITTO])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="is none of"):
         layers_and_reduction(name)
 
 
-def test_a_layer_too_high_is_refused():
-    check_pooling("layer-3", 3)
-    with pytest.raises(ValueError, match="needs layer 4 of 3"):
-        check_pooling("layer-4", 3)
+def test_a_layer_or_head_too_high_is_refused():
+    config = BertConfig(num_hidden_layers=3, num_attention_heads=2)
+    for pooling in ("layer-3", "ditto-3-2"):
+        check_pooling(pooling, config)
+    for pooling in ("layer-4", "ditto-4-1"):
+        with pytest.raises(ValueError, match=f"'{pooling}' needs layer 4 of 3"):
+            check_pooling(pooling, config)
+    with pytest.raises(ValueError, match="'ditto-1-3' needs head 3 of 2 in a layer"):
+        check_pooling("ditto-1-3", config)
+
+
+def test_ditto_needs_its_weights():
+    with pytest.raises(ValueError, match="'ditto-1-1' needs weights"):
+        pool(STATES, BATCH, "ditto-1-1", 3)

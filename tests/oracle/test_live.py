@@ -11,7 +11,7 @@ import pytest
 
 from simcse_jax import SentenceEncoder, hub
 from simcse_jax.data.embedded import minilm_folder
-from simcse_jax.models import BertConfig, BertEncoder, one_a_row
+from simcse_jax.models import BertConfig, BertEncoder, SentenceModel, one_a_row
 from simcse_jax.transforms import Flow, FlowConfig, Whitening
 
 torch = pytest.importorskip("torch")
@@ -96,6 +96,38 @@ def test_random_models(model_type, seed, tmp_path):
         if name == "embeddings.word_embeddings.weight":
             difference[config.pad_token_id] = 0  # torch holds its padding row fixed
         assert difference.max() < 1e-4, name
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "mpnet", "electra"])
+def test_ditto_is_the_diagonal_of_transformers_attentions(model_type, tmp_path):
+    """As the authors' ``evaluation_ditto.py`` pools, but for the sum of the weights."""
+    model = torch_model(model_type, 0)
+    model.save_pretrained(tmp_path)
+    model.set_attn_implementation("eager")  # the others hand out no attentions
+    config, params = hub.load_params(tmp_path, hub.read_config(tmp_path))
+    rng = np.random.default_rng(0)
+    mask = np.arange(20)[None] < rng.integers(1, 21, 8)[:, None]
+    ids = np.where(mask, rng.integers(2, 99, mask.shape), config.pad_token_id)
+    tensors, shown = (torch.tensor(ids), torch.tensor(mask)), {"output_hidden_states": True}
+    with torch.no_grad():
+        theirs = model(*tensors, output_attentions=True, **shown)
+    layer, head = config.num_hidden_layers, config.num_attention_heads
+    weights = torch.diagonal(theirs.attentions[layer - 1][:, head - 1], dim1=1, dim2=2) * tensors[1]
+    mean = (theirs.hidden_states[0] + theirs.hidden_states[-1]) / 2
+    wanted = (mean * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+    ours = SentenceModel(config, f"ditto-{layer}-{head}").apply(
+        {"params": {"encoder": params["encoder"]}},
+        one_a_row(jnp.asarray(ids), jnp.asarray(mask)),
+        num_sentences=len(ids),
+    )
+    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+
+
+def test_ditto_is_refused_by_sentence_transformers(tmp_path):
+    ours = SentenceEncoder.from_pretrained("minilm", num_layers=2, pooling="ditto-1-10")
+    ours.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="simcse_jax.models.Ditto"):
+        st.SentenceTransformer(str(tmp_path / "model"), device="cpu")
 
 
 def test_minilm_every_hidden_state():

@@ -31,7 +31,7 @@ class AlignAndSpread(TokenObjective):
             z = encoder.apply({"params": params}, batch.rows, dropout, num_sentences=size)
             return z.reshape(*batch.sentences.shape, -1)
 
-        def loss(params, vectors, batch):
+        def loss(params, vectors, batch, keys):
             anchors, positives = jnp.unstack(vectors, axis=1)
             near, spread = alignment(anchors, positives, AXIS), uniformity(anchors, AXIS)
             return near + self.weight * spread, {"alignment": near, "uniformity": spread}

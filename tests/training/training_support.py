@@ -15,7 +15,7 @@ from simcse_jax import hub
 from simcse_jax.data.batches import Examples, TrainingBatch, group_equal, pack
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models import BertConfig, one_a_row
-from simcse_jax.objectives import MaskedLM, Model, Sbert, SimCSE
+from simcse_jax.objectives import MaskedLM, Model, Sbert, SimCSE, SimCSEPlusPlus, WhitenedCSE
 from simcse_jax.training import compile_step, make_mesh, make_step, replicate, start_state
 
 SEED = 3
@@ -48,6 +48,7 @@ class Case(NamedTuple):
     columns: int
     pooling: str = "cls"
     labels: np.ndarray | None = None
+    views: int = 2
 
 
 _random = np.random.default_rng(0)
@@ -58,6 +59,9 @@ CASES = {
     "supervised": Case(SimCSE(head="train_and_test", hard_negative_weight=0.5), 3),
     "ring": Case(SimCSE(mask_duplicates=True, implementation="ring"), 3, "mean"),
     "with masked LM": Case(SimCSE(mlm_weight=0.5), 1),
+    "whitened": Case(WhitenedCSE(groups=8), 3),
+    "whitened with its gradient": Case(WhitenedCSE(groups=8, whitening_gradient=True), 3, "mean"),
+    "plus plus": Case(SimCSEPlusPlus(positive_weight=0.9), 1, views=1),
     "softmax": Case(Sbert("softmax"), 2, "mean", _random.integers(0, 3, 16).astype(np.int32)),
     "regression": Case(
         Sbert("regression"), 2, "mean", _random.uniform(0, 1, 16).astype(np.float32)
@@ -67,7 +71,7 @@ CASES = {
 }
 
 
-def make_examples(step: int = 0, size: int = 16, columns: int = 1) -> Sentences:
+def make_examples(step: int = 0, size: int = 16, columns: int = 1, views: int = 2) -> Sentences:
     """Sentences of four to eight tokens; of one column each comes twice, as its two views."""
     random = np.random.default_rng(step)
     examples = []
@@ -76,7 +80,7 @@ def make_examples(step: int = 0, size: int = 16, columns: int = 1) -> Sentences:
         sentences = [random.integers(5, 64, n, dtype=np.int32) for n in lengths]
         for ids in sentences:
             ids[0] = 2
-        examples.append(sentences if columns > 1 else sentences * 2)
+        examples.append(sentences if columns > 1 else sentences * views)
     return examples
 
 
@@ -117,7 +121,7 @@ def make_batches(size: int = 16, columns: int = 1, shards: int = 1):
 
 
 def case_batch(case: Case, shards: int) -> TrainingBatch:
-    examples = make_examples(size=16, columns=case.columns)
+    examples = make_examples(size=16, columns=case.columns, views=case.views)
     examples[-1] = [ids.copy() for ids in examples[2]]
     return packed(examples, shards, case.labels)
 

@@ -1,0 +1,195 @@
+r"""Ditto against plain averages: every head on STS-B dev, and the best one on all seven tasks.
+
+    python -m experiments.tables.ditto --models minilm runs/raw_minilm/seed-0/last \
+        --labels MiniLM "raw MiniLM, seed 0" --eval-data SENTEVAL/data/downstream \
+        --output-dir runs/ditto
+
+Of every model the score of `ditto-LAYER-HEAD` on STS-B dev for each layer and head, and the share
+of the weight that the first token has: a head that gives it nearly all is `cls` by another name.
+The best head there, the best of those that leave the other tokens at least half, and the one of the
+paper for BERT-base (head 10 of layer 1) are then scored on the seven STS tasks beside the averages
+without weights. Writes ditto.json and ditto.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from experiments import report
+from simcse_jax import SentenceEncoder
+from simcse_jax.cli import run_or_explain
+from simcse_jax.data.encode_batches import encode_batches
+from simcse_jax.data.packing import TOKENS_PER_SEGMENT
+from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
+from simcse_jax.evaluation.sts import cosine, evaluate_sts, results_to_json, spearman
+from simcse_jax.io import write_json, write_text
+from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
+from simcse_jax.models.ditto import diagonal_attention
+
+AVERAGES = ("mean", "first-last", "embedding-last")
+COLUMNS = ("STS-B dev", *TASKS)
+PAPER = "ditto-1-10"
+"""The head that the paper takes for BERT-base; for other models it is any head."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DittoTable:
+    """The encoders, and where the table goes."""
+
+    eval_data: Path
+    """The folder that holds SentEval's STS/ and SICK/."""
+    models: tuple[str, ...] = ("minilm",)
+    """'minilm' (embedded), model folders, or Hugging Face hub ids."""
+    labels: tuple[str, ...] = ()
+    """What the table calls the models; default: as they are given."""
+    output_dir: Path = Path("runs/ditto")
+    """The folder that gets ditto.json and ditto.md."""
+
+    def __post_init__(self) -> None:
+        if self.labels and len(self.labels) != len(self.models):
+            raise ValueError(
+                f"labels are {len(self.labels)}; there must be one for each of the "
+                f"{len(self.models)} models, or none"
+            )
+
+
+def heads(config: BertConfig) -> list[str]:
+    """Return the poolings of all heads."""
+    layers, count = range(config.num_hidden_layers), range(config.num_attention_heads)
+    return [f"ditto-{i + 1}-{j + 1}" for i in layers for j in count]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def pooled_by_all(config: BertConfig, params: Any, batch: Batch, num_sentences: int) -> list[Any]:
+    """Return the vectors of a batch for every pooling of `heads`, from one pass of the encoder.
+
+    One more dimension, the last, has the share of the first token's weight.
+    """
+    states: Any = BertEncoder(config).apply({"params": params}, batch)
+    is_first = jnp.asarray(batch.position_ids == 0, jnp.float32)[..., None]
+    marked = [jnp.concatenate([state, is_first], -1) for state in states]
+    vectors = []
+    for pooling in heads(config):
+        layer, head = map(int, pooling.split("-")[1:])
+        weights = diagonal_attention(
+            *(config, {"params": params}, states[layer - 1], batch, layer, head)
+        )
+        vectors.append(pool(marked, batch, pooling, num_sentences, weights))
+    return vectors
+
+
+def score_heads(model: str, pairs: Pairs) -> dict[str, dict[str, float]]:
+    """Return Spearman × 100 of every head, as `score` gives it of one, and the first's share."""
+    encoder = SentenceEncoder.from_pretrained(model, pooling="mean")
+    config, sentences = encoder.config, list(dict.fromkeys(pairs.sentences1 + pairs.sentences2))
+    ids, _ = encoder.tokenizer(sentences, config.max_length)
+    poolings = heads(config)
+    vectors = np.empty((len(poolings), len(ids), config.hidden_size + 1), np.float32)
+    batches = encode_batches(ids, config.max_length, 128, 1)
+    for batch, order in tqdm(batches, desc=model, unit=" batch"):
+        count = batch.input_ids.size // TOKENS_PER_SEGMENT
+        found = pooled_by_all(config, encoder.params["encoder"], batch, count)
+        for own, of_pooling in zip(vectors, found, strict=True):
+            own[order] = np.asarray(of_pooling)[: len(order)]
+    row = {sentence: i for i, sentence in enumerate(sentences)}
+    sides = [[row[s] for s in side] for side in (pairs.sentences1, pairs.sentences2)]
+    return {
+        pooling: {
+            "dev": 100 * spearman(cosine(*(own[side, :-1] for side in sides)), pairs.scores),
+            "first": float(own[:, -1].mean()),
+        }
+        for pooling, own in zip(poolings, vectors, strict=True)
+    }
+
+
+def score(model: str, pooling: str, tasks: list[StsTask]) -> dict[str, float]:
+    """Return Spearman × 100 of each task, protocol "all"."""
+    encoder = SentenceEncoder.from_pretrained(
+        model, pooling=pooling, max_length="longest", normalize=False
+    )
+    encode = functools.partial(encoder.encode, show_progress=False)
+    results = results_to_json(evaluate_sts(encode, tasks))
+    return {name: task["all"] for name, task in results["tasks"].items()}
+
+
+def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:
+    """Return the heads' scores on STS-B dev, the best head, and the rows of the seven tasks."""
+    on_dev = score_heads(model, dev)
+    spread = [pooling for pooling, found in on_dev.items() if found["first"] <= 0.5]
+    best = {
+        what: max(names, key=lambda pooling: on_dev[pooling]["dev"])
+        for what, names in (("best on dev", on_dev), ("best that spreads", spread))
+        if names
+    }
+    chosen = [*AVERAGES, *([PAPER] if PAPER in on_dev else []), *best.values()]
+    everything = [*tasks, StsTask("STS-B dev", (dev,))]
+    rows = {pooling: score(model, pooling, everything) for pooling in dict.fromkeys(chosen)}
+    return {"heads": on_dev, "best": best, "rows": rows}
+
+
+def cell(head: Mapping[str, float]) -> str:
+    """Return a head's score and its first token's share."""
+    return f"{head['dev']:.1f} ({head['first']:.2f})"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the tables in Markdown, drawn from the results alone."""
+    parts = [f"Spearman × 100, protocol all; {results['hardware']}:"]
+    rows = []
+    for label, found in results["models"].items():
+        for pooling, scores in found["rows"].items():
+            notes = [what for what, name in found["best"].items() if name == pooling]
+            note = f" ({', '.join(notes)})" if notes else ""
+            head = found["heads"].get(pooling)
+            first = "" if head is None else f"{head['first']:.2f}"
+            average = np.mean([scores[name] for name in TASKS])
+            cells = [f"{x:.2f}" for x in (*(scores[name] for name in COLUMNS), average)]
+            rows.append([label, f"`{pooling}`{note}", first, *cells])
+    names = ["model", "pooling", "first token's share", *COLUMNS, "average"]
+    parts.append(report.markdown(names, rows))
+    for label, found in results["models"].items():
+        parts.append(
+            f"{label}: every head on STS-B dev, and its first token's share; layers down, heads "
+            "across."
+        )
+        scores = found["heads"]
+        layers = max(int(name.split("-")[1]) for name in scores)
+        count = len(scores) // layers
+        table = [
+            [str(i), *(cell(scores[f"ditto-{i}-{j}"]) for j in range(1, count + 1))]
+            for i in range(1, layers + 1)
+        ]
+        parts.append(report.markdown(["layer", *map(str, range(1, count + 1))], table))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(settings: DittoTable) -> None:
+    """Measure every model, and write the tables."""
+    tasks = list(read_sts(settings.eval_data).values())
+    dev = read_stsb(settings.eval_data, "dev")
+    labels = settings.labels or settings.models
+    models = {
+        label: measure(model, tasks, dev)
+        for label, model in zip(labels, settings.models, strict=True)
+    }
+    record = report.results_record(settings, models=list(labels))
+    record["settings"].pop("labels")
+    results = record | {"models": models}
+    text = markdown(results)
+    write_json(settings.output_dir / "ditto.json", results)
+    write_text(settings.output_dir / "ditto.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    run_or_explain(lambda: main(tyro.cli(DittoTable, description=__doc__)))

@@ -1,0 +1,154 @@
+r"""WhitenedCSE (Zhuo et al. 2023): SimCSE of vectors that are whitened in shuffled groups.
+
+.. math::
+  \ell = \sum_{p=1}^{P}
+    \ell_{InfoNCE}\left(g(\mathrm{SGW}_0(h)), g(\mathrm{SGW}_p(h^p))\right)
+
+h and h¹ … h^P are a sentence under P + 1 dropout masks, SGW whitens them in the batch, each with
+another shuffle of the channels (`losses.group_whitening`), and g is the MLP head. At test time
+there is neither whitening nor head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from simcse_jax.checks import check_count, check_finite, check_positive, check_types
+from simcse_jax.data.batches import TrainingBatch
+from simcse_jax.losses.group_whitening import group_whitening
+from simcse_jax.losses.info_nce import Implementation, info_nce
+from simcse_jax.models import Projection, SentenceModel
+from simcse_jax.objectives.contrastive import HeadOfTraining, geometry_metrics
+from simcse_jax.objectives.objective import (
+    AXIS,
+    Keys,
+    Metrics,
+    Model,
+    Objective,
+    Params,
+    sentence_keys,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class WhitenedCSE(HeadOfTraining):
+    """Rank each sentence's positives, all whitened, above the rest of the batch (WhitenedCSE).
+
+    As in the authors' code, from which the defaults are: whitening comes before the head, and the
+    losses of the positives are added. A text of one column has each sentence three times, which
+    makes two positives; of more columns the first is the anchor and every other a positive.
+    """
+
+    temperature: float = 0.05
+    """The temperature τ that cosines are divided by."""
+    groups: int = 128
+    """Into how many groups the channels are cut; it must divide the width of the model. 128 are
+    groups of 6 channels in BERT-base, of 3 in MiniLM."""
+    whitening_gradient: bool = False
+    """Also differentiate the whitening matrices, which the authors' code takes for constants."""
+    implementation: Implementation = "auto"
+    """How InfoNCE is computed, which changes memory and speed but not its value."""
+
+    views: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive("temperature", self.temperature)
+        check_finite("temperature", self.temperature)
+        check_count("groups", self.groups)
+
+    def init(self, model: Model, key: Key[Array, ""]) -> Params:
+        """See `HeadOfTraining.init`.
+
+        Raises:
+            ValueError: also groups that do not divide the width.
+        """
+        width = model.config.hidden_size
+        if width % self.groups:
+            raise ValueError(
+                f"groups is {self.groups}; it must divide the model's {width} channels"
+            )
+        return super().init(model, key)
+
+    def build(self, model: Model) -> Objective:
+        """See `ObjectiveConfig.build`.
+
+        The metrics are ``loss``, ``contrastive_loss``, ``accuracy`` (the mean over the positives),
+        ``alignment`` (to the first of them), ``uniformity`` (of the anchors) and ``duplicates``;
+        all of the whitened vectors after the head.
+        """
+        encoder = SentenceModel(model.config, model.pooling, None, model.dtype)
+        head = Projection(model.config, model.dtype)
+
+        def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
+            sentences = batch.sentences
+            dropout = sentence_keys(keys("dropout"), sentences)
+            h: Any = encoder.apply(
+                {"params": params}, batch.rows, dropout, num_sentences=sentences.size
+            )
+            return h.reshape(*sentences.shape, -1)
+
+        def loss(
+            params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch, keys: Keys
+        ) -> tuple[Float[Array, ""], Metrics]:
+            white = self.whiten(vectors, keys)
+            z: Any = head.apply({"params": params["head"]}, lax.collapse(white, 0, 2))
+            return self.contrast(z.astype(jnp.float32).reshape(vectors.shape), batch)
+
+        return Objective(embed, loss)
+
+    def whiten(self, vectors: Float[Array, "B C D"], keys: Keys) -> Float[Array, "B C D"]:
+        """Whiten every column of a batch, with a shuffle of its own."""
+        rows, columns, width = vectors.shape
+        size = rows * lax.axis_size(AXIS)
+        self.check_batch(size, columns)
+        if size <= width // self.groups:
+            raise ValueError(
+                f"batch_size is {size}; it must be above the {width // self.groups} channels of a "
+                "group, else whitening makes all sentences equally far apart: choose more groups"
+            )
+        shuffles = jax.random.split(keys("shuffle"), columns)
+        orders = jax.vmap(functools.partial(jax.random.permutation, x=width))(shuffles)  # [C D]
+
+        def whitened(x: Float[Array, "B D"], order: Array) -> Float[Array, "B D"]:
+            return group_whitening(
+                x,
+                self.groups,
+                order,
+                whitening_gradient=self.whitening_gradient,
+                axis_name=AXIS,
+            )
+
+        return jax.vmap(whitened, (1, 0), 1)(vectors, orders)
+
+    def contrast(
+        self, z: Float[Array, "B C D"], batch: TrainingBatch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the sum of the positives' losses, and what is measured."""
+        anchors, *positives = jnp.unstack(z, axis=1)
+        if not positives:
+            raise ValueError("WhitenedCSE takes a sentence with its positives; the text has none")
+        found = [
+            info_nce(
+                anchors,
+                positive,
+                temperature=self.temperature,
+                implementation=self.implementation,
+                axis_name=AXIS,
+            )
+            for positive in positives
+        ]
+        value = sum((one.loss for one in found[1:]), found[0].loss)
+        accuracy = sum((one.accuracy for one in found[1:]), found[0].accuracy) / len(found)
+        return value, {
+            "contrastive_loss": value,
+            "accuracy": accuracy,
+            **geometry_metrics(anchors, positives[0], batch),
+        }
