@@ -39,7 +39,7 @@ def diagonal_attention(
     layer: int,
     head: int,
 ) -> Float[Array, "R L"]:
-    """Return how much attention each token pays itself in one head (Ditto, section 3).
+    """Return how much attention each token pays itself in one head (Ditto).
 
     Computed again from the layer's input, for one head, rather than handed out of the encoder,
     and without the dropout of attention probabilities.
