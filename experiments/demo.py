@@ -46,6 +46,7 @@ from simcse_jax.data.wikipedia import (
 )
 from simcse_jax.evaluation.sts import pearson, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 from simcse_jax.transforms import Flow, Transform, Whitening
 
@@ -295,4 +296,4 @@ def main(demo: Demo) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(Demo, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(Demo), description=__doc__)))

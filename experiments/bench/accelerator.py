@@ -27,6 +27,7 @@ import tyro
 
 from experiments import report
 from experiments.bench.turns import OURS, BenchTable, describe, machine, markdown
+from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json, write_text
 
 # What a hand-written sigmoid loss of the same size is reported with on an H100.
@@ -226,4 +227,4 @@ def main(settings: AcceleratorBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AcceleratorBenchmark, description=__doc__))
+    main(tyro.cli(shown(AcceleratorBenchmark), description=__doc__))

@@ -27,6 +27,7 @@ from experiments.bench.workload import benchmark_sentences
 from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.encoder import DTYPES
+from simcse_jax.help_texts import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,4 +106,4 @@ def main(settings: BatchInvariance) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(BatchInvariance, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(BatchInvariance), description=__doc__)))

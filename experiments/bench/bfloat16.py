@@ -31,6 +31,7 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.compilation_cache import enable_compilation_cache
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.evaluation.sts import paired_similarity, spearman
+from simcse_jax.help_texts import shown
 from simcse_jax.objectives import Model, SimCSE
 from simcse_jax.training import compile_step, make_mesh, make_step, replicate, start_state
 
@@ -145,4 +146,4 @@ def main(settings: Bfloat16Comparison) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(Bfloat16Comparison, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(Bfloat16Comparison), description=__doc__)))

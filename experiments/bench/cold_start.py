@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from experiments.bench.turns import OURS, BenchTable, installed, machine, on_cores, publish
 from simcse_jax.data.embedded import minilm_folder
+from simcse_jax.help_texts import shown
 
 NEEDS = {OURS: ("jax",), "sentence-transformers": ("torch", "sentence_transformers")}
 SENTENCE = "A man is playing a flute."
@@ -128,4 +129,4 @@ def main(settings: ColdStartBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ColdStartBenchmark, description=__doc__))
+    main(tyro.cli(shown(ColdStartBenchmark), description=__doc__))

@@ -21,6 +21,7 @@ import tyro
 from experiments.bench.turns import BenchTable, machine, publish, serve, take_turns
 from experiments.bench.workload import benchmark_sentences
 from simcse_jax.encoder import DTYPES
+from simcse_jax.help_texts import shown
 
 FUSION = "xla_cpu_experimental_ynn_fusion_type"
 CHOICES: dict[str, dict[str, str]] = {
@@ -132,7 +133,7 @@ def main(settings: OptionsBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(OptionsBenchmark, description=__doc__)
+    options = tyro.cli(shown(OptionsBenchmark), description=__doc__)
     if options.worker is None:
         main(options)
     else:

@@ -36,6 +36,7 @@ from experiments.bench.turns import (
     timings,
 )
 from experiments.bench.workload import benchmark_sentences
+from simcse_jax.help_texts import shown
 
 Library = Literal[
     "simcse_jax", "sentence-transformers", "sentence-transformers.compile", "onnxruntime"
@@ -121,7 +122,7 @@ def main(settings: EncodeBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(EncodeBenchmark, description=__doc__)
+    settings_ = tyro.cli(shown(EncodeBenchmark), description=__doc__)
     if settings_.worker:
         worker(settings_)
     else:

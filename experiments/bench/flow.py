@@ -19,6 +19,7 @@ import tyro
 
 from experiments import report
 from experiments.bench.turns import BenchTable, machine, publish
+from simcse_jax.help_texts import shown
 from simcse_jax.transforms import Flow
 
 
@@ -67,4 +68,4 @@ def main(settings: FlowBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(FlowBenchmark, description=__doc__))
+    main(tyro.cli(shown(FlowBenchmark), description=__doc__))

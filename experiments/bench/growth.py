@@ -20,6 +20,7 @@ import tyro
 
 from experiments.bench.turns import OURS, BenchTable, machine, publish, serve, take_turns
 from experiments.bench.workload import benchmark_sentences
+from simcse_jax.help_texts import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def main(settings: GrowthBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(GrowthBenchmark, description=__doc__)
+    settings_ = tyro.cli(shown(GrowthBenchmark), description=__doc__)
     if settings_.worker:
         serve(lambda: prepare(settings_))
     else:

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from experiments import report
 from experiments.bench.turns import BenchTable, installed, machine, publish, seconds_in_turns
+from simcse_jax.help_texts import shown
 from simcse_jax.losses.info_nce import info_nce_loss
 
 
@@ -205,4 +206,4 @@ def main(settings: InfoNceBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(InfoNceBenchmark, description=__doc__))
+    main(tyro.cli(shown(InfoNceBenchmark), description=__doc__))

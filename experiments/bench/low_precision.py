@@ -34,6 +34,7 @@ from experiments.bench.turns import (
     take_turns,
 )
 from experiments.bench.workload import benchmark_sentences, padded
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 
 _TORCH = ("sentence_transformers", "torch")
@@ -197,7 +198,7 @@ def main(settings: LowPrecisionBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(LowPrecisionBenchmark, description=__doc__)
+    settings_ = tyro.cli(shown(LowPrecisionBenchmark), description=__doc__)
     if settings_.worker:
         serve(lambda: prepare(settings_))
     else:

@@ -52,6 +52,7 @@ from experiments.bench.workload import (
     step_operations,
     training_batches,
 )
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 
 Library = Literal[
@@ -375,7 +376,7 @@ def prepare(settings: TrainBenchmark) -> Prepared:
 
 
 if __name__ == "__main__":
-    settings_ = tyro.cli(TrainBenchmark, description=__doc__)
+    settings_ = tyro.cli(shown(TrainBenchmark), description=__doc__)
     if settings_.worker:
         serve(lambda: prepare(settings_))
     else:

@@ -20,6 +20,7 @@ import tyro
 
 from experiments import report
 from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
+from simcse_jax.help_texts import shown
 from simcse_jax.transforms import Whitening
 
 
@@ -84,4 +85,4 @@ def main(settings: WhiteningBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(WhiteningBenchmark, description=__doc__))
+    main(tyro.cli(shown(WhiteningBenchmark), description=__doc__))

@@ -41,6 +41,7 @@ from experiments.figures.measure import (
 )
 from experiments.figures.training import measure_runs
 from simcse_jax.cli import run_or_explain
+from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json
 
 OF_METHODS = {
@@ -108,4 +109,4 @@ def main(settings: Figures) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(Figures, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(Figures), description=__doc__)))

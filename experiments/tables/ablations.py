@@ -46,6 +46,7 @@ from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig
 from simcse_jax.data.training_text import read_sentences, read_training_file
+from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.trainer import train_seeds
 
@@ -452,4 +453,4 @@ def main(settings: AblationTable) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(AblationTable, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(AblationTable), description=__doc__)))

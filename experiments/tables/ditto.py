@@ -32,6 +32,7 @@ from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.evaluation.sts import cosine, evaluate_sts, results_to_json, spearman
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, write_text
 from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
 from simcse_jax.models.ditto import diagonal_attention
@@ -192,4 +193,4 @@ def main(settings: DittoTable) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(DittoTable, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(DittoTable), description=__doc__)))

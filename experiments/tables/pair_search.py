@@ -32,6 +32,7 @@ from simcse_jax import SentenceEncoder
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 
 matplotlib.use("Agg")
@@ -204,4 +205,4 @@ def main(settings: PairSearch) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(PairSearch, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(PairSearch), description=__doc__)))

@@ -33,6 +33,7 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
     results_to_json,
 )
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, written_folder
 from simcse_jax.transforms import CONFIGS, FittedKind
 
@@ -179,4 +180,4 @@ def main(settings: PostProcessing) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(PostProcessing, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(PostProcessing), description=__doc__)))

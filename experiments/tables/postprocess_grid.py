@@ -34,6 +34,7 @@ from simcse_jax.evaluation.sts import (
     evaluate_sts,
     evaluate_transformed_sts,
 )
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, write_text
 from simcse_jax.transforms import (
     Affine,
@@ -292,4 +293,4 @@ def main(settings: PostProcessingGrid) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(PostProcessingGrid, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(PostProcessingGrid), description=__doc__)))

@@ -35,6 +35,7 @@ from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.geometry import checked_unit_rows, uniformity
 from simcse_jax.evaluation.isotropy import average_cosine, singular_spectrum
 from simcse_jax.evaluation.sts import cosine, spearman
+from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
 from simcse_jax.models import Batch, BertConfig
@@ -223,4 +224,4 @@ def main(settings: RawStart) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(RawStart, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(RawStart), description=__doc__)))

@@ -32,6 +32,7 @@ from experiments.tables.frozen import load_frozen
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
+from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.transforms import Whitening
@@ -211,4 +212,4 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(Retrieval, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(Retrieval), description=__doc__)))

@@ -34,6 +34,7 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
     results_to_json,
 )
+from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import FittedKind, Transform, fit
@@ -318,4 +319,4 @@ def main(settings: StsTable) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(StsTable, description=__doc__)))
+    run_or_explain(lambda: main(tyro.cli(shown(StsTable), description=__doc__)))
