@@ -41,7 +41,9 @@ from simcse_jax.transforms import FittedKind, Transform, fit
 
 PAPERS = Path(__file__).parents[1] / "papers"
 PAPER_TABLES = {"all": "simcse_table5_all.csv", "wmean": "simcse_tableB3_wmean.csv"}
-RUNS = ("sbert", "unsup", "sup")
+LATER = {"whitened_cse": "WhitenedCSE", "simcse_plus_plus": "SimCSE++"}
+"""Methods that came after the survey's, by their runs: they have a row where they were trained."""
+RUNS = ("sbert", "unsup", "sup", *LATER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,10 @@ class StsTable:
     """The folder of a finished run of `simcse-jax train unsup_simcse`."""
     sup: Path | None = None
     """The folder of a finished run of `simcse-jax train sup_simcse`."""
+    whitened_cse: Path | None = None
+    """The folder of a finished run of `simcse-jax train whitened_cse`."""
+    simcse_plus_plus: Path | None = None
+    """The folder of a finished run of `simcse-jax train simcse_plus_plus`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A flow is fitted with each of these seeds."""
     output_dir: Path = Path("runs/sts_table")
@@ -76,7 +82,7 @@ class Row:
 
     Attributes:
         label: what the table calls it.
-        source: a pooling of the encoder, or the run that trained one: sbert, unsup or sup.
+        source: a pooling of the encoder, or the run that trained one, of `RUNS`.
         method: what is fitted on top, or None.
         fit: the text that it is fitted to: "NLI", or "target" for each task's own sentences.
         paper: the names of its BERT-base rows in the papers' tables.
@@ -107,6 +113,7 @@ def rows(pooling: str) -> list[Row]:
             for m, fit in post
         ),
         Row("SimCSE, unsupervised", "unsup", paper=("SimCSE-BERT-base unsup",)),
+        *(Row(label, source) for source, label in LATER.items()),
         Row("Sentence-BERT (NLI)", "sbert", paper=("SBERT-base", "SBERT-base first-last")),
         *(
             Row(
@@ -251,6 +258,8 @@ def lines(results: Mapping[str, Any], protocol: str) -> list[tuple[str, list[str
     table = []
     for row in rows(results["pooling"]):
         known = results["rows"].get(row.label)
+        if known is None and row.source in LATER:
+            continue
         if known is None:
             table.append((row.label, ["–"] * (len(TASKS) + 1), "not run"))
         else:
@@ -309,7 +318,11 @@ def main(settings: StsTable) -> None:
         "num_layers": settings.num_layers,
         "pooling": settings.pooling,
         "rows": measured,
-        "not_run": [r.label for r in rows(settings.pooling) if r.label not in measured],
+        "not_run": [
+            row.label
+            for row in rows(settings.pooling)
+            if row.label not in measured and row.source not in LATER
+        ],
     }
     text = markdown(results)
     write_text(settings.output_dir / "table.md", text)

@@ -47,15 +47,20 @@ def test_what_is_there_is_measured_and_the_rest_marked(
         model=str(golden / "tiny-bert"),
         pooling="cls",
         unsup=finished,
+        whitened_cse=finished,
         output_dir=tmp_path / "out",
         seeds=(0,),
     )
     wanted = ("cls", "cls + whitening (target)", "SimCSE, unsupervised", "SimCSE, supervised")
+    wanted += ("WhitenedCSE", "SimCSE++")
     chosen = [row for row in rows("cls") if row.label in wanted]
     monkeypatch.setattr(sts, "rows", lambda _: chosen)
     main(settings)
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert table["not_run"] == ["SimCSE, supervised"]
+    labels = [label for label, _, _ in lines(table, "mean")]
+    assert "WhitenedCSE" in labels
+    assert "SimCSE++" not in labels  # nobody expects it of a table of the survey
     task = read_sts(tiny_data, ["STS-B"])
     for seed in (0, 1):
         encoder = SentenceEncoder.from_pretrained(finished / f"seed-{seed}" / "best")
