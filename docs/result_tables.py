@@ -349,6 +349,11 @@ TABLES: dict[str, Made] = {
     "demo": Made(demo, ("demo.json",), "make demo"),
     "encode": Made(as_written, ("bench_encode.md",), f"{BENCH}.encode --data DATA"),
     "train": Made(as_written, ("bench_train.md",), f"{BENCH}.train --train-file wiki1m_head.txt"),
+    "masked-lm": Made(
+        as_written,
+        ("bench_masked_lm.md",),
+        f"{BENCH}.masked_lm --train-file wiki1m_head.txt",
+    ),
     "sts-low-precision": Made(
         sts_by_dtype,
         tuple(f"sts_minilm_mean_{dtype}.json" for dtype in DTYPES),

@@ -42,15 +42,17 @@ def training_batches(
     max_length: int = 32,
     folder: Path | None = None,
     shards: int = 1,
+    views: int = 2,
 ):
     """Return the batches that all libraries train on.
 
     Args:
         train_file: sentences; without the file the embedded Wikipedia is taken.
-        batch_size: sentences of a batch, each of which is seen twice.
+        batch_size: sentences of a batch.
         max_length: of a sentence in tokens.
         folder: the model whose tokenizer is taken; default MiniLM's.
         shards: the devices that share a batch.
+        views: how often each sentence is seen.
     """
     from simcse_jax.data.batches import TrainingBatches
     from simcse_jax.data.embedded import minilm_folder
@@ -65,7 +67,7 @@ def training_batches(
         batch_size,
         max_length=max_length,
         seed=0,
-        views=2,
+        views=views,
         shards=shards,
     )
 

@@ -42,9 +42,11 @@ from simcse_jax.models import Batch, BertConfig
 from simcse_jax.objectives import Model
 from simcse_jax.objectives.masked_lm import (
     MaskingTokens,
+    head_params,
     mask_tokens,
     masking_tokens,
-    token_logits,
+    token_states,
+    word_scores,
 )
 from simcse_jax.trainer import train_seeds
 
@@ -118,7 +120,8 @@ def guesses(
     keys = jax.random.split(key, batch.input_ids.size // TOKENS_PER_SEGMENT)
     ids, labels = mask_tokens(batch, keys, tokens, config.vocab_size)
     rows = dataclasses.replace(batch, input_ids=ids)
-    logits = token_logits(config, params, rows, None, jnp.float32)
+    states = token_states(config, params, rows, None, jnp.float32)
+    logits = word_scores(config, jnp.float32, head_params(params), states)
     masked = labels != IGNORED
     right = jnp.sum((jnp.argmax(logits, -1) == labels) & masked)
     count = jnp.sum(masked)

@@ -7,6 +7,7 @@ SimCSE's auxiliary term (section 5.3 of the paper).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_between, check_types
 from simcse_jax.data.batches import TrainingBatch
-from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
+from simcse_jax.losses.masked_lm import IGNORED, masked_lm_sum
 from simcse_jax.models import Batch, BertConfig, BertEncoder, MaskedLMHead
 from simcse_jax.models.dropout import token_seeds
 from simcse_jax.objectives.objective import (
@@ -103,6 +104,7 @@ def masked_lm_term(model: Model, weight: float, probability: float) -> TokenTerm
         ValueError: the tokenizer has no mask token.
     """
     config, tokens = model.config, masking_tokens(model)
+    score = functools.partial(word_scores, config, model.dtype)
 
     def masked(batch: TrainingBatch, keys: Keys) -> tuple[Array, Array]:
         drawn = sentence_keys(keys("masking"), batch.sentences)
@@ -117,26 +119,39 @@ def masked_lm_term(model: Model, weight: float, probability: float) -> TokenTerm
         ids, labels = masked(batch, keys)
         dropout = other_keys(sentence_keys(keys("dropout"), batch.sentences), 1)
         rows = dataclasses.replace(batch.rows, input_ids=ids)
-        logits = token_logits(config, params, rows, dropout, model.dtype)
-        own = jnp.maximum(jnp.sum(labels != IGNORED), 1)
-        share = masked_lm_loss(logits, labels) * (own / jnp.maximum(total, 1))
-        share = lax.psum(share, AXIS)
+        states = token_states(config, params, rows, dropout, model.dtype)
+        own = masked_lm_sum(
+            score, head_params(params), lax.collapse(states, 0, 2), labels.reshape(-1)
+        )
+        share = lax.psum(own / jnp.maximum(total, 1), AXIS)
         return weight * share, {"mlm_loss": share}
 
     return TokenTerm(count, loss)
 
 
-def token_logits(
+def token_states(
     config: BertConfig, params: Params, rows: Batch, keys: Key[Array, "S"] | None, dtype: Any
-) -> Float[Array, "R L V"]:
-    """Return the masked-LM head's scores of every word for every token.
+) -> Float[Array, "R L D"]:
+    """Return the encoder's last hidden state of every token."""
+    states: Any = BertEncoder(config, dtype).apply({"params": params["encoder"]}, rows, keys)
+    return states[-1]
+
+
+def head_params(params: Params) -> tuple[Params, Float[AnyArray, "V D"]]:
+    """Return what `word_scores` needs: the head's parameters and its last matrix.
 
     A ``"decoder"`` among the parameters takes the place of the word embeddings.
     """
-    states: Any = BertEncoder(config, dtype).apply({"params": params["encoder"]}, rows, keys)
-    words = params["decoder"] if "decoder" in params else word_embeddings(params)
-    head = MaskedLMHead(config, dtype)
-    return head.apply({"params": params["mlm"]}, states[-1], words)  # type: ignore[return-value]
+    return params["mlm"], params["decoder"] if "decoder" in params else word_embeddings(params)
+
+
+def word_scores(
+    config: BertConfig, dtype: Any, params: tuple[Params, AnyArray], states: Float[Array, "*T D"]
+) -> Float[Array, "*T V"]:
+    """Return the masked-LM head's scores of every word for some tokens, given `head_params`."""
+    head, words = params
+    logits: Any = MaskedLMHead(config, dtype).apply({"params": head}, states, words)
+    return logits
 
 
 def word_embeddings(params: Params) -> Float[AnyArray, "V D"]:

@@ -7,21 +7,27 @@ name and renames once it is whole, so that a kill at any moment leaves the older
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
 from simcse_jax.checks import first_line, quoted
+
+log = logging.getLogger(__name__)
 
 FORMAT = "simcse_jax run 1"
 METADATA = "_CHECKPOINT_METADATA"
@@ -97,7 +103,8 @@ class RunCheckpoints:
     """The checkpoints in a run's folder.
 
     Every process of a run makes one and calls the same methods. Use it as a context manager, or
-    call `close`.
+    call `close`. A checkpoint is written in a thread, while training goes on; whatever asks for the
+    checkpoints that are there waits for it, and raises its error.
     """
 
     def __init__(
@@ -122,6 +129,8 @@ class RunCheckpoints:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
         self.folder, self.keep = Path(folder).absolute(), keep
         self._failed: list[int] = []
+        self._writer = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: futures.Future[None] | None = None
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self._refuse_foreign()
@@ -146,8 +155,13 @@ class RunCheckpoints:
     def __enter__(self) -> RunCheckpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except OSError as error:
+            if kind is None:
+                raise
+            log.warning("%s", error)  # beside the error that is under way
 
     def _refuse_foreign(self) -> None:
         """Refuse folders that would be taken for checkpoints, and deleted when they are old."""
@@ -161,6 +175,7 @@ class RunCheckpoints:
     @property
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that are there, oldest first."""
+        self.wait()
         return sorted(c.step for c in self._checkpointer.checkpoints)
 
     @property
@@ -171,7 +186,11 @@ class RunCheckpoints:
     def save(
         self, step: int, state: Any, key: Key[Array, ""], extra: Mapping[str, Any] | None = None
     ) -> None:
-        """Write a checkpoint and return when it is whole; older ones beyond ``keep`` are deleted.
+        """Begin to write a checkpoint; older ones beyond ``keep`` are deleted once it is whole.
+
+        A copy on the devices is written, so that the state may be given away at once. It needs as
+        much memory again until then, which is why a second checkpoint waits for the first. One of
+        several processes returns when it is whole.
 
         Args:
             step: the number of updates done; nothing is written where it is there already.
@@ -180,21 +199,48 @@ class RunCheckpoints:
             extra: JSON to go with it: the state of the data's iterator, the best score so far.
 
         Raises:
-            OSError: the disk is full or broken; the older checkpoints are still there.
+            OSError: the checkpoint before could not be written, or with several processes this
+                one; see `wait`.
         """
         if step in self.steps:
             return
-        # Not in the background: the next step is given the state's memory to write over.
-        tree = _tree(state, key)
         info = {
             "format": FORMAT,
             "settings": self.settings,
             "extra": dict(extra or {}),
             "key_impl": str(jax.random.key_impl(key)),
-            "checksum": _checksum(tree),
         }
-        older = self.latest
+        older, tree = self.latest, _tree(state, key)
+        if jax.process_count() > 1:  # whose barriers must come between the same steps everywhere
+            self._write(step, tree, info, older)
+        else:
+            write = functools.partial(self._write, step, _copied(tree), info, older)
+            self._writing = self._writer.submit(write)
+
+    def wait(self) -> None:
+        """Return when what was saved is whole.
+
+        Raises:
+            OSError: the disk is full or broken; the older checkpoints are still there.
+        """
+        if self._writing is None:
+            return
+        futures.wait([self._writing])
+        written, self._writing = self._writing, None
+        written.result()
+
+    def check_writing(self) -> None:
+        """Raise what `wait` would where that is known by now, without waiting."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def _write(self, step: int, tree: Any, info: dict[str, Any], older: int | None) -> None:
+        """Write a checkpoint and return when it is whole.
+
+        In a thread of its own it must not ask for `steps`, which waits for it.
+        """
         try:
+            info = info | {"checksum": _checksum(tree)}
             self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
             self._check_written(step)
         except Exception as error:  # orbax hands on whatever tensorstore and the system raise
@@ -303,11 +349,17 @@ class RunCheckpoints:
         return Restored(step, loaded["state"], restored_key, info["extra"])
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder, once what was saved is whole.
+
+        Raises:
+            OSError: it could not be written, as `wait` would have said.
+        """
+        self._writer.shutdown()
         # After a failed save orbax raises the same error again here; it has been reported.
         with contextlib.suppress(Exception):
             self._checkpointer.close()
         self._remove_partial()  # its threads may have written on since
+        self.wait()
 
     def _remove_partial(self) -> None:
         """Remove what is there of checkpoints that could not be written."""
@@ -354,6 +406,11 @@ class RunCheckpoints:
 
 def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:
     return {"state": state, "key": jax.random.key_data(key)}
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _abstract(x: Array) -> jax.ShapeDtypeStruct:

@@ -97,8 +97,9 @@ def fit(
 ) -> FitResult:
     """Train to ``total_steps``.
 
-    Metrics stay on the device and are fetched every ``log_every`` steps, and before every
-    evaluation and checkpoint, so that no checkpoint holds what came after a NaN.
+    Metrics stay on the device. Those of every ``log_every`` steps are fetched once another step
+    has been given to the device, which so is never idle; and before every evaluation and
+    checkpoint, so that no checkpoint holds what came after a NaN.
 
     Args:
         step: a compiled step, see `simcse_jax.training.compile_step`. Its metrics need a
@@ -109,8 +110,8 @@ def fit(
         total_steps: the number of updates of the whole run.
         checkpoints: where the run is saved, after ``checkpoint_seconds`` and at the end.
         checkpoint_every: also every so many steps.
-        checkpoint_seconds: since the last checkpoint, or the start; looked at when metrics are
-            fetched. Of several processes the first one's clock counts.
+        checkpoint_seconds: since the last checkpoint, or the start; looked at every ``log_every``
+            steps. Of several processes the first one's clock counts.
         resume: continue from the newest checkpoint that can be read, if there is one; a warning
             names those that cannot, and they are deleted. State and key then only give shapes and
             devices.
@@ -127,7 +128,7 @@ def fit(
 
     Returns:
         See `FitResult`. On SIGTERM and Ctrl-C the step under way is finished and a checkpoint
-        written.
+        written. All that is written while steps go on is whole by then.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came a second time.
@@ -135,7 +136,7 @@ def fit(
         FileExistsError: the folder holds a run and ``resume`` is False.
         ValueError: a checkpoint that does not fit, too few batches, a best metric that is missing,
             or an interval below 1.
-        OSError: a checkpoint could not be written.
+        OSError: a checkpoint could not be written; said at most ``log_every`` steps later.
     """
     _check_intervals(log_every, checkpoint_every, evaluation)
     start, state, key, best = _start(checkpoints, resume, state, key, total_steps, evaluation)
@@ -145,21 +146,21 @@ def fit(
     if on_start is not None:
         on_start(start)
     records = _MetricsLog(metrics_file if first_process else None, start, on_record)
-    metrics = _Metrics(records, checkpoints)
     done = start
     with (
         records,
         _Signals() as signals,
         Progress(description, total_steps, start, progress, unit="step") as bar,
         contextlib.closing(_source(batches, start, total_steps)) as source,
+        _Metrics(records, shown := _Shown(bar, total_steps), checkpoints) as metrics,
     ):
-        shown = _Shown(bar, total_steps)
         saved = time.monotonic()
         for batch in source:
             state, measured = step(state, batch, key)
             done += 1
             metrics.add(done, measured, _sentences(batch) * jax.process_count())
             bar.update()
+            metrics.fetch()  # those asked for after an earlier step: the device has this one to do
             last = done == total_steps
             due = evaluation is not None and (last or done % evaluation.every == 0)
             regular = last or (checkpoint_every is not None and done % checkpoint_every == 0)
@@ -169,18 +170,25 @@ def fit(
             if logged:
                 stop, late = agreed(signals.came, time.monotonic() - saved > checkpoint_seconds)
             if logged or stop:
-                shown.show_metrics(done, metrics.flush())
+                metrics.ask()
+                if checkpoints is not None:
+                    checkpoints.check_writing()
+            saves = regular or late or stop
+            if due or saves:
+                metrics.fetch()
             if due:
                 assert evaluation is not None
                 with metrics.paused():
                     best, values = _evaluate(evaluation, state.params, done, best, records)
                 shown.show_scores(done, values)
-            if (regular or late or stop) and checkpoints is not None:
+            if saves and checkpoints is not None:
                 # The data's iterator is a function of the step, so the step is its whole state.
                 checkpoints.save(done, state, key, {"next_batch": done, "best": best})
                 saved = time.monotonic()
             if stop:
                 break
+        if checkpoints is not None:
+            checkpoints.wait()
         stopped_by, _ = agreed(signals.came, False)
     return FitResult(state, done, stopped_by, best)
 
@@ -313,15 +321,31 @@ class _Shown:
 
 
 class _Metrics:
-    """The metrics of the steps since they were last fetched from the device."""
+    """The metrics of the steps since they were last fetched from the device.
 
-    def __init__(self, records: _MetricsLog, checkpoints: RunCheckpoints | None):
+    `ask` ends a span of steps, whose metrics the next `fetch` logs and shows; in between the device
+    may be given more to do. Whatever error ends the run, those asked for are logged.
+    """
+
+    def __init__(self, records: _MetricsLog, shown: _Shown, checkpoints: RunCheckpoints | None):
         self._records = records
+        self._shown = shown
         self._checkpoints = checkpoints
         self._pending: list[tuple[int, Any, int]] = []
+        self._asked: list[tuple[int, Any, int]] = []
         self._clock = time.perf_counter()
 
+    def __enter__(self) -> _Metrics:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(Exception):  # beside the error that is under way
+                self.fetch()
+
     def add(self, step: int, metrics: Any, sentences: int) -> None:
+        for value in jax.tree.leaves(metrics):
+            value.copy_to_host_async()
         self._pending.append((step, metrics, sentences))
 
     @contextlib.contextmanager
@@ -331,27 +355,42 @@ class _Metrics:
         yield
         self._clock += time.perf_counter() - began
 
-    def flush(self) -> dict[str, str]:
-        """Fetch, check and log the metrics; return what a progress bar should say."""
-        fetched = jax.device_get([metrics for _, metrics, _ in self._pending])
+    def ask(self) -> None:
+        """Have the metrics of all steps until now fetched next."""
+        self._asked += self._pending
+        self._pending.clear()
+
+    def fetch(self) -> None:
+        """Fetch, check, log and show the metrics that were asked for, if there are any."""
+        asked, self._asked = self._asked, []
+        if not asked:
+            return
+        fetched = jax.device_get([metrics for _, metrics, _ in asked])
         now = time.perf_counter()
-        speed = sum(sentences for _, _, sentences in self._pending) / (now - self._clock)
+        speed = sum(sentences for _, _, sentences in asked) / (now - self._clock)
         self._clock = now
-        values: dict[str, float] = {}
-        for (step, _, _), metrics in zip(self._pending, fetched, strict=True):
+        for (step, _, _), metrics in zip(asked, fetched, strict=True):
             values = {name: float(value) for name, value in metrics.items()}
             self._check(step, values)
             self._records.write({"step": step, **values, "sentences_per_second": round(speed, 1)})
-        self._pending.clear()
         self._records.flush()
-        return {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f}/s"}
+        said = {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f}/s"}
+        self._shown.show_metrics(step, said)
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values.get(name, 0.0)):
-                saved = self._checkpoints.latest if self._checkpoints is not None else None
-                kept = "" if saved is None else f"; the checkpoint of step {saved} is good"
+                kept = _newest_said(self._checkpoints)
                 raise FloatingPointError(f"{name} is {values[name]} at step {step}{kept}")
+
+
+def _newest_said(checkpoints: RunCheckpoints | None) -> str:
+    """Say which checkpoint an error leaves, as the end of its sentence."""
+    try:
+        saved = checkpoints.latest if checkpoints is not None else None
+    except OSError as error:
+        return f"; {error}"
+    return "" if saved is None else f"; the checkpoint of step {saved} is good"
 
 
 def _sentences(batch: Any) -> int:

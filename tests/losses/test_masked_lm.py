@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from scipy.special import logsumexp
 
 from simcse_jax.losses import masked_lm
-from simcse_jax.losses.masked_lm import masked_lm_loss
+from simcse_jax.losses.masked_lm import masked_lm_loss, masked_lm_sum
 
 
 def test_doctests():
@@ -69,3 +69,54 @@ def test_masked_lm_names_both_shapes():
 def test_a_label_that_is_no_token():
     with pytest.raises(ValueError, match="labels must be from 0 to 7, and one is -1"):
         masked_lm_loss(jnp.zeros((1, 2, 8)), jnp.array([[-100, -1]]))
+
+
+def score(params, states):
+    """A head whose matrix is two things at once, as tied word embeddings are."""
+    matrix, bias = params["words"], params["bias"]
+    return jnp.tanh(states @ matrix[: states.shape[1]]) @ matrix.T + bias
+
+
+@pytest.mark.parametrize("masked", [0, 1, 4, 5, 11])
+@pytest.mark.parametrize("chunk", [4, 256])
+def test_only_masked_tokens_are_scored_and_nothing_is_lost(monkeypatch, masked, chunk):
+    """Chunks that are full, begun, and empty: the same as from every token's scores."""
+    monkeypatch.setattr(masked_lm, "CHUNK", chunk)
+    rng = np.random.default_rng(masked)
+    labels = np.full(11, -100)
+    labels[rng.permutation(11)[:masked]] = rng.integers(0, 7, masked)
+    with jax.enable_x64(True):
+        states = jnp.asarray(rng.normal(size=(11, 3)))
+        params = {"words": jnp.asarray(rng.normal(size=(7, 3))), "bias": jnp.ones(7)}
+        labels = jnp.asarray(labels)
+
+        def plain(params, states):
+            logits = score(params, states)
+            return masked_lm_loss(logits[None], labels[None]) * masked
+
+        def ours(params, states):
+            return masked_lm_sum(score, params, states, labels)
+
+        for weight in (1.0, 0.1):
+            expected, found = (
+                jax.jit(jax.value_and_grad(lambda *x, f=f, w=weight: w * f(*x), argnums=(0, 1)))(
+                    params, states
+                )
+                for f in (plain, ours)
+            )
+            jax.tree.map(
+                functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-14),
+                found,
+                expected,
+            )
+        np.testing.assert_allclose(ours(params, states), plain(params, states), rtol=1e-12)
+
+
+def test_masked_sum_keeps_the_states_type():
+    params = {"words": jnp.ones((7, 3), jnp.bfloat16), "bias": jnp.ones(7)}
+    states, labels = jnp.ones((5, 3), jnp.bfloat16), jnp.array([-100, 2, -100, 0, 1])
+    value, gradient = jax.value_and_grad(masked_lm_sum, argnums=(1, 2))(
+        score, params, states, labels
+    )
+    assert value.dtype == jnp.float32
+    assert jax.tree.map(jnp.dtype, gradient) == jax.tree.map(jnp.dtype, (params, states))

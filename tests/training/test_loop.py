@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import threading
+from concurrent import futures
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -441,6 +443,165 @@ def test_a_failed_save_is_reported(run_line, tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
         with pytest.raises(OSError, match=r"step 10 could not .*No space left on device$"):
             run_line(checkpoints=checkpoints)
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(run_line, tmp_path, monkeypatch):
+    """Its writer waits for a batch that is asked for two steps later."""
+    asked, folder = threading.Event(), tmp_path / "run"
+
+    def batches(start):
+        for step, batch in enumerate(line(start), start):
+            if step == 3:
+                assert not (folder / "2").exists()
+                asked.set()
+            yield batch
+
+    whole = run_line()
+    with RunCheckpoints(folder, keep=10) as checkpoints:
+        write = checkpoints._checkpointer.save_checkpointables
+
+        def late(*args, **options):
+            assert asked.wait(60)
+            write(*args, **options)
+
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", late)
+        run_line(batches, total=7, checkpoints=checkpoints, checkpoint_every=2, log_every=1)
+        assert checkpoints.steps == [2, 4, 6, 7]
+    for step in (6, 4, 2):  # the state of each step, whatever became of its memory
+        shutil.rmtree(folder / "7", ignore_errors=True)
+        with RunCheckpoints(folder, keep=10) as checkpoints:
+            assert checkpoints.latest == step
+            assert bits(run_line(checkpoints=checkpoints, resume=True).state) == bits(whole.state)
+        shutil.rmtree(folder / "10")
+        shutil.rmtree(folder / str(step))
+
+
+def test_a_failed_save_ends_the_run_at_the_next_look(run_line, tmp_path, monkeypatch):
+    failed = threading.Event()
+
+    def batches(start):
+        for step, batch in enumerate(line(start), start):
+            if step == 5:
+                assert failed.wait(60)
+                futures.wait([checkpoints._writing])
+            yield batch
+
+    def full(*args, **options):
+        failed.set()
+        raise OSError("No space left on device")
+
+    file = tmp_path / "metrics.jsonl"
+    with RunCheckpoints(tmp_path / "run") as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
+        with pytest.raises(OSError, match=r"step 4 could not .*No space left on device$"):
+            run_line(
+                batches,
+                checkpoints=checkpoints,
+                checkpoint_every=4,
+                log_every=3,
+                metrics_file=file,
+            )
+    assert [r["step"] for r in records(file)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_nan_beside_a_checkpoint_that_failed(run_line, tmp_path, monkeypatch):
+    def poisoned(start):
+        for step, batch in enumerate(line(start), start):
+            yield {"x": batch["x"] * np.nan, "y": batch["y"]} if step == 2 else batch
+
+    def full(*args, **options):
+        raise OSError("No space left on device")
+
+    with RunCheckpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
+        monkeypatch.setattr(checkpoints, "check_writing", lambda: None)
+        with pytest.raises(
+            FloatingPointError, match="loss is nan at step 3; the checkpoint of step 2 could not"
+        ):
+            run_line(poisoned, checkpoints=checkpoints, checkpoint_every=2, log_every=1, total=3)
+
+
+class Measured:
+    """A metric that notes when its copy is first begun, and when it is read."""
+
+    def __init__(self, step, events):
+        self._step, self._events = step, events
+
+    def copy_to_host_async(self):
+        if f"copy {self._step}" not in self._events:
+            self._events.append(f"copy {self._step}")
+
+    def __array__(self, dtype=None, copy=None):
+        self._events.append(f"read {self._step}")
+        return np.asarray(self._step, dtype or np.float32)
+
+
+def fit_noted(events, total, **options):
+    """Run steps that do nothing; note what the loop does, and give it all batches it wants."""
+
+    def step(state, batch, key):
+        events.append(f"step {batch}")
+        return state, {"loss": Measured(batch, events)}
+
+    def batches(start):
+        for number in range(start + 1, 100):
+            events.append(f"batch {number}")
+            yield np.int32(number)
+
+    return fit(
+        step,
+        SimpleNamespace(params=None),
+        batches,
+        jax.random.key(0),
+        total,
+        progress=False,
+        **options,
+    )
+
+
+def test_the_device_has_a_step_to_do_while_metrics_are_read():
+    events, seen = [], []
+    fit_noted(events, 3, log_every=1, on_record=lambda record: seen.append(record["step"]))
+    assert events == [
+        *("batch 1", "step 1", "copy 1"),
+        *("batch 2", "step 2", "copy 2", "read 1"),
+        *("batch 3", "step 3", "copy 3", "read 2", "read 3"),
+    ]
+    assert seen == [1, 2, 3]
+
+
+def test_records_are_those_of_a_loop_that_waits(tmp_path):
+    """Each evaluation's after its step's, whenever they are read."""
+
+    def evaluation():
+        return Evaluation(3, lambda params: {"score": 1.0})
+
+    lines = [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 3, "loss": 3.0},
+        {"step": 3, "eval": {"score": 1.0}},
+        {"step": 4, "loss": 4.0},
+        {"step": 5, "loss": 5.0},
+        {"step": 5, "eval": {"score": 1.0}},
+    ]
+    for every in (1, 2, 3, 10):
+        file, seen = tmp_path / f"{every}.jsonl", []
+        options = {"evaluation": evaluation(), "metrics_file": file, "on_record": seen.append}
+        fit_noted([], 5, log_every=every, **options)
+        assert records(file) == lines
+        assert [r["step"] for r in seen] == [1, 2, 3, 3, 4, 5, 5]
+
+
+def test_an_error_loses_no_metrics_that_were_due(run_line, tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    with pytest.raises(ValueError, match="the batches end after step 4 of 10"):
+        run_line(
+            lambda start: (b for _, b in zip(range(4), line(0), strict=False)),
+            log_every=2,
+            metrics_file=file,
+        )
+    assert [r["step"] for r in records(file)] == [1, 2, 3, 4]
 
 
 def test_what_cannot_be_run(run_line):

@@ -7,30 +7,33 @@ import jax
 import pytest
 from training_support import SEED, SGD, init, make_examples, packed
 
-from simcse_jax.objectives import SimCSE
+from simcse_jax.objectives import MaskedLM, SimCSE
 from simcse_jax.training import make_mesh, make_step, start_state
 from simcse_jax.training.devices import map_step
 
 PRODUCT = re.compile(
     r"stablehlo\.dot_general .*?: \(tensor<(?P<left>[\dx]*)x(?P<one>\w+)>, "
-    r"tensor<[\dx]*x(?P<other>\w+)>\) -> tensor<[\dx]*x?(?P<sum>\w+)>"
+    r"tensor<[\dx]*x(?P<other>\w+)>\) -> tensor<(?P<shape>[\dx]*)x(?P<sum>\w+)>"
 )
 
 
-@pytest.fixture(params=["cls", "mean"])
-def program(request, tiny):
-    """Lowers a step of SimCSE in bfloat16 for a platform."""
-    objective, pooling = SimCSE(), request.param
+def lowers(tiny, objective, pooling, batch):
+    """Lowers a step in bfloat16 for a platform."""
     params = init(tiny, objective, pooling)
     built = objective.build(tiny.model(pooling, "bfloat16"))
     step = map_step(make_step(built, SGD), make_mesh(jax.devices()[:1]))
-    arguments = start_state(params, SGD), packed(make_examples(), 1), jax.random.key(SEED)
+    arguments = start_state(params, SGD), batch, jax.random.key(SEED)
 
     def lower(platform):
         lowered = jax.jit(step).trace(*arguments).lower(lowering_platforms=(platform,))
         return lowered.as_text()
 
     return lower
+
+
+@pytest.fixture(params=["cls", "mean"])
+def program(request, tiny):
+    return lowers(tiny, SimCSE(), request.param, packed(make_examples(), 1))
 
 
 def products(text):
@@ -58,3 +61,17 @@ def test_biases_are_summed_and_on_a_cpu_multiplied_by_ones(program):
     }
     assert ones["cuda"] == ones["tpu"] == 0
     assert ones["cpu"] > 3
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_only_a_chunk_of_tokens_is_scored(tiny, platform, monkeypatch):
+    """No array of all tokens has a score of every word."""
+    monkeypatch.setattr("simcse_jax.losses.masked_lm.CHUNK", 8)
+    batch, words = packed(make_examples(), 1), str(tiny.config.vocab_size)
+    assert batch.rows.input_ids.size > 8
+    text = lowers(tiny, MaskedLM(), "cls", batch)(platform)
+    scores = {
+        shape for shape in re.findall(r"tensor<([\dx]+)xf32>", text) if words in shape.split("x")
+    }
+    # Scores of a chunk; the matrix with its gradient, and the bias.
+    assert scores - {f"{words}x32", words} == {f"8x{words}", f"1x{words}"}

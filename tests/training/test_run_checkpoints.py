@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import threading
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,11 @@ def state():
 
 def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def save_whole(run, step, *state):
+    run.save(step, *state)
+    run.wait()
 
 
 def damage(path, change):
@@ -86,7 +93,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, state, change):
 
 def test_a_foreign_checkpoint_is_refused(tmp_path, state):
     with RunCheckpoints(tmp_path) as run:
-        run.save(1, *state)
+        save_whole(run, 1, *state)
         file = tmp_path / "1" / "_CHECKPOINT_METADATA"
         raw = json.loads(file.read_text())
         for custom in ({"format": "another"}, None):
@@ -138,12 +145,12 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, state):
     big = {**tree, "w": jax.random.normal(jax.random.key(0), (64, 64))}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with RunCheckpoints(tmp_path) as run:
-        run.save(1, big, key)
+        save_whole(run, 1, big, key)
         # No file may be longer than this: the system's refusal in the middle of a write.
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
         try:
             with pytest.raises(OSError, match=r"step 2 could not be written .*step 1 is kept"):
-                run.save(2, big, key)
+                save_whole(run, 2, big, key)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
@@ -154,7 +161,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, state):
 def test_a_checkpoint_of_which_a_file_is_missing_is_none(tmp_path, state, monkeypatch):
     """As it was found once on a disk that was all but full."""
     with RunCheckpoints(tmp_path) as run:
-        run.save(1, *state)
+        save_whole(run, 1, *state)
         save = run._checkpointer.save_checkpointables
 
         def save_but_a_file(step, *args, **options):
@@ -163,7 +170,7 @@ def test_a_checkpoint_of_which_a_file_is_missing_is_none(tmp_path, state, monkey
 
         monkeypatch.setattr(run._checkpointer, "save_checkpointables", save_but_a_file)
         with pytest.raises(OSError, match=r"step 2 could not be written .*step 1 is kept.*missing"):
-            run.save(2, *state)
+            save_whole(run, 2, *state)
         assert run.steps == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
@@ -212,9 +219,91 @@ def test_one_too_many_is_deleted_when_the_run_goes_on(tmp_path, state):
 
 def test_a_pipe_within_a_checkpoint_is_refused_and_not_waited_for(tmp_path, state):
     with RunCheckpoints(tmp_path) as run:
-        run.save(1, *state)
+        save_whole(run, 1, *state)
         file = max((p for p in (tmp_path / "1" / "run").rglob("*") if p.is_file()), key=str)
         file.unlink()
         os.mkfifo(file)
         with pytest.raises(UnusableCheckpoint, match=f"{file.name} is a pipe or a device"):
             run.restore(*state)
+
+
+def held(run, monkeypatch, then=None):
+    """Have the writer stop before it begins, until the event that is returned; then do this."""
+    go_on, write = threading.Event(), run._checkpointer.save_checkpointables
+
+    def wait_and_write(*args, **options):
+        assert go_on.wait(60)
+        (then or write)(*args, **options)
+
+    monkeypatch.setattr(run._checkpointer, "save_checkpointables", wait_and_write)
+    return go_on
+
+
+def test_what_is_saved_may_be_given_away_before_it_is_written(tmp_path, state, monkeypatch):
+    tree, key = state
+    kept = jax.tree.map(np.array, tree)
+    with RunCheckpoints(tmp_path) as run:
+        go_on = held(run, monkeypatch)
+        run.save(1, tree, key)
+        jax.tree.map(lambda x: x.delete(), tree)
+        assert not (tmp_path / "1").exists()
+        go_on.set()
+        again = replicate(kept, make_mesh(jax.devices()[:1]))
+        assert same(run.restore(again, key).state, kept)
+
+
+def test_one_checkpoint_is_written_at_a_time(tmp_path, state, monkeypatch):
+    with RunCheckpoints(tmp_path, keep=1) as run:
+        go_on = held(run, monkeypatch)
+        run.save(1, *state)
+        second = threading.Thread(target=run.save, args=(2, *state))
+        second.start()
+        second.join(0.05)
+        assert second.is_alive()
+        go_on.set()
+        second.join()
+        assert (tmp_path / "1").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
+@pytest.mark.parametrize("noticed", ["save", "check_writing", "wait", "steps", "the end"])
+def test_an_error_of_the_writer_is_not_lost(tmp_path, state, monkeypatch, noticed):
+    def full(*args, **options):
+        raise OSError("No space left on device")
+
+    def use(run):
+        go_on = held(run, monkeypatch, full)
+        run.save(1, *state)
+        run.check_writing()  # nothing is known by now
+        go_on.set()
+        if noticed == "check_writing":
+            futures.wait([run._writing])
+        calls = {
+            "save": lambda: run.save(2, *state),
+            "steps": lambda: run.steps,
+            "check_writing": run.check_writing,
+            "wait": run.wait,
+        }
+        if noticed in calls:
+            calls[noticed]()
+            pytest.fail("it was lost")
+
+    error = r"step 1 could not be written .*there is no older one.*No space left on device$"
+    with pytest.raises(OSError, match=error), RunCheckpoints(tmp_path) as run:
+        use(run)
+    with RunCheckpoints(tmp_path) as run:
+        assert run.steps == []
+
+
+def test_an_error_of_the_writer_is_told_beside_another(tmp_path, state, monkeypatch, caplog):
+    def full(*args, **options):
+        raise OSError("No space left on device")
+
+    def use(run):
+        held(run, monkeypatch, full).set()
+        run.save(1, *state)
+        raise KeyError
+
+    with pytest.raises(KeyError), RunCheckpoints(tmp_path) as run:
+        use(run)
+    assert "the checkpoint of step 1 could not be written" in caplog.text
