@@ -119,4 +119,5 @@ def test_masked_sum_keeps_the_states_type():
         score, params, states, labels
     )
     assert value.dtype == jnp.float32
-    assert jax.tree.map(jnp.dtype, gradient) == jax.tree.map(jnp.dtype, (params, states))
+    found, wanted = (jax.tree.map(lambda x: x.dtype, tree) for tree in (gradient, (params, states)))
+    assert found == wanted
