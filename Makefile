@@ -74,7 +74,7 @@ bench: $(ORACLE)/installed ## speed beside PyTorch (writes experiments/results/)
 	$(ORACLE)/bin/python -m experiments.bench.info_nce --sizes 1024 2048 4096 8192 16384 32768 --repeats 3
 	$(ORACLE)/bin/python -m experiments.bench.bfloat16 --data $(DATA)/senteval --train-file $(DATA)/wikipedia/wiki1m_head.txt
 
-bench-accelerator: $(ORACLE)/installed ## what a GPU or TPU does, beside PyTorch (on a CPU in small)
+bench-accelerator: $(ORACLE)/installed ## what a GPU does, beside PyTorch (on a CPU in small)
 	$(ORACLE)/bin/python -m experiments.bench.accelerator --train-file $(DATA)/wikipedia/wiki1m_head.txt
 
 docs: $(VENV)/installed-docs ## the documentation site (writes docs/_build/html)

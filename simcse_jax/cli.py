@@ -27,11 +27,12 @@ from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count, did_you_mean, one_line, quoted
 from simcse_jax.extras import MissingExtra
 from simcse_jax.help_texts import shown
-from simcse_jax.io import check_not_input, is_special, write_json, written_file
-from simcse_jax.process import Interrupted, Terminated, unwinding_on_sigterm
+from simcse_jax.io import check_not_input, is_special, spoken, write_json, written_file
+from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
     from simcse_jax.config import Config
+    from simcse_jax.encoder import SentenceEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +275,7 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Whiten:
-    """Fit BERT-whitening to text without labels, and write the model that applies it."""
+    """Fit BERT-whitening to text without labels, and write the model with it at its end."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """The text, a thousand sentences or more: as for `simcse-jax encode`."""
@@ -297,7 +298,8 @@ class Whiten:
         if self.k is not None:
             check_count("k", self.k)
         source = streaming.open_source(self.input, self.column)
-        encoder = self.model.load().with_transform(None)
+        encoder = self.model.load()
+        self._refuse_finished(encoder)
         if self.k is not None and self.k > encoder.dimension:
             raise ValueError(f"k is {self.k}; the model's vectors have {encoder.dimension}")
         pieces = source.read(0, None, False)
@@ -311,7 +313,11 @@ class Whiten:
                 normalize=False,
                 on_progress=streaming.rate_writer(progress, source.rows),
             )
-            whitening = Whitening.fit(vectors, self.k)
+            try:
+                whitening = Whitening.fit(vectors, self.k)
+            except ValueError as error:  # `floor` is an option of Python's
+                told = str(error).replace(", or set floor", "")
+                raise ValueError(f"{spoken(self.input)}: {told}") from error
             encoder.with_transform(whitening).save_pretrained(folder)
         print(
             one_line(
@@ -320,6 +326,19 @@ class Whiten:
                 f"{progress.done:,} sentences"
             )
         )
+
+    def _refuse_finished(self, encoder: SentenceEncoder) -> None:
+        """Refuse a model whose vectors are changed after the pooling, since that would be lost."""
+        what = ""
+        if encoder.transform is not None:
+            what = f"ends with a {encoder.transform.kind}"
+        elif encoder.settings.truncate_dim is not None:
+            what = f"cuts its vectors to {encoder.settings.truncate_dim} dimensions"
+        if what:
+            raise ValueError(
+                f"{self.model.model} {what}, which whitening would replace; whiten the model that "
+                "it was made of, or in Python encoder.fit(Whitening, sentences)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,6 +368,19 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
+def run_as_program() -> None:
+    """Be the program ``simcse-jax``: `main`, and after SIGTERM an end that waits for nothing.
+
+    A device that still computes calls back into a Python that is being taken down, which aborts.
+    """
+    try:
+        main()
+    except Terminated:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(SIGTERM_EXIT_CODE)
+
+
 def nobody_reads() -> bool:
     """Tell whether standard output is a pipe that was closed, such as that of ``| head``."""
     poll = select.poll()
@@ -376,6 +408,10 @@ def run_command(args: list[str]) -> None:
         near = did_you_mean(args[0], commands)
         known = ", ".join(commands)
         _print_error(f"there is no command {quoted(args[0])}; there are {known}{near}")
+        raise SystemExit(2)
+    run_or_explain(lambda: refuse_empty(args))
+    if args[1:2] == [""]:
+        _print_error("the file is empty text; name a file")
         raise SystemExit(2)
     chosen = tyro.extras.subcommand_cli_from_dict(
         commands,
@@ -424,6 +460,8 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     from simcse_jax.transforms.flow_config import FlowConfig
 
     refuse_empty(args)
+    if {"--train-files", "--dataset"} <= set(args):
+        raise ValueError("--train-files and --dataset both say what to train on; leave one out")
     hidden = NOT_OF_A_FLOW if isinstance(config.objective, FlowConfig) else ()
     for option in args:
         if option.startswith("--") and option[2:].removeprefix("no-").replace("-", "_") in hidden:
@@ -545,4 +583,4 @@ def is_not_from_below(record: logging.LogRecord) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_program()

@@ -159,7 +159,8 @@ class SentenceEncoder:
 
     def __new__(cls, *args: Any, **_: Any) -> SentenceEncoder:
         """Say how a model is loaded to who gives its name, as to sentence-transformers' class."""
-        if args and isinstance(args[0], str | os.PathLike):
+        own = cls.__init__ is not SentenceEncoder.__init__  # which may well take a name
+        if args and isinstance(args[0], str | os.PathLike) and not own:
             raise TypeError(
                 f"{cls.__name__} is made of parts; a model is loaded by "
                 f"{cls.__name__}.from_pretrained({str(args[0])!r})"

@@ -24,7 +24,8 @@ def shown(section: type, hidden: Iterable[str] = (), options: Iterable[str] = ()
     offered as a value nor printed as a default, for which the text has words.
 
     Args:
-        section: the dataclass; those among its fields are shown likewise.
+        section: the dataclass; those among its fields that are annotated for tyro are shown
+            likewise.
         hidden: the fields that the help leaves out.
         options: the names of fields of Python's that texts are to call as the command line does.
     """
@@ -40,9 +41,10 @@ def shown(section: type, hidden: Iterable[str] = (), options: Iterable[str] = ()
             init=field.init,
             kw_only=field.kw_only,
         )
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if marks and isinstance(kind, type) and dataclasses.is_dataclass(kind):
             kind = shown(kind, hidden, options)
-            value = dataclasses.field(default=kind())
+            own = {} if field.default is dataclasses.MISSING else vars(field.default)
+            value = dataclasses.field(default=kind(**own))
         elif field.name in hidden:
             marks.append(tyro.conf.Suppress)
         else:
@@ -95,9 +97,9 @@ def _texts(section: type) -> dict[str, str]:
             continue
         try:
             source = textwrap.dedent(inspect.getsource(kind))
-        except (OSError, TypeError):  # made without a file
+            (tree,) = ast.parse(source).body
+        except (OSError, TypeError, SyntaxError):  # made without a file, or indented otherwise
             continue
-        (tree,) = ast.parse(source).body
         assert isinstance(tree, ast.ClassDef)
         for field, after in zip(tree.body, tree.body[1:], strict=False):
             if (

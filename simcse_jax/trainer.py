@@ -283,6 +283,10 @@ def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
         raise ValueError(
             f"sentences and {twice} are both given, and both say what to train on; leave one out"
         )
+    if changes.get("train_files") and changes.get("dataset"):
+        raise ValueError(
+            "train_files and dataset are both given, and both say what to train on; leave one out"
+        )
     files = changes.get("train_files", True)
     if isinstance(files, str | list | tuple) and not files:
         raise ValueError("train_files is empty; name a file, or leave train_files out")
@@ -762,7 +766,8 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
         return None
     results = read_results(file)
     # A setting that this version does not know is another one too.
-    check_same_settings(file, results["settings"], {**dict.fromkeys(results["settings"]), **fixed})
+    known = dict.fromkeys(name for name in results["settings"] if name != "dataset")
+    check_same_settings(file, results["settings"], {**known, **fixed})
     if not hub.is_whole(folder / "best") and latest_step(folder / CHECKPOINTS) is not None:
         say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")
         return None

@@ -421,6 +421,19 @@ def test_whiten_writes_a_model_that_applies_it(golden, tmp_path, monkeypatch, ca
     loaded = SentenceEncoder.from_pretrained("whitened")
     np.testing.assert_array_equal(loaded.encode(SENTENCES), expected.encode(SENTENCES))
     # Nothing is left of what fails, and what is not a model's is kept.
+    (tmp_path / "few.txt").write_text("a dog\na cat\n")
+    few = ["whiten", "few.txt", "--output-dir", "other", *options]
+    fails(few, capsys, "few.txt: 2 embeddings of 32 dimensions")
+    again = ["whiten", "text.csv", "--output-dir", "other", "--model", "whitened"]
+    fails(again, capsys, "whitened ends with a whitening, which whitening would replace; whiten")
+    fails(["whiten", "text.csv", "--output-dir", ""], capsys, "--output-dir is empty; give a value")
+    fails(["whiten", "", "--output-dir", "other"], capsys, "the file is empty text; name a file")
+    os.mkfifo("pipe.csv")
+    fails(
+        ["whiten", "pipe.csv", "--output-dir", "other"], capsys, "pipe.csv is a pipe, and .csv is"
+    )
+    os.remove("pipe.csv")
+    os.remove("few.txt")
     for command, message in (
         (["--k", "33", "--output-dir", "other"], "k is 33; the model's vectors have 32"),
         (["--k", "0", "--output-dir", "other"], "k is 0; it must be"),

@@ -178,3 +178,14 @@ def test_a_generator_is_compared_with_itself(golden):
     found = tiny.similarity(once, once)
     np.testing.assert_allclose(found, tiny.similarity(["a man", "a dog"], ["a man", "a dog"]))
     assert tiny.similarity({"x": "a man"}.values(), ["a dog"]).shape == (1, 1)
+
+
+def test_a_name_in_the_place_of_the_parts(golden):
+    with pytest.raises(TypeError, match=r"by SentenceEncoder.from_pretrained\('minilm'\)"):
+        SentenceEncoder("minilm")
+
+    class Named(SentenceEncoder):
+        def __init__(self, name):
+            super().__init__(**SentenceEncoder.from_pretrained(name, pooling="mean")._parts())
+
+    assert Named(str(golden / "tiny-bert")).encode("a dog").shape == (32,)

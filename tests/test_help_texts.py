@@ -37,7 +37,7 @@ class Outer:
     secret: float = 1.0
     """Not told."""
     without_text: str = "x"
-    inner: Annotated[Inner, tyro.conf.arg(name="")] = Inner()
+    inner: Annotated[Inner, tyro.conf.arg(name="")] = Inner(depth=7)
 
 
 def help_of(kind, capsys, *args):
@@ -67,6 +67,7 @@ def test_it_is_parsed_as_before():
     files = (Path("a"), Path("b"))
     assert vars(found) | {"inner": None} == vars(Outer("in.txt", files, False)) | {"inner": None}
     assert found.inner.depth == 2
+    assert tyro.cli(shown(Outer), args=["in.txt"]).inner.depth == 7
     assert tyro.cli(shown(Outer), args=["in.txt", "--depth", "None"]).inner.depth is None
     # The class itself is as it was.
     assert [field.type for field in dataclasses.fields(Outer)][1] == tuple[Path, ...]

@@ -1,4 +1,4 @@
-r"""Everything that is measured on a GPU or TPU, by one command: the other benchmarks at its size.
+r"""Everything that is measured on a GPU, by one command: the other benchmarks at its size.
 
     make bench-accelerator        (or: python -m experiments.bench.accelerator --output-dir FOLDER)
 
@@ -9,6 +9,7 @@ which the device is busy, from JAX's profiler. Beside each the fastest PyTorch v
 installed. Each part is a process of its own, so that the device's memory is free before the next;
 one that fails is told of, and the others go on. It is made to take less than twenty minutes.
 
+A TPU lets one process have its chip, so that libraries cannot take turns there: it cannot be used.
 On a CPU everything is done in small, which tells that it works and nothing else.
 """
 
@@ -27,6 +28,8 @@ import tyro
 
 from experiments import report
 from experiments.bench.turns import OURS, BenchTable, describe, machine, markdown
+from simcse_jax.checks import quoted
+from simcse_jax.cli import run_or_explain
 from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json, write_text
 
@@ -137,7 +140,7 @@ def step_row(name: str, value: Mapping[str, Any], busy: Mapping[str, float | Non
     rate = value["machine"].get("device_matmul_gflops", value["machine"]["matmul_gflops"]) * 1e9
     reached = mine["operations"] / mine["median_s"] / rate
     more = f"{100 * reached:.0f} % of a matmul's rate"
-    if name.endswith(" 64"):
+    if not name.endswith(("512", "chunks")):
         more += f"; device busy {share(busy.get('busy in a step'))}"
     how = value["settings"]
     what = f"SimCSE, {how['shape']}, {name}, bfloat16"
@@ -203,7 +206,7 @@ def main(settings: AcceleratorBenchmark) -> None:
     small = settings.small or jax.default_backend() == "cpu"
     chosen = parts(settings, small)
     if unknown := set(settings.only) - chosen.keys():
-        raise ValueError(f"there is no part {unknown.pop()!r}; they are {', '.join(chosen)}")
+        raise ValueError(f"there is no part {quoted(unknown.pop())}; they are {', '.join(chosen)}")
     began = time.perf_counter()
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     found = {}
@@ -227,4 +230,4 @@ def main(settings: AcceleratorBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(AcceleratorBenchmark), description=__doc__))
+    run_or_explain(lambda: main(tyro.cli(shown(AcceleratorBenchmark), description=__doc__)))

@@ -7,8 +7,8 @@ r"""Ditto against plain averages: every head on STS-B dev, and the best one on a
 Of every model the score of `ditto-LAYER-HEAD` on STS-B dev for each layer and head, and the share
 of the weight that the first token has: a head that gives it nearly all is `cls` by another name.
 The best head there, the best of those that leave the other tokens at least half, and the one of the
-paper for BERT-base (head 10 of layer 1) are then scored on the seven STS tasks beside the averages
-without weights. Writes ditto.json and ditto.md.
+authors' script for BERT-base (head 10 of layer 1) are then scored on the seven STS tasks beside the
+averages without weights. Writes ditto.json and ditto.md.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from simcse_jax.models.ditto import diagonal_attention
 
 AVERAGES = ("mean", "first-last", "embedding-last")
 COLUMNS = ("STS-B dev", *TASKS)
-PAPER = "ditto-1-10"
-"""The head that the paper takes for BERT-base; for other models it is any head."""
+AUTHORS = "ditto-1-10"
+"""The head that the authors' script takes for BERT-base; for other models it is any head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:
         for what, names in (("best on dev", on_dev), ("best that spreads", spread))
         if names
     }
-    chosen = [*AVERAGES, *([PAPER] if PAPER in on_dev else []), *best.values()]
+    chosen = [*AVERAGES, *([AUTHORS] if AUTHORS in on_dev else []), *best.values()]
     everything = [*tasks, StsTask("STS-B dev", (dev,))]
     rows = {pooling: score(model, pooling, everything) for pooling in dict.fromkeys(chosen)}
     return {"heads": on_dev, "best": best, "rows": rows}

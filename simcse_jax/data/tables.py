@@ -179,6 +179,7 @@ def cell_rows(
         ValueError: when the row is met: quotes that do not close, a header that is none, a row with
             more or fewer cells than the header, a column that is not there.
     """
+    csv.field_size_limit(2**31 - 1)  # Python's own are 131,072 characters, of any cell
     if suffix == ".csv":
         # strict: otherwise a quote that is never closed swallows the rest of the file in silence.
         reader = csv.reader((line + "\n" for line in lines), strict=True)

@@ -81,7 +81,8 @@ def masked_lm_sum(
 
     It is `masked_lm_loss` of ``score(params, states)``, times the number of masked tokens. These
     are gathered and scored `CHUNK` at a time, in as many chunks as it takes: work and memory
-    follow their number, and none is left out however many there are.
+    follow their number, and none is left out however many there are. (Under `jax.shard_map` it
+    needs ``check_vma=False``, as the training step has it.)
 
     Args:
       score: from the parameters and the states of some tokens to logits, row by row. It must not

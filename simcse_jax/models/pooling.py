@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
 from simcse_jax.arrays import AnyArray
+from simcse_jax.checks import did_you_mean, quoted
 from simcse_jax.models.batch import Batch, first_token_indices, take_or_zero
 from simcse_jax.models.config import BertConfig
 
@@ -68,17 +69,23 @@ def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
     if set(pooling.split("+")) <= set(REDUCTIONS):
         return (-1,), pooling
     prefix, _, number = pooling.partition("-")
-    if prefix == "layer" and number.isdigit():
+    if prefix == "layer" and _is_number(number):
         return (int(number),), "mean"
     if ditto_head(pooling) is not None:
         return (0, -1), pooling
-    raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}, or cls+mean")
+    near = did_you_mean(pooling, _LAYERS_AND_REDUCTION)
+    known = ", ".join(POOLINGS)
+    raise ValueError(f"pooling {quoted(pooling)} is none of {known}, or cls+mean{near}")
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 10
 
 
 def ditto_head(pooling: str) -> tuple[int, int] | None:
     """Return the layer and the head, both from 1, whose attention weighs the tokens, or None."""
     name, *numbers = pooling.split("-")
-    counted = all(n.isdecimal() and n.isascii() and n[0] != "0" for n in numbers)
+    counted = all(_is_number(n) and n[0] != "0" for n in numbers)
     if name != "ditto" or len(numbers) != 2 or not counted:
         return None
     return int(numbers[0]), int(numbers[1])
@@ -154,6 +161,8 @@ def pool(
     layers, reduction = layers_and_reduction(pooling)
     if weights is None and ditto_head(pooling) is not None:
         raise ValueError(f"pooling {pooling!r} needs weights, see simcse_jax.models.ditto")
+    if weights is not None and ditto_head(pooling) is None:
+        raise ValueError(f"pooling {pooling!r} takes no weights")
     chosen = [jnp.asarray(states[i]).astype(jnp.float32) for i in layers]
     x = sum(chosen[1:], chosen[0]) / len(chosen)  # [R L D]
     reduced = [_reduce(x, batch, name, num_sentences, weights) for name in reduction.split("+")]

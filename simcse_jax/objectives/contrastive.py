@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
@@ -12,8 +14,14 @@ from simcse_jax.models import Projection
 from simcse_jax.objectives.objective import AXIS, Metrics, Model, Params, TokenObjective
 
 
-class HeadOfTraining(TokenObjective):
-    """Defaults for objectives with an MLP head that is dropped at test time, and no labels."""
+class ContrastiveWithHead(TokenObjective):
+    """Defaults for objectives with an MLP head that is dropped at test time, and no labels.
+
+    Attributes:
+        method: what errors call it.
+    """
+
+    method: ClassVar[str]
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`: a ``"head"`` of the model is continued, or a fresh one.
@@ -30,7 +38,7 @@ class HeadOfTraining(TokenObjective):
 
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`: without labels, which would be taken for nothing."""
-        refuse_labels(type(self).__name__, labels)
+        refuse_labels(self.method, labels)
 
     def check_batch(self, batch_size: int, columns: int) -> None:
         """See `ObjectiveConfig.check_batch`: a single example has no negatives."""
@@ -63,16 +71,21 @@ def refuse_one_example(batch_size: int) -> None:
 
 
 def geometry_metrics(
-    anchors: Float[Array, "B D"], positives: Float[Array, "B D"], batch: TrainingBatch
+    anchors: Float[Array, "B D"],
+    positives: Float[Array, "B D"],
+    batch: TrainingBatch,
+    points: Float[Array, "B D"] | None = None,
 ) -> Metrics:
     """Return what is measured of the global batch beside its loss.
 
-    They are ``alignment``, ``uniformity`` (of the anchors) and ``duplicates``.
+    They are ``alignment``, ``uniformity`` (of the points, by default the anchors) and
+    ``duplicates``.
     """
-    anchors, positives = lax.stop_gradient((anchors, positives))
+    points = anchors if points is None else points
+    anchors, positives, points = lax.stop_gradient((anchors, positives, points))
     repeated = jnp.sum(batch.groups != batch.sentences[:, 0] // batch.sentences.shape[1])
     return {
         "alignment": alignment(anchors, positives, axis_name=AXIS),
-        "uniformity": uniformity(anchors, axis_name=AXIS),
+        "uniformity": uniformity(points, axis_name=AXIS),
         "duplicates": lax.psum(repeated, AXIS).astype(jnp.float32),
     }

@@ -9,7 +9,7 @@ dropout masks and without one.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,9 @@ from jaxtyping import Array, Float
 from simcse_jax.checks import check_at_least, check_finite, check_positive, check_types
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.dimension_wise import dimension_wise_loss
-from simcse_jax.losses.geometry import alignment
 from simcse_jax.losses.off_dropout import off_dropout_info_nce
 from simcse_jax.models import Batch, SentenceModel
-from simcse_jax.objectives.contrastive import HeadOfTraining, geometry_metrics
+from simcse_jax.objectives.contrastive import ContrastiveWithHead, geometry_metrics
 from simcse_jax.objectives.objective import (
     AXIS,
     Keys,
@@ -43,7 +42,7 @@ def twice(rows: Batch, count: int) -> Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCSEPlusPlus(HeadOfTraining):
+class SimCSEPlusPlus(ContrastiveWithHead):
     """Rank the other dropout mask of a sentence above the dropout-free others (SimCSE++).
 
     The defaults are those of the authors' script ``run_re_vicreg.sh`` and the code it runs.
@@ -59,6 +58,8 @@ class SimCSEPlusPlus(HeadOfTraining):
     dimension_temperature: float = 5.0
     """The temperature that correlations of dimensions are divided by; for the dimension-wise loss
     beside plain SimCSE the authors note 20."""
+
+    method: ClassVar[str] = "SimCSE++"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -117,6 +118,5 @@ class SimCSEPlusPlus(HeadOfTraining):
             "contrastive_loss": contrast,
             "dimension_loss": dimensions,
             "accuracy": accuracy,
-            **geometry_metrics(plain, plain, batch),
-            "alignment": alignment(*lax.stop_gradient((z, other)), axis_name=AXIS),
+            **geometry_metrics(z, other, batch, plain),
         }

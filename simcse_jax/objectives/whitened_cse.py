@@ -25,7 +25,7 @@ from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.group_whitening import group_whitening
 from simcse_jax.losses.info_nce import Implementation, info_nce
 from simcse_jax.models import Projection, SentenceModel
-from simcse_jax.objectives.contrastive import HeadOfTraining, geometry_metrics
+from simcse_jax.objectives.contrastive import ContrastiveWithHead, geometry_metrics
 from simcse_jax.objectives.objective import (
     AXIS,
     Keys,
@@ -38,11 +38,13 @@ from simcse_jax.objectives.objective import (
 
 
 @dataclasses.dataclass(frozen=True)
-class WhitenedCSE(HeadOfTraining):
+class WhitenedCSE(ContrastiveWithHead):
     """Rank each sentence's positives, all whitened, above the rest of the batch (WhitenedCSE).
 
-    As in the authors' code, from which the defaults are: whitening comes before the head, and the
-    losses of the positives are added. A text of one column has each sentence three times, which
+    As in the authors' code, from which the defaults are, whitening comes before the head and the
+    losses of the positives are added. Not as there, each view is whitened by its own statistics and
+    shuffle: their code cuts the batch into thirds of the sentences with all their views, so that
+    the views of a sentence share both. A text of one column has each sentence three times, which
     makes two positives; of more columns the first is the anchor and every other a positive.
     """
 
@@ -56,6 +58,7 @@ class WhitenedCSE(HeadOfTraining):
     implementation: Implementation = "auto"
     """How InfoNCE is computed, which changes memory and speed but not its value."""
 
+    method: ClassVar[str] = "WhitenedCSE"
     views: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
@@ -65,7 +68,7 @@ class WhitenedCSE(HeadOfTraining):
         check_count("groups", self.groups)
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
-        """See `HeadOfTraining.init`.
+        """See `ContrastiveWithHead.init`.
 
         Raises:
             ValueError: also groups that do not divide the width.

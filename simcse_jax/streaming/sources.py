@@ -198,8 +198,13 @@ def _difference(found: Any, known: Any, name: str = "") -> str | None:
 
 
 def _csv_source(path: str, suffix: str, column: str, size: int) -> Source:
+    if is_special(path):
+        raise ValueError(
+            f"{path} is a pipe, and {suffix} is read from files alone; write it to one, or give "
+            "JSON lines on standard input"
+        )
     # Read once before anything is computed, so that a row which is none is known at once.
-    rows = None if is_special(path) else sum(1 for _ in _cells(path, suffix, (column,))) - 1
+    rows = sum(1 for _ in _cells(path, suffix, (column,))) - 1
     read = functools.partial(_csv_pieces, path, suffix, size, column)
     return Source(path, f"column {column!r} of {suffix[1:]}", rows, size, read)
 
@@ -227,7 +232,8 @@ def _csv_pieces(
     while True:
         sentences = [row[place] for row in piece]
         read = [json.dumps(row) for row in piece] if whole else sentences
-        yield Piece(sentences, read, _cell_table(names, piece) if whole else None)
+        table = _cell_table(names, piece) if whole else None
+        yield Piece(sentences, read, table, json.dumps(names).encode() if whole else b"")
         if len(piece) < size or not (piece := list(itertools.islice(wanted, size))):
             return
 

@@ -84,7 +84,12 @@ class ChangedSettings(ValueError):
 
 
 def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Return which settings differ, by name, and how, in words."""
+    """Return which settings differ, by name, and how, in words.
+
+    Older versions wrote down the name of a data set beside files too, which says nothing of them.
+    """
+    if "dataset" not in wanted:
+        saved = {name: value for name, value in saved.items() if name != "dataset"}
     # Nobody knows data by their digest.
     data = {
         "text": "the training text has changed",
@@ -189,8 +194,9 @@ class RunCheckpoints:
         """Begin to write a checkpoint; older ones beyond ``keep`` are deleted once it is whole.
 
         A copy on the devices is written, so that the state may be given away at once. It needs as
-        much memory again until then, which is why a second checkpoint waits for the first. One of
-        several processes returns when it is whole.
+        much memory again until then, which is why a second checkpoint waits for the first. Where
+        there is not as much, and as one of several processes, it returns when it is whole. What is
+        being written when the program ends is lost without `close` or `wait`.
 
         Args:
             step: the number of updates done; nothing is written where it is there already.
@@ -213,8 +219,14 @@ class RunCheckpoints:
         older, tree = self.latest, _tree(state, key)
         if jax.process_count() > 1:  # whose barriers must come between the same steps everywhere
             self._write(step, tree, info, older)
+        elif (copy := _copied(tree)) is None:
+            log.warning(
+                "no memory is left for a copy of the training's state, so that training waits "
+                "for checkpoints"
+            )
+            self._write(step, tree, info, older)
         else:
-            write = functools.partial(self._write, step, _copied(tree), info, older)
+            write = functools.partial(self._write, step, copy, info, older)
             self._writing = self._writer.submit(write)
 
     def wait(self) -> None:
@@ -408,9 +420,14 @@ def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:
     return {"state": state, "key": jax.random.key_data(key)}
 
 
-@jax.jit
 def _copied(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
+    """Copy arrays on their devices; return None where there is no memory for it."""
+    try:
+        return jax.tree.map(jnp.copy, tree)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
 
 
 def _abstract(x: Array) -> jax.ShapeDtypeStruct:

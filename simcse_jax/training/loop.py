@@ -345,7 +345,8 @@ class _Metrics:
 
     def add(self, step: int, metrics: Any, sentences: int) -> None:
         for value in jax.tree.leaves(metrics):
-            value.copy_to_host_async()
+            if hasattr(value, "copy_to_host_async"):  # a step of one's own may measure on the host
+                value.copy_to_host_async()
         self._pending.append((step, metrics, sentences))
 
     @contextlib.contextmanager
@@ -362,18 +363,21 @@ class _Metrics:
 
     def fetch(self) -> None:
         """Fetch, check, log and show the metrics that were asked for, if there are any."""
-        asked, self._asked = self._asked, []
-        if not asked:
+        if not (asked := self._asked):
             return
         fetched = jax.device_get([metrics for _, metrics, _ in asked])
+        self._asked = []
         now = time.perf_counter()
         speed = sum(sentences for _, _, sentences in asked) / (now - self._clock)
         self._clock = now
-        for (step, _, _), metrics in zip(asked, fetched, strict=True):
-            values = {name: float(value) for name, value in metrics.items()}
-            self._check(step, values)
-            self._records.write({"step": step, **values, "sentences_per_second": round(speed, 1)})
-        self._records.flush()
+        try:
+            for (step, _, _), metrics in zip(asked, fetched, strict=True):
+                values = {name: float(value) for name, value in metrics.items()}
+                self._check(step, values)
+                rate = {"sentences_per_second": round(speed, 1)}
+                self._records.write({"step": step, **values, **rate})
+        finally:
+            self._records.flush()
         said = {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f}/s"}
         self._shown.show_metrics(step, said)
 
@@ -487,7 +491,10 @@ class _Signals:
         self.came = number
         if number == signal.SIGINT:
             with contextlib.suppress(RuntimeError):  # in the middle of another line
-                said = "ending after this step, with a checkpoint; a second time ends at once"
+                said = (
+                    "ending after this step, with a checkpoint; a second time ends at once, or "
+                    "once the checkpoint that is being written is whole"
+                )
                 print(f"\nCtrl-C: {said}", file=sys.stderr)
 
     def here(self) -> int | None:

@@ -98,3 +98,23 @@ def test_a_layer_or_head_too_high_is_refused():
 def test_ditto_needs_its_weights():
     with pytest.raises(ValueError, match="'ditto-1-1' needs weights"):
         pool(STATES, BATCH, "ditto-1-1", 3)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "message"),
+    [
+        ("layer-²", "pooling 'layer-²' is none of"),
+        ("layer-١", "pooling 'layer-١' is none of"),
+        ("ditto-" + "1" * 5000 + "-1", "is none of"),
+        ("menas", "did you mean mean?"),
+    ],
+)
+def test_names_that_are_none(pooling, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        layers_and_reduction(pooling)
+
+
+def test_weights_are_for_ditto_alone():
+    batch = one_a_row(np.ones((1, 2), np.int32), np.ones((1, 2)))
+    with pytest.raises(ValueError, match="pooling 'mean' takes no weights"):
+        pool((np.ones((1, 2, 3), np.float32),) * 2, batch, "mean", 1, np.ones((1, 2), np.float32))

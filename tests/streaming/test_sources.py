@@ -212,6 +212,16 @@ def test_a_damaged_table_of_cells_is_refused(tmp_path, name, text, message):
         open_source(str(tmp_path / name))
 
 
+def test_a_long_cell_and_the_names_of_the_columns(tmp_path):
+    (tmp_path / "c.csv").write_text("text,n\na dog," + "x" * 200_000 + "\n")
+    source = open_source(str(tmp_path / "c.csv"))
+    assert [piece.sentences for piece in source.read(0, None, False)] == [["a dog"]]
+    (whole,) = source.read(0, None, True)
+    (tmp_path / "c.csv").write_text("text,m\na dog," + "x" * 200_000 + "\n")
+    (renamed,) = open_source(str(tmp_path / "c.csv")).read(0, None, True)
+    assert (whole.read, whole.columns) != (renamed.read, renamed.columns)
+
+
 def test_columns_of_one_name_and_cells_without_text(tmp_path):
     (tmp_path / "c.csv").write_text("text,n,n\n,1,2\nb,3,4\n")
     source = open_source(str(tmp_path / "c.csv"))

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcse_jax.training import RunCheckpoints, UnusableCheckpoint, make_mesh, replicate
+from simcse_jax.training import RunCheckpoints, UnusableCheckpoint, checkpoint, make_mesh, replicate
+from simcse_jax.training.checkpoint import changed_settings
 
 
 @pytest.fixture
@@ -256,13 +257,19 @@ def test_one_checkpoint_is_written_at_a_time(tmp_path, state, monkeypatch):
     with RunCheckpoints(tmp_path, keep=1) as run:
         go_on = held(run, monkeypatch)
         run.save(1, *state)
-        second = threading.Thread(target=run.save, args=(2, *state))
+        whole: list[bool] = []  # whether the first was, when the second had been taken
+
+        def save_another():
+            run.save(2, *state)
+            whole.append((tmp_path / "1" / "_CHECKPOINT_METADATA").exists() or run.steps != [])
+
+        second = threading.Thread(target=save_another)
         second.start()
         second.join(0.05)
-        assert second.is_alive()
+        assert not whole
         go_on.set()
         second.join()
-        assert (tmp_path / "1").is_dir()
+        assert whole == [True]
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
 
 
@@ -307,3 +314,24 @@ def test_an_error_of_the_writer_is_told_beside_another(tmp_path, state, monkeypa
     with pytest.raises(KeyError), RunCheckpoints(tmp_path) as run:
         use(run)
     assert "the checkpoint of step 1 could not be written" in caplog.text
+
+
+def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, state, monkeypatch, caplog):
+    def full(_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    with RunCheckpoints(tmp_path) as run:
+        monkeypatch.setattr(checkpoint.jnp, "copy", full)
+        run.save(1, *state)
+        assert run._writing is None
+        assert "no memory is left for a copy of the training's state" in caplog.text
+    with RunCheckpoints(tmp_path) as run:
+        assert run.steps == [1]
+
+
+def test_the_name_of_a_data_set_beside_files_tells_nothing():
+    """Older versions wrote one."""
+    old = {"seed": 1, "dataset": "embedded_wikipedia"}
+    assert changed_settings(old, {"seed": 1}) == {}
+    assert changed_settings(old, {"seed": 1, "dataset": "stsb"}).keys() == {"dataset"}
+    assert changed_settings({"seed": 1}, old).keys() == {"dataset"}
