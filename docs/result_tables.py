@@ -341,9 +341,16 @@ RAW_TABLE = (
     "simcse-jax train experiments/configs/sbert_nli_minilm.py --model runs/raw/seed-0/last "
     "\\\n    --num-layers None --seeds 0 1 2 --train-files snli_dev.jsonl mnli_dev.jsonl "
     "\\\n    --test-files snli_test --eval-data DATA --output-dir runs/raw_sbert\n"
+    "simcse-jax train whitened_cse --model runs/raw/seed-0/last --pooling mean --batch-size 64 "
+    "\\\n    --learning-rate 3e-5 --max-steps 100 --eval-every 50 --seeds 0 1 2 "
+    "--train-files wiki1m_head.txt \\\n    --eval-data DATA --output-dir runs/raw_whitened\n"
+    "simcse-jax train simcse_plus_plus --model runs/raw/seed-0/last --pooling mean "
+    "\\\n    --max-steps 100 --eval-every 50 --seeds 0 1 2 --train-files wiki1m_head.txt "
+    "\\\n    --eval-data DATA --output-dir runs/raw_plus_plus\n"
     "python -m experiments.tables.sts --model runs/raw/seed-0/last --nli snli_dev.jsonl "
     "mnli_dev.jsonl \\\n    --unsup runs/raw_unsup --sup runs/raw_sup --sbert runs/raw_sbert "
-    "--eval-data DATA \\\n    --output-dir runs/raw_table"
+    "\\\n    --whitened-cse runs/raw_whitened --simcse-plus-plus runs/raw_plus_plus "
+    "\\\n    --eval-data DATA --output-dir runs/raw_table"
 )
 TABLES: dict[str, Made] = {
     "demo": Made(demo, ("demo.json",), "make demo"),
