@@ -298,6 +298,8 @@ class Whiten:
         if self.k is not None:
             check_count("k", self.k)
         source = streaming.open_source(self.input, self.column)
+        if source.rows == 0:
+            raise ValueError(f"{self.input} has no sentences; whitening needs a thousand or more")
         encoder = self.model.load()
         self._refuse_finished(encoder)
         if self.k is not None and self.k > encoder.dimension:

@@ -296,7 +296,10 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
     """Choose what is measured on the way and at the end."""
     run = config.run
     if run.all_tasks and run.eval_data is None:
-        raise ValueError("all_tasks has no effect without eval_data, SentEval's folder")
+        raise ValueError(
+            "all_tasks needs eval_data, SentEval's folder; give it, or leave all_tasks out "
+            "(--no-all-tasks, where a configuration asks for it)"
+        )
     own_pairs = run.eval_data is not None and run.eval_data.is_file()
     if own_pairs and run.all_tasks:
         raise ValueError(f"all_tasks needs SentEval's folder as eval_data, not {run.eval_data}")

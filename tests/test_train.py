@@ -607,7 +607,7 @@ def test_a_flow_is_a_run_like_the_others(make, tiny_data, tmp_path):
     assert read.text.count("```python") == 1
     assert "after the last update, number 14; STS-B dev is" in read.text
     assert "BERT-flow from tiny-bert" in read.text
-    with pytest.raises(FileExistsError, match="holds a run at step 14; go on with it"):
+    with pytest.raises(FileExistsError, match="holds a finished run, results.json; go on"):
         train_seeds(config)
     (tmp_path / "run" / "results.json").unlink()
     with pytest.raises(ValueError, match="pooling was 'mean' and is 'cls'"):
@@ -772,7 +772,8 @@ def test_arguments_that_cannot_be_so(make, tiny_data, tmp_path):
         fails(message, sentences=pairs, evaluate=lambda encoder, r=returned: r)
     fails("sentences and train_files are both given", sentences=pairs, train_files=text)
     fails("train_files is empty; name a file", train_files=[])
-    for sentences in ([1], 3, [("a", 1)], [], [None]):
+    fails("sentences is empty; give some to train on", sentences=[])
+    for sentences in ([1], 3, [("a", 1)], [None]):
         fails("sentences must be a list of strings", sentences=sentences)
     for name in (None, 3):
         fails("the configuration is .*; it must be a simcse_jax.config.Config", config=name)
@@ -861,5 +862,5 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_wikisections", "has no triplet for", dataset_source=dump)
     (tmp_path / "pairs.csv").write_text("a,b\nx,y\n")
     fails("sbert_nli", "NLI needs premise, hypothesis", train_files=(tmp_path / "pairs.csv",))
-    fails("unsup_simcse", "all_tasks has no effect", **text, eval_data=None, all_tasks=True)
+    fails("unsup_simcse", "all_tasks needs eval_data", **text, eval_data=None, all_tasks=True)
     assert not (tmp_path / "run").exists()

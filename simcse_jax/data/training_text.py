@@ -250,6 +250,8 @@ def text_of_sentences(
         )
     if any(isinstance(row, set | frozenset) for row in rows):
         raise ValueError("a row of sentences is a set, which has no order; give tuples")
+    if not rows and isinstance(sentences, Iterable):
+        raise ValueError("sentences is empty; give some to train on")
     several = [isinstance(row, Iterable) and not isinstance(row, str) for row in rows]
     rows = [tuple(row) if s else (row,) for row, s in zip(rows, several, strict=True)]
     widths = {len(row) for row in rows}

@@ -348,7 +348,7 @@ def format_table(results: StsResults) -> str:
     tasks = results.tasks
     average = ["average"] if len(tasks) > 1 else []
     differ = any(len(task.subsets) > 1 for task in tasks.values())
-    table = [["Spearman x 100", *tasks, *average]]
+    table = [["Spearman × 100", *tasks, *average]]
     for protocol in PROTOCOLS if differ else ("all",):
         scores = [getattr(task.spearman, protocol) for task in tasks.values()]
         scores += [getattr(results.average, protocol)] * len(average)

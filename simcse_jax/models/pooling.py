@@ -75,7 +75,9 @@ def layers_and_reduction(pooling: str) -> tuple[tuple[int, ...], str]:
         return (0, -1), pooling
     near = did_you_mean(pooling, _LAYERS_AND_REDUCTION)
     known = ", ".join(POOLINGS)
-    raise ValueError(f"pooling {quoted(pooling)} is none of {known}, or cls+mean{near}")
+    raise ValueError(
+        f"pooling {quoted(pooling)} is none of {known} (both counted from 1), or cls+mean{near}"
+    )
 
 
 def _is_number(text: str) -> bool:

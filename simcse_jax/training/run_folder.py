@@ -233,10 +233,15 @@ def _holds_model(folder: Path) -> bool:
 def _refuse_run(folder: Path, there: list[str]) -> None:
     """Refuse a folder that holds more of a run than its beginning."""
     mend = "go on with it by --resume (in Python resume=True), or choose another folder"
+    if RESULTS in there:
+        raise FileExistsError(
+            f"{folder} holds a finished run, {RESULTS}; go on from its end by --model "
+            f"{folder}/last in another folder, or read its results by --resume (in Python "
+            "resume=True)"
+        )
     if (step := latest_step(folder / CHECKPOINTS)) is not None:
         raise FileExistsError(f"{folder} holds a run at step {step}; {mend}")
     for name, what in (
-        (RESULTS, "a finished run"),
         (SUMMARY, "the runs of several seeds"),
         *((name, "the model of a run") for name in MODELS),
     ):

@@ -209,7 +209,7 @@ def test_json(tasks):
 def test_table(tasks):
     results = evaluate_sts(encode, tasks)
     lines = format_table(results).splitlines()
-    assert lines[0].split() == ["Spearman", "x", "100", "STS12", "STS-B", "average"]
+    assert lines[0].split() == ["Spearman", "×", "100", "STS12", "STS-B", "average"]
     assert [line.split()[0] for line in lines[2:]] == ["all", "mean", "wmean", "pairs"]
     assert lines[2].split()[1:] == [
         f"{results.tasks['STS12'].spearman.all:.2f}",

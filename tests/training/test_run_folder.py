@@ -165,7 +165,7 @@ SEEDS = {"summary.json": {"settings": {**FIXED, "seed": None}}}
         ({"thesis.txt": "mine"}, False, None),
         ({"thesis.txt": "mine"}, True, None),
         ({"run.json": RUN, "metrics.jsonl": "", "tensorboard/x": ""}, False, None),
-        (FINISHED, False, "holds a finished run, results.json; go on with it by --resume"),
+        (FINISHED, False, "holds a finished run, results.json; go on from its end by --model"),
         (FINISHED, True, None),
         (STEP, False, "holds a run at step 7; go on with it by --resume"),
         (STEP, True, None),
