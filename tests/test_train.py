@@ -563,7 +563,7 @@ def test_columns_and_scores_of_ones_own_from_the_command_line(
     cli.main(command)
     printed = " ".join(capsys.readouterr().out.split())
     assert "32 pairs from 2 columns (q, a b), each with its score 'stars'" in printed
-    assert "dev and test are the 32 pairs of dev.jsonl" in printed
+    assert "the pairs that it is scored on, the 32 of dev.jsonl" in printed
     results = read_json(tmp_path / "run" / "results.json")
     assert results["dev_metric"] == "pairs_dev"
     told = (tmp_path / "dev.jsonl").read_text()
@@ -665,7 +665,10 @@ def test_the_command_line_explains_itself(capsys):
     for args, message in (
         (["train", "simce"], "there is no configuration 'simce'"),
         (["train", "unsup_simce"], "defines CONFIG; did you mean unsup_simcse?"),
-        (["trian", "unsup_simcse"], "no command 'trian'; there are encode, train, evaluate; did"),
+        (
+            ["trian", "unsup_simcse"],
+            "no command 'trian'; there are encode, whiten, train, evaluate; did",
+        ),
         (["train", "--seed", "1"], "the configuration comes first"),
         (["train", "sbert_stsb"], "eval_data is missing"),
         (["train", "mlm", "--train-files"], "--train-files is given without a value; name some"),
