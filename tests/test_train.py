@@ -667,7 +667,7 @@ def test_the_command_line_explains_itself(capsys):
         (["train", "unsup_simce"], "defines CONFIG; did you mean unsup_simcse?"),
         (
             ["trian", "unsup_simcse"],
-            "no command 'trian'; there are encode, whiten, train, evaluate; did",
+            "there are encode, whiten, train, evaluate; did you mean train?",
         ),
         (["train", "--seed", "1"], "the configuration comes first"),
         (["train", "sbert_stsb"], "eval_data is missing"),
