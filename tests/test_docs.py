@@ -68,6 +68,8 @@ def all_commands():
     for page in PAGES:
         own = blocks(page, "sh")
         own += re.findall(r"^    (python -m .*)$", page.read_text("utf-8"), re.MULTILINE)
+        if page.name == "coming_from.md":  # whose tables say what is typed
+            own += re.findall(r"`((?:simcse-jax|python -m) [^`]+)`", page.read_text("utf-8"))
         for words in (words for block in own for words in lines_of(block)):
             found.setdefault(tuple(words), name_of(page))
     for name, made in result_tables.TABLES.items():
