@@ -527,6 +527,11 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
     except Interrupted as error:
         _print_error(f"{error}{goes_on}")
         raise SystemExit(error.exit_code) from None
+    except RuntimeError as error:
+        if not _is_of_the_platform(error) or os.environ.get("SIMCSE_JAX_TRACEBACK"):
+            raise
+        _print_error(f"JAX has no such device as JAX_PLATFORMS asks for: {error}")
+        raise SystemExit(2) from None
     except (OSError, ValueError, TypeError, FloatingPointError, MissingExtra) as error:
         gone = isinstance(error, BrokenPipeError) and nobody_reads()
         if gone or os.environ.get("SIMCSE_JAX_TRACEBACK"):
@@ -535,6 +540,11 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
         _print_error(str(error) if loss is None else hosts.lost_sentence(loss))
         own = loss is None and not isinstance(error, FloatingPointError)
         raise SystemExit(2 if own else 1) from None
+
+
+def _is_of_the_platform(error: BaseException) -> bool:
+    """Tell whether JAX has not found the device that ``JAX_PLATFORMS`` asks for."""
+    return isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error)
 
 
 def _print_error(sentence: str) -> None:

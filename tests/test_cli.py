@@ -444,3 +444,14 @@ def test_whiten_writes_a_model_that_applies_it(golden, tmp_path, monkeypatch, ca
         fails(["whiten", "text.csv", *command, *options], capsys, message)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "text.csv", "whitened"]
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["kept"]
+
+
+def test_a_device_that_is_not_there_is_one_sentence(capsys):
+    def run(message):
+        raise RuntimeError(message)
+
+    with pytest.raises(SystemExit, match="2"):
+        run_or_explain(lambda: run("Unable to initialize backend 'rocm': not known"))
+    assert "JAX has no such device as JAX_PLATFORMS asks for: Unable" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="of another kind"):
+        run_or_explain(lambda: run("of another kind"))
