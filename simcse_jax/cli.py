@@ -401,10 +401,10 @@ def run_command(args: list[str]) -> None:
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
     commands: dict[str, Callable[..., Any]] = {
-        "encode": shown(Encode),
-        "whiten": shown(Whiten),
+        "encode": Encode,
+        "whiten": Whiten,
         "train": Train,
-        "evaluate": shown(Evaluate),
+        "evaluate": Evaluate,
     }
     if args and not args[0].startswith("-") and args[0] not in commands:
         near = did_you_mean(args[0], commands)
@@ -415,6 +415,8 @@ def run_command(args: list[str]) -> None:
     if args[1:2] == [""]:
         _print_error("the file is empty text; name a file")
         raise SystemExit(2)
+    if args and args[0] in commands:  # reading the texts of all takes time at every start
+        commands[args[0]] = shown(commands[args[0]])  # type: ignore[arg-type]
     chosen = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="simcse-jax",
@@ -528,7 +530,8 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
         _print_error(f"{error}{goes_on}")
         raise SystemExit(error.exit_code) from None
     except RuntimeError as error:
-        if not _is_of_the_platform(error) or os.environ.get("SIMCSE_JAX_TRACEBACK"):
+        no_device = "Unable to initialize backend" in str(error)
+        if not no_device or os.environ.get("SIMCSE_JAX_TRACEBACK"):
             raise
         _print_error(f"JAX has no such device as JAX_PLATFORMS asks for: {error}")
         raise SystemExit(2) from None
@@ -540,11 +543,6 @@ def run_or_explain(run: Callable[[], None], again: str = "") -> None:
         _print_error(str(error) if loss is None else hosts.lost_sentence(loss))
         own = loss is None and not isinstance(error, FloatingPointError)
         raise SystemExit(2 if own else 1) from None
-
-
-def _is_of_the_platform(error: BaseException) -> bool:
-    """Tell whether JAX has not found the device that ``JAX_PLATFORMS`` asks for."""
-    return isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error)
 
 
 def _print_error(sentence: str) -> None:

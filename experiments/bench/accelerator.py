@@ -134,13 +134,15 @@ def encode_rows(value: Mapping[str, Any], busy: Mapping[str, float | None]) -> l
     return found
 
 
-def step_row(name: str, value: Mapping[str, Any], busy: Mapping[str, float | None]) -> list[str]:
+def step_row(
+    name: str, value: Mapping[str, Any], busy: Mapping[str, float | None], is_profiled: bool
+) -> list[str]:
     """Return the table's row of a step, with the share of the device's product rate it reaches."""
     mine = value["rows"][OURS]
     rate = value["machine"].get("device_matmul_gflops", value["machine"]["matmul_gflops"]) * 1e9
     reached = mine["operations"] / mine["median_s"] / rate
     more = f"{100 * reached:.0f} % of a matmul's rate"
-    if not name.endswith(("512", "chunks")):
+    if is_profiled:
         more += f"; device busy {share(busy.get('busy in a step'))}"
     how = value["settings"]
     what = f"SimCSE, {how['shape']}, {name}, bfloat16"
@@ -176,6 +178,8 @@ def share(value: float | None) -> str:
 def table(value: Mapping[str, Any]) -> BenchTable:
     """Return the numbers as people read them."""
     busy = {name: part["busy"] for name, part in value["parts"].items() if "busy" in part}
+    names = parts(AcceleratorBenchmark(), value["small"])
+    profiled = next(name for name in names if name.startswith("step"))
     rows: list[list[str]] = []
     for name, part in value["parts"].items():
         if "error" in part:
@@ -183,7 +187,7 @@ def table(value: Mapping[str, Any]) -> BenchTable:
         elif name == "encode":
             rows += encode_rows(part, busy)
         elif name.startswith("step"):
-            rows.append(step_row(name, part, busy))
+            rows.append(step_row(name, part, busy, name == profiled))
         elif name == "loss":
             rows += loss_rows(part)
         elif name == "flow":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import tyro
 
 from experiments import report
-from experiments.bench.turns import BenchTable, machine, publish
+from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
 from simcse_jax.help_texts import shown
 from simcse_jax.transforms import Flow
 
@@ -51,16 +50,16 @@ def main(settings: FlowBenchmark) -> None:
     """Fit flows, print the table and write the JSON."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(settings.vectors, settings.width)).astype(np.float32)
-    times = []
-    for _ in range(1 + settings.rounds):
-        began = time.perf_counter()
-        flow = Flow.fit(vectors, epochs=1, seed=0, progress=False)
-        times.append(time.perf_counter() - began)
-    first, *later = times
+    flows: list[Flow] = []
+
+    def fit() -> None:
+        flows.append(Flow.fit(vectors, epochs=1, seed=0, progress=False))
+
+    first, *later = seconds_in_turns({"": fit}, 1 + settings.rounds)[""]
     value = {
         "machine": machine(os.cpu_count() or 1),
         "settings": report.settings_record(settings),
-        "steps": flow.steps,
+        "steps": flows[0].steps,
         "first_s": first,
         "median_s": float(np.median(later)),
     }

@@ -44,8 +44,8 @@ from experiments.tables.filled import filled_positives
 from simcse_jax.cli import run_or_explain
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
-from simcse_jax.data.datasets import DataConfig
-from simcse_jax.data.training_text import read_sentences, read_training_file
+from simcse_jax.data.datasets import DataConfig, load_training_data
+from simcse_jax.data.training_text import read_training_file
 from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.trainer import train_seeds
@@ -335,7 +335,8 @@ def write_filled(settings: AblationTable) -> str | None:
     file = settings.output_dir / FILLED
     if settings.resume and file.is_file():
         return None
-    text = read_sentences(settings.train_files) if settings.train_files else embedded_sentences()
+    data = replace(SENTENCES, train_files=settings.train_files).data
+    (text,) = load_training_data(data, NLI_SEED).text.columns
     try:
         positives = filled_positives(settings.model, text)
     except ValueError as error:
@@ -343,13 +344,6 @@ def write_filled(settings: AblationTable) -> str | None:
     rows = ({"sentence": s, "positive": p} for s, p in zip(text, positives, strict=True))
     write_text(file, "".join(f"{json.dumps(row)}\n" for row in rows))
     return None
-
-
-def embedded_sentences() -> list[str]:
-    """Return the sentences that training takes where no files are given."""
-    from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
-
-    return sentences(embedded_wikipedia())
 
 
 def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,11 +31,12 @@ from simcse_jax.cli import run_or_explain
 from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
-from simcse_jax.evaluation.sts import cosine, evaluate_sts, results_to_json, spearman
+from simcse_jax.evaluation.sts import cosine, evaluate_sts, spearman
 from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, write_text
 from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
 from simcse_jax.models.ditto import diagonal_attention
+from simcse_jax.models.pooling import ditto_head
 
 AVERAGES = ("mean", "first-last", "embedding-last")
 COLUMNS = ("STS-B dev", *TASKS)
@@ -81,10 +82,10 @@ def pooled_by_all(config: BertConfig, params: Any, batch: Batch, num_sentences: 
     marked = [jnp.concatenate([state, is_first], -1) for state in states]
     vectors = []
     for pooling in heads(config):
-        layer, head = map(int, pooling.split("-")[1:])
-        weights = diagonal_attention(
-            *(config, {"params": params}, states[layer - 1], batch, layer, head)
-        )
+        place = ditto_head(pooling)
+        assert place is not None
+        before = states[place[0] - 1]
+        weights = diagonal_attention(config, {"params": params}, before, batch, *place)
         vectors.append(pool(marked, batch, pooling, num_sentences, weights))
     return vectors
 
@@ -119,8 +120,8 @@ def score(model: str, pooling: str, tasks: list[StsTask]) -> dict[str, float]:
         model, pooling=pooling, max_length="longest", normalize=False
     )
     encode = functools.partial(encoder.encode, show_progress=False)
-    results = results_to_json(evaluate_sts(encode, tasks))
-    return {name: task["all"] for name, task in results["tasks"].items()}
+    results = evaluate_sts(encode, tasks)
+    return {name: task.spearman.all for name, task in results.tasks.items()}
 
 
 def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:

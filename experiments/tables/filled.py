@@ -12,10 +12,8 @@ from tqdm import tqdm
 from simcse_jax import hub
 from simcse_jax.data.augmentation import mask_words
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.models import BertEncoder
 from simcse_jax.models.batch import one_a_row
-from simcse_jax.models.heads import MaskedLMHead
-from simcse_jax.objectives.masked_lm import word_embeddings
+from simcse_jax.objectives.masked_lm import head_params, token_states, word_scores
 
 # Longer sentences keep the words that a mask beyond this token stood for.
 MAX_LENGTH = 128
@@ -56,10 +54,8 @@ def filled_positives(
 
     @jax.jit
     def likeliest(ids: jax.Array, mask: jax.Array) -> jax.Array:
-        states = BertEncoder(config).apply({"params": params["encoder"]}, one_a_row(ids, mask))
-        logits = MaskedLMHead(config).apply(
-            {"params": params["mlm"]}, states[-1], word_embeddings(params)
-        )
+        states = token_states(config, params, one_a_row(ids, mask), None, jnp.float32)
+        logits = word_scores(config, jnp.float32, head_params(params), states)
         return jnp.argmax(logits.at[..., special].set(-jnp.inf), -1)
 
     ids, _ = tokenizer(masked, min(MAX_LENGTH, config.max_length))

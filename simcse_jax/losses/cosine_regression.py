@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_array, check_choice
 from simcse_jax.losses.geometry import float_rows, unit_rows
+from simcse_jax.losses.shares import mean_over_shares
 
 Score = Literal["cosine", "shifted"]
 """What is compared with the gold similarity: `cos(u, v)`, or `(cos(u, v) + 1) / 2`."""
@@ -81,4 +81,4 @@ def cosine_regression(
     if score == "shifted":
         scores = (scores + 1) / 2
     loss = jnp.mean(jnp.square(scores - similarities))
-    return loss if axis_name is None else lax.pmean(loss, axis_name)
+    return mean_over_shares(loss, axis_name)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_positive
+from simcse_jax.losses.shares import mean_over_shares
 
 # Added to every variance, as torch's BatchNorm1d does, by which the authors standardise.
 _EPSILON = 1e-5
@@ -50,16 +51,12 @@ def dimension_wise_loss(
         raise ValueError(f"x {x.shape} and y {y.shape} must be of one shape [B, D].")
     x, y = (_standardised(z, axis_name) for z in (x, y))
     logits = jnp.matmul(x.T, y, precision=lax.Precision.HIGHEST) / len(x)  # [D D]
-    logits = _mean(logits, axis_name) / temperature
+    logits = mean_over_shares(logits, axis_name) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
 
 
 def _standardised(x: Float[AnyArray, "B D"], axis_name: str | None) -> Float[Array, "B D"]:
     """Subtract the mean of every dimension over the batch, and divide by the deviation."""
     wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-    centred = wide - _mean(wide.mean(0), axis_name)
-    return centred * lax.rsqrt(_mean(jnp.square(centred).mean(0), axis_name) + _EPSILON)
-
-
-def _mean(x: Float[Array, "*N"], axis_name: str | None) -> Float[Array, "*N"]:
-    return x if axis_name is None else lax.pmean(x, axis_name)
+    centred = wide - mean_over_shares(wide.mean(0), axis_name)
+    return centred * lax.rsqrt(mean_over_shares(jnp.square(centred).mean(0), axis_name) + _EPSILON)

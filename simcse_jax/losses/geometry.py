@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float32, Real
 
 from simcse_jax.arrays import AnyArray, Lists
 from simcse_jax.checks import check_matrix
+from simcse_jax.losses.shares import mean_over_shares
 
 AnyArrayT = TypeVar("AnyArrayT", Array, np.ndarray)
 
@@ -133,7 +134,7 @@ def alignment(
         raise ValueError(f"x {x.shape} and y {y.shape} must be of one shape [B, D].")
     x, y = (unit_rows(z, differentiable=True) for z in (x, y))
     distance = jnp.square(x - y).sum(1).mean()
-    return distance if axis_name is None else lax.pmean(distance, axis_name)
+    return mean_over_shares(distance, axis_name)
 
 
 def uniformity(x: Real[AnyArray, "B D"] | Lists, axis_name: str | None = None) -> Float[Array, ""]:

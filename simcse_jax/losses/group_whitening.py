@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_count
+from simcse_jax.losses.shares import mean_over_shares
 
 
 def group_whitening(
@@ -55,10 +56,10 @@ def group_whitening(
     order = jnp.arange(width) if order is None else jnp.asarray(order)
     wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
     grouped = wide[:, order].reshape(rows, groups, -1)  # [B G F]
-    centred = grouped - _mean(grouped.mean(0), axis_name)
+    centred = grouped - mean_over_shares(grouped.mean(0), axis_name)
     exact = lax.Precision.HIGHEST
     products = jnp.einsum("BGF,BGE->GFE", centred, centred, precision=exact)
-    covariance = _mean(products / rows, axis_name)
+    covariance = mean_over_shares(products / rows, axis_name)
     if not whitening_gradient:
         covariance = lax.stop_gradient(covariance)
     whitened = jnp.einsum("BGF,GFE->BGE", centred, inverse_root(covariance), precision=exact)
@@ -101,7 +102,3 @@ def _spectrum(
 
 def _turned(vectors: Float[Array, "G F F"], scaled: Float[Array, "G F F"]) -> Array:
     return jnp.einsum("GFA,GEA->GFE", scaled, vectors, precision=lax.Precision.HIGHEST)
-
-
-def _mean(x: Float[Array, "*N"], axis_name: str | None) -> Float[Array, "*N"]:
-    return x if axis_name is None else lax.pmean(x, axis_name)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_array, check_choice, check_classes
 from simcse_jax.losses.geometry import float_rows
+from simcse_jax.losses.shares import mean_over_shares
 
 Concatenation = Literal["uv", "diff", "mul", "diff-mul", "uv-mul", "uv-diff", "uv-diff-mul"]
 """The paper's Table 6, in its order.
@@ -131,6 +132,4 @@ def nli_softmax(
     label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - label_logits)
     accuracy = lax.stop_gradient(jnp.mean(logits.argmax(1) == labels, dtype=loss.dtype))
-    if axis_name is not None:
-        loss, accuracy = lax.pmean((loss, accuracy), axis_name)
-    return NliSoftmax(loss, accuracy)
+    return NliSoftmax(*mean_over_shares((loss, accuracy), axis_name))

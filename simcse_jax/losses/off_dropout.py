@@ -11,6 +11,7 @@ from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_finite, check_positive
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.info_nce import InfoNCE
+from simcse_jax.losses.shares import mean_over_shares
 
 
 def off_dropout_info_nce(
@@ -69,6 +70,5 @@ def off_dropout_info_nce(
     # log(1 + e^(…)), in which a small loss does not cancel.
     loss = jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negatives, axis=1) - positive))
     correct = jnp.mean(positive > negatives.max(axis=1), dtype=accum)
-    if axis_name is not None:
-        loss, correct = lax.pmean((loss, correct), axis_name)
+    loss, correct = mean_over_shares((loss, correct), axis_name)
     return InfoNCE(loss, lax.stop_gradient(correct))

@@ -12,6 +12,7 @@ from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_at_least, check_choice, check_matrix
 from simcse_jax.losses.cosine_regression import pair_cosine
 from simcse_jax.losses.geometry import float_rows
+from simcse_jax.losses.shares import mean_over_shares
 
 Distance = Literal["euclidean", "cosine", "manhattan"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
@@ -102,6 +103,4 @@ def triplet_loss(
     far = pair_distance(anchors, negatives, distance)
     loss = jnp.mean(jnp.maximum(near - far + float(margin), 0.0))
     accuracy = lax.stop_gradient(jnp.mean(near < far, dtype=loss.dtype))
-    if axis_name is not None:
-        loss, accuracy = lax.pmean((loss, accuracy), axis_name)
-    return Triplet(loss, accuracy)
+    return Triplet(*mean_over_shares((loss, accuracy), axis_name))

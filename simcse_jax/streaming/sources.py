@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from simcse_jax.checks import first_line, is_unicode, listed, quoted
 from simcse_jax.data.parquet import arrow, as_parquet, parquet_file, whole_parquet
 from simcse_jax.data.tables import cell_rows, check_columns
 from simcse_jax.encoder import CHUNK
 from simcse_jax.io import is_special, iter_lines, open_data, parse_json, spoken
+
+T = TypeVar("T")
 
 
 class Piece(NamedTuple):
@@ -104,10 +106,14 @@ def _numbered_lines(
 ) -> Iterator[list[tuple[int, str]]]:
     """Read pieces of lines with their numbers, which are counted from 1."""
     lines = enumerate(iter_lines(path, start), start + 1)
-    wanted = itertools.islice(lines, None if stop is None else stop - start)
-    piece = list(itertools.islice(wanted, size))
+    return _in_pieces(itertools.islice(lines, None if stop is None else stop - start), size)
+
+
+def _in_pieces(rows: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Cut rows into pieces of so many; without any there is an empty one."""
+    piece = list(itertools.islice(rows, size))
     yield piece
-    while len(piece) == size and (piece := list(itertools.islice(wanted, size))):
+    while len(piece) == size and (piece := list(itertools.islice(rows, size))):
         yield piece
 
 
@@ -227,15 +233,11 @@ def _csv_pieces(
     names = next(rows)
     check_columns(path, names, names if whole else (column,))
     place = names.index(column)
-    wanted = itertools.islice(rows, start, stop)
-    piece = list(itertools.islice(wanted, size))
-    while True:
+    for piece in _in_pieces(itertools.islice(rows, start, stop), size):
         sentences = [row[place] for row in piece]
         read = [json.dumps(row) for row in piece] if whole else sentences
         table = _cell_table(names, piece) if whole else None
         yield Piece(sentences, read, table, json.dumps(names).encode() if whole else b"")
-        if len(piece) < size or not (piece := list(itertools.islice(wanted, size))):
-            return
 
 
 def _cell_table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> Any:
