@@ -259,7 +259,7 @@ def test_seeds_are_refused_before_any_is_trained(make, tiny_data, tmp_path, monk
     train_seeds(replace(config, seeds=(), seed=1, output_dir=tmp_path / "run" / "seed-1"))
     (tmp_path / "run" / "seed-0").mkdir()
     monkeypatch.setattr("simcse_jax.trainer.fit", None)
-    with pytest.raises(FileExistsError, match="seed-1 holds a run at step 1"):
+    with pytest.raises(FileExistsError, match="seed-1 holds a finished run"):
         train_seeds(config)
     with claimed(tmp_path / "run" / "seed-1"), pytest.raises(FileExistsError, match="is held by"):
         train_seeds(replace(config, resume=True))

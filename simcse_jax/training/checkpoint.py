@@ -153,6 +153,7 @@ class RunCheckpoints:
         except (
             Exception
         ) as error:  # what orbax makes of a damaged checkpoint, which it does not name
+            _raise_if_told_to_stop(error)
             raise ValueError(
                 f"a checkpoint in {self.folder} is damaged ({_named(error)}); delete it"
             ) from error
@@ -256,6 +257,7 @@ class RunCheckpoints:
             self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
             self._check_written(step)
         except Exception as error:  # orbax hands on whatever tensorstore and the system raise
+            _raise_if_told_to_stop(error)
             self._failed.append(step)
             self._remove_partial()
             kept = "there is no older one" if older is None else f"that of step {older} is kept"
@@ -354,6 +356,7 @@ class RunCheckpoints:
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"run": template})["run"]
         except Exception as error:  # whatever orbax and tensorstore make of broken bytes
+            _raise_if_told_to_stop(error)
             raise self._damaged(step, path, _named(error)) from error
         if _checksum(loaded) != info["checksum"]:
             raise self._damaged(step, path, "its checksum differs")
@@ -386,6 +389,7 @@ class RunCheckpoints:
         try:
             info: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         except Exception as error:  # as above
+            _raise_if_told_to_stop(error)
             raise self._damaged(step, path, _named(error)) from error
         if isinstance(info, dict) and info.get("format") == FORMAT:
             return info
@@ -440,6 +444,15 @@ def _checksum(tree: Any) -> int:
     for leaf in jax.tree.leaves(tree):
         value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
     return value
+
+
+def _raise_if_told_to_stop(error: BaseException) -> None:
+    """Raise what SIGTERM or Ctrl-C raised, where orbax, which catches all, made an error of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SystemExit | KeyboardInterrupt):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _named(error: BaseException) -> str:

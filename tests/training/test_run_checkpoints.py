@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
+from simcse_jax.process import Terminated
 from simcse_jax.training import RunCheckpoints, UnusableCheckpoint, checkpoint, make_mesh, replicate
 from simcse_jax.training.checkpoint import changed_settings
 
@@ -90,6 +92,23 @@ def test_a_damaged_checkpoint_is_named(tmp_path, state, change):
             run.restore(tree, state[1])
         assert run.restore(tree, state[1], 1).step == 1
         assert run.steps == [1, 2]
+
+
+@pytest.mark.parametrize("told", [Terminated(), KeyboardInterrupt()], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_while_it_is_read_is_no_damage(tmp_path, state, monkeypatch, told):
+    async def load(*_, **__):
+        async def in_background():
+            raise told
+
+        return in_background()
+
+    with RunCheckpoints(tmp_path) as run:
+        save_whole(run, 1, *state)
+        monkeypatch.setattr(ocp.handlers.PyTreeHandler, "load", load)
+        with pytest.raises(type(told)):
+            run.restore(*state)
+        monkeypatch.undo()
+        assert run.restore(*state).step == 1
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path, state):
