@@ -37,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
 
 from experiments import report
@@ -46,6 +47,7 @@ from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig, load_training_data
 from simcse_jax.data.training_text import read_training_file
+from simcse_jax.evaluation.sts import spearman
 from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.trainer import train_seeds
@@ -390,6 +392,27 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [[row["label"], paper, cell(row)] for row, paper in zip(rows, papers, strict=True)]
 
 
+def likeness(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say how far the order of our rows is the paper's; None where fewer than three have both.
+
+    Of the rows' means, and, so that one sees what chance does to it, of the rows of each seed that
+    all of them have.
+    """
+    both = [row for row in rows if row["paper"] is not None and row["runs"]]
+    if len(both) < 3:
+        return None
+    papers = np.array([row["paper"] for row in both])
+    by_seed = [{run["settings"]["seed"]: run["best"] for run in row["runs"]} for row in both]
+    means = np.array([np.mean(list(scores.values())) for scores in by_seed])
+    text = f"ρ between the paper's {len(both)} rows and ours: {spearman(papers, means):.2f}"
+    shared = sorted(set.intersection(*map(set, by_seed)))
+    if len(shared) > 1:
+        each = [spearman(papers, np.array([own[seed] for own in by_seed])) for seed in shared]
+        seeds = ", ".join(f"{rho:.2f}" for rho in each)
+        text += f"; of seeds {', '.join(map(str, shared))} alone: {seeds}"
+    return f"Spearman's {text}."
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables in Markdown, drawn from the results alone."""
     how = results["settings"]
@@ -408,6 +431,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     for preset, rows in results["tables"].items():
         parts += [f"## {preset}", report.markdown(["row", "paper", "ours"], table(rows))]
+        if (order := likeness(rows)) is not None:
+            parts.append(order)
         reasons = [(row["label"], row["not_run"]) for row in rows if row["not_run"]]
         if reasons:
             parts.append("\n".join(f"Not run: {label} ({why})." for label, why in reasons))

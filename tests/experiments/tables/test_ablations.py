@@ -190,3 +190,20 @@ def test_bad_settings(settings):
 def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
     results = read_json(results_folder / "ablations.json")
     assert ablations.markdown(results) == (results_folder / "ablations.md").read_text()
+
+
+def test_how_far_the_order_is_the_papers():
+    def row(paper, *best, seeds=(0, 1)):
+        runs = [{"best": b, "settings": {"seed": s}} for b, s in zip(best, seeds, strict=False)]
+        return {"paper": paper, "runs": runs}
+
+    # Means 1, 3, 2.5, 6: one of the six pairs is exchanged in the means, none in seed 0.
+    rows = [row(1.0, 1.0, 1.0), row(2.0, 2.0, 4.0), row(3.0, 3.0, 2.0), row(4.0, 4.0, 8.0)]
+    assert ablations.likeness(rows) == (
+        "Spearman's ρ between the paper's 4 rows and ours: 0.80; of seeds 0, 1 alone: 1.00, 0.80."
+    )
+    # What has no number of the paper's, or was not run, is left out; a seed must be in every row.
+    rows += [row(None, 9.0), row(0.0)]
+    rows[1]["runs"] = rows[1]["runs"][:1]
+    assert ablations.likeness(rows) == ("Spearman's ρ between the paper's 4 rows and ours: 1.00.")
+    assert ablations.likeness(rows[:2]) is None

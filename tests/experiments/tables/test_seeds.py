@@ -1,0 +1,73 @@
+"""Many seeds of one configuration, and what the best of k is worth."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from experiments.tables import seeds
+
+
+def test_the_best_of_k_is_the_mean_over_all_choices():
+    rng = np.random.default_rng(0)
+    dev, test = rng.normal(size=(2, 7))
+    found = seeds.best_of(dev, test)
+    for k in range(1, 8):
+        chosen = [
+            test[max(choice, key=lambda seed: dev[seed])]
+            for choice in itertools.combinations(range(7), k)
+        ]
+        assert found[k - 1] == pytest.approx(np.mean(chosen), abs=1e-12)
+
+
+def trained(folder, dev, test):
+    columns = ["dev_before", "dev_best", "test_best", "test_last"]
+    rows = [[60.0, d, t, 0.0] for d, t in zip(dev, test, strict=True)]
+    summary = {"seeds": list(range(len(dev))), "columns": columns, "per_seed": rows}
+    folder.mkdir()
+    text = json.dumps({**summary, "settings": {"max_steps": 3}, "hardware": "a CPU"})
+    (folder / "summary.json").write_text(text)
+    return folder
+
+
+def fitted(folder, test):
+    runs = {str(i): {"tasks": {"STS-B": {"spearman": {"all": t}}}} for i, t in enumerate(test)}
+    folder.mkdir()
+    found = {"runs": runs, "settings": {"epochs": 7}, "hardware": "a CPU"}
+    (folder / "results.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_the_table_and_the_picture(tmp_path, capsys):
+    runs = {
+        "SimCSE": trained(tmp_path / "a", [80.0, 82.0, 81.0], [70.0, 72.0, 74.0]),
+        "flow": fitted(tmp_path / "b", [60.0, 61.0, 65.0, 66.0]),
+    }
+    seeds.main(seeds.Seeds(runs, k=2, output_dir=tmp_path / "out"))
+    lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
+    # By dev 82 of three pairs twice, 81 once; by the test 74 twice, 72 once.
+    assert lines[-2] == "| SimCSE | 3 | 72.00 ± 2.00 | 70.00 to 74.00 | 72.67 | 73.33 | 0.50 |"
+    assert lines[-1] == "| flow | 4 | 63.00 ± 2.94 | 60.00 to 66.00 |  | 64.83 |  |"
+    assert (tmp_path / "out" / "seeds.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((tmp_path / "out" / "seeds.json").read_text())
+    assert found["runs"]["SimCSE"]["settings"] == {"max_steps": 3}
+    assert "seeds.json, seeds.md and seeds.png" in capsys.readouterr().out
+
+
+def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    one = trained(tmp_path / "one", [80.0], [70.0])
+    other = trained(tmp_path / "other", [80.0, 81.0], [70.0, 71.0])
+    text = (other / "summary.json").read_text()
+    (other / "summary.json").write_text(text.replace("test_best", "lee_best"))
+    for folder, error, message in [
+        (tmp_path / "empty", FileNotFoundError, "has neither the summary.json"),
+        (one, ValueError, "is of one seed"),
+        (other, ValueError, "has no scores of STS-B"),
+    ]:
+        with pytest.raises(error, match=message):
+            seeds.main(seeds.Seeds({"x": folder}, output_dir=tmp_path / "out"))
+    with pytest.raises(ValueError, match="--k is 0"):
+        seeds.main(seeds.Seeds({"x": one}, k=0, output_dir=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
