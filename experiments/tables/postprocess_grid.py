@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import report
@@ -37,15 +36,12 @@ from simcse_jax.evaluation.sts import (
 from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, write_text
 from simcse_jax.transforms import (
-    Affine,
     AllButTheTop,
     FittedKind,
     Flow,
-    Moments,
     Standardization,
     Transform,
 )
-from simcse_jax.transforms.whitening import spectrum
 
 PROTOCOLS = ("all", "wmean")
 
@@ -84,7 +80,7 @@ class Row:
         epochs: passes of the flow over the sentences.
         dropout: whether the flow sees embeddings drawn anew in every epoch.
         normalise_first: whether standardisation comes before.
-        all_directions: whether whitening keeps directions that hold nothing but rounding.
+        authors_lines: whether whitening is done as the authors' code writes it.
     """
 
     label: str
@@ -94,7 +90,7 @@ class Row:
     epochs: int = 1
     dropout: bool = False
     normalise_first: bool = False
-    all_directions: bool = False
+    authors_lines: bool = False
 
 
 ROWS = (
@@ -110,25 +106,24 @@ ROWS = (
 # STS-B, target fit: what the calibrations and the flow's training make of it.
 STSB_ROWS = (
     Row("standardisation, then 6 directions removed", "all_but_the_top", 6, normalise_first=True),
-    Row("whitening, every direction kept (float32)", "whitening", all_directions=True),
+    Row("whitening, the authors' lines (float64)", "whitening", authors_lines=True),
     Row("flow, code, 0 epochs", "flow", epochs=0),
     Row("flow, code, 7 epochs", "flow", epochs=7),
     Row("flow, code, dropout on", "flow", dropout=True),
 )
 
 
-def every_direction(x: Float[np.ndarray, "n D"]) -> Affine:
-    """Fit whitening to our moments with no direction dropped, however small its variance.
+def by_authors_lines(encode: Encode, sentences: list[str]) -> Encode:
+    """Fit whitening to sentences as the authors' code does, and return the whitened encoder.
 
-    The authors drop none either; theirs is the singular value decomposition of NumPy's covariance.
-    A layer norm leaves one direction with nothing in it but rounding; in float32 this blows the
-    rounding up to unit variance. A constant dimension has no variance at all: float32 has no
-    number for its scale.
+    It takes NumPy's covariance and the singular value decomposition of that, both in float64, and
+    keeps every direction, however small its variance. A layer norm leaves one with nothing in it
+    but rounding, which is then scaled to unit variance.
     """
-    moments = Moments.of(x)
-    values, vectors = spectrum(moments)
-    tiny = np.finfo(np.float64).tiny
-    return Affine(moments.mean, vectors / np.sqrt(np.maximum(values, tiny)))
+    x = encode(sentences)
+    u, variances, _ = np.linalg.svd(np.cov(x.T))
+    mean, kernel = x.mean(axis=0, keepdims=True), u / np.sqrt(variances)
+    return lambda more: (encode(more) - mean) @ kernel
 
 
 def fit_row(
@@ -137,8 +132,6 @@ def fit_row(
     """Fit a row's transform to sentences."""
     assert row.method is not None
     x = cached(sentences)
-    if row.all_directions:
-        return every_direction(x)
     if row.normalise_first:
         first = Standardization.fit(x)
         return first.then(AllButTheTop.fit(first(x), row.k or 1))
@@ -151,15 +144,14 @@ def record(
     layers: int,
     fitted_on: str,
     seed: int | None,
-    results: StsResults | None,
+    results: StsResults,
     bits: float | None,
 ) -> dict[str, Any]:
-    """Return one fit's scores, times 100; empty where the transform was not finite."""
-    scores: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
-    if results is not None:
-        for protocol, own in scores.items():
-            own |= {n: getattr(t.spearman, protocol) for n, t in results.tasks.items()}
-            own["average"] = getattr(results.average, protocol)
+    """Return one fit's scores, times 100."""
+    scores: dict[str, dict[str, float]] = {}
+    for protocol in PROTOCOLS:
+        own = {n: getattr(t.spearman, protocol) for n, t in results.tasks.items()}
+        scores[protocol] = {**own, "average": getattr(results.average, protocol)}
     return {
         "method": row.label,
         "layers": layers,
@@ -170,13 +162,6 @@ def record(
     }
 
 
-def finite(transform: Transform) -> bool:
-    """Whether a linear transform's matrix has nothing but finite numbers in float32."""
-    if not isinstance(transform, Affine):
-        return True
-    return bool(np.isfinite(transform.matrix.astype(np.float32)).all())
-
-
 def measure_row(
     row: Row,
     seed: int | None,
@@ -184,7 +169,7 @@ def measure_row(
     cached: Encode,
     tasks: Sequence[StsTask],
     text: list[str] | None,
-) -> tuple[StsResults | None, float | None]:
+) -> tuple[StsResults, float | None]:
     """Fit and score one row, and take a flow's bits per dimension on STS-B's sentences.
 
     Args:
@@ -197,16 +182,14 @@ def measure_row(
     """
     if row.method is None:
         return evaluate_sts(cached, tasks), None
+    stsb = next(task for task in tasks if task.name == "STS-B")
+    if row.authors_lines:
+        return evaluate_sts(by_authors_lines(cached, stsb.sentences), [stsb]), None
     fit_to = functools.partial(fit_row, row, encoder, cached, seed=seed or 0)
     transforms = transforms_of(fit_to, tasks, text)
-    results = None
-    if all(finite(transform) for transform in transforms.values()):
-        results = evaluate_transformed_sts(cached, tasks, transforms)
-    flow = transforms["STS-B"]
-    if not isinstance(flow, Flow):
-        return results, None
-    stsb = next(task for task in tasks if task.name == "STS-B")
-    return results, flow.bits_per_dimension(cached(stsb.sentences))
+    results, flow = evaluate_transformed_sts(cached, tasks, transforms), transforms["STS-B"]
+    bits = flow.bits_per_dimension(cached(stsb.sentences)) if isinstance(flow, Flow) else None
+    return results, bits
 
 
 def measure(
@@ -226,12 +209,6 @@ def measure(
     return records
 
 
-def cell(values: Sequence[float | None]) -> str:
-    """Return mean and standard deviation, or that the transform was not finite."""
-    known = [value for value in values if value is not None]
-    return report.mean_and_deviation(known) if len(known) == len(values) else "not finite"
-
-
 def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables in Markdown, drawn from the results alone."""
     how, records = results["settings"], results["records"]
@@ -240,9 +217,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         wanted = (row.label, layers, fitted_on)
         return [r for r in records if (r["method"], r["layers"], r["fit"]) == wanted]
 
-    def by_depth(heading: str, rows: Sequence[Row], value: Callable[[Any], float | None]) -> str:
+    def by_depth(heading: str, rows: Sequence[Row], value: Callable[[Any], float]) -> str:
         lines = [
-            [row.label] + [cell([value(r) for r in pick(row, n, "target")]) for n in how["layers"]]
+            [row.label]
+            + [
+                report.mean_and_deviation([value(r) for r in pick(row, n, "target")])
+                for n in how["layers"]
+            ]
             for row in rows
         ]
         return report.markdown([heading, *(f"{n} layers" for n in how["layers"])], lines)
@@ -254,7 +235,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"standard deviation of seeds {', '.join(map(str, how['seeds']))}. Made by "
         f"`python -m experiments.tables.postprocess_grid`.",
         "## STS-B test, fitted on its own sentences",
-        by_depth("method", stsb_rows, lambda r: r["all"].get("STS-B")),
+        by_depth("method", stsb_rows, lambda r: r["all"]["STS-B"]),
         "Bits per dimension of the flows on these sentences (lower is likelier; before the flow's "
         "own training: 0 epochs):",
         by_depth("flow", flows, lambda r: r["bits_per_dimension"]),
@@ -267,9 +248,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines = []
         for row in ROWS:
             found = pick(row, layers, fitted_on if row.method else "target")
-            lines.append(
-                [row.label, *(cell([r[protocol].get(name) for r in found]) for name in columns)]
-            )
+            cells = [[r[protocol][name] for r in found] for name in columns]
+            lines.append([row.label, *map(report.mean_and_deviation, cells)])
         parts.append(report.markdown(["method", *columns], lines))
     return "\n\n".join(parts) + "\n"
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from experiments.tables import postprocess_grid
@@ -32,8 +33,17 @@ def test_the_table_refuses_a_depth_it_does_not_have(tiny_data):
         postprocess_grid.main(PostProcessingGrid(tiny_data, layers=(6,), layers_all_tasks=(4,)))
 
 
+def test_whitening_by_the_authors_lines_makes_the_covariance_the_identity():
+    x = np.random.default_rng(0).normal(size=(50, 4)) @ np.diag([5.0, 1.0, 0.1, 1e-3]) + 7
+    rows = {f"sentence {i}": row for i, row in enumerate(x)}
+    whitened = postprocess_grid.by_authors_lines(
+        lambda sentences: np.stack([rows[s] for s in sentences]), list(rows)
+    )(list(rows))
+    np.testing.assert_allclose(np.cov(whitened.T), np.eye(4), atol=1e-8)
+    np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-10)
+
+
 def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
     results = json.loads((results_folder / "postprocess.json").read_text())
     text = (results_folder / "postprocess.md").read_text()
     assert postprocess_grid.markdown(results) == text
-    assert "| not finite |" in text
