@@ -49,6 +49,8 @@ class Figures:
     """The figures that are measured and drawn."""
     model: str = "minilm"
     """'minilm' (embedded), a model folder, or a Hugging Face hub id: the start of every method."""
+    pooling: str = "cls"
+    """The pooling that the first layers, whitening, flow and the short runs start from."""
     depths: tuple[int, ...] = (5, 4)
     """The model's first so many layers are methods too; whitening and flow also start from the last
     of these depths."""
@@ -126,13 +128,14 @@ def model_folder(folder: Path) -> Path:
 
 def methods(settings: Figures) -> list[Method]:
     """Return all methods, in the order of the tables."""
-    model = settings.model
-    rows = [Method(p, "pooling", model, p) for p in ("cls", "mean", "first-last")]
-    rows += [Method(f"cls, {n} layers", "layers", model, "cls", n) for n in settings.depths]
+    model, own = settings.model, settings.pooling
+    poolings = dict.fromkeys(("cls", "mean", "first-last", own))
+    rows = [Method(pooling, "pooling", model, pooling) for pooling in poolings]
+    rows += [Method(f"{own}, {n} layers", "layers", model, own, n) for n in settings.depths]
     for depth in (None, *settings.depths[-1:]):
-        start = "cls" if depth is None else f"cls, {depth} layers"
+        start = own if depth is None else f"{own}, {depth} layers"
         rows += [
-            Method(f"{start} + {kind}", kind, model, "cls", depth) for kind in ("whitening", "flow")
+            Method(f"{start} + {kind}", kind, model, own, depth) for kind in ("whitening", "flow")
         ]
     whole = hub.read_config(hub.find_model(model)).num_hidden_layers
     for label, folder in settings.trained.items():
@@ -234,7 +237,8 @@ def measure_spectrum(known: Embeddings) -> dict[str, Any]:
         chosen = [
             m
             for m in known.methods
-            if m.num_layers == depth and (m.pooling == "cls" or m.kind == "trained")
+            if m.num_layers == depth
+            and (m.pooling == known.settings.pooling or m.kind == "trained")
         ]
         return {"title": title, "methods": [row(m) for m in tqdm(chosen, desc=title)]}
 

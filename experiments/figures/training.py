@@ -66,6 +66,7 @@ def watch_training(settings: Figures, positives: Positives, dev: Pairs) -> list[
             CONFIGS["unsup_simcse"],
             **CHANGES[positives],
             model=settings.model,
+            pooling=settings.pooling,
             num_layers=settings.run_layers,
             train_files=settings.train_files,
             batch_size=settings.batch_size,

@@ -14,7 +14,7 @@ from tiny_data import SENTENCES
 import experiments
 from experiments.figures import __main__ as figures
 from experiments.figures import draw as figures_draw
-from experiments.figures.measure import NAMES, Figures, model_folder
+from experiments.figures.measure import NAMES, Figures, methods, model_folder
 from simcse_jax import SentenceEncoder, trainer
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.evaluation.geometry import alignment_uniformity
@@ -130,6 +130,13 @@ def test_plane(drawn, settings, data, golden):
     same = ("alignment", "uniformity", "stsb_test", "isoscore")
     assert [rows["trained"][k] for k in same] == pytest.approx([rows["mean"][k] for k in same])
     assert rows["cls + whitening"]["isoscore"] > rows["cls"]["isoscore"]
+
+
+def test_another_pooling_is_the_start_of_every_method(settings):
+    rows = methods(dataclasses.replace(settings, pooling="max", depths=(), trained={}))
+    labels = ["cls", "mean", "first-last", "max", "max + whitening", "max + flow"]
+    assert [row.label for row in rows] == labels
+    assert [row.pooling for row in rows[-3:]] == ["max"] * 3
 
 
 def test_spectrum(drawn):
