@@ -144,6 +144,7 @@ ABLATIONS: dict[str, Ablation] = {
             Row("none (dropout)", 82.5),
             *shares("crop", "crop", {10: 77.8, 20: 71.4, 30: 63.6}),
             *shares("word deletion", "delete-words", {10: 75.9, 20: 72.2, 30: 68.2}),
+            Row("word repetition 32 %", None, {"positives": "repeat-words", "share": 0.32}),
             Row("delete one word", 75.9, DELETE_ONE),
             Row("delete one word, no dropout", 74.2, {**DELETE_ONE, "dropout": 0.0}),
             Row("synonym", 77.4, {"positives": "synonym"}),

@@ -70,6 +70,29 @@ def delete_one_word(sentence: str, rng: np.random.Generator) -> str:
     return _without(sentence, words, rng, min(1, max(len(words) - 1, 0)))
 
 
+def repeat_words(sentence: str, rng: np.random.Generator, share: float = 0.32) -> str:
+    """Say some words twice, at random places (ESimCSE, arXiv 2109.04380, section 3.1).
+
+    With N words their number is drawn from 0 to the larger of 2 and ``share N``, rounded down,
+    each as likely. So the two sentences of a positive pair differ in length, as those of negative
+    pairs do. (The authors repeat the tokenizer's pieces of words; here words are, as everywhere in
+    this module.)
+
+    >>> repeat_words("one two three four five", np.random.default_rng(1))
+    'one one two three four five five'
+
+    Raises:
+        ValueError: share is not in [0, 1].
+    """
+    check_between("share", share, 0, 1)
+    words = sentence.split()
+    most = min(max(2, int(share * len(words))), len(words))
+    twice = set(rng.permutation(len(words))[: rng.integers(most + 1)].tolist())
+    if not twice:
+        return sentence
+    return " ".join(f"{word} {word}" if i in twice else word for i, word in enumerate(words))
+
+
 def mask_words(
     sentence: str, rng: np.random.Generator, share: float = 0.15, mask: str = "[MASK]"
 ) -> str:

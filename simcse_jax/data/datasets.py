@@ -25,6 +25,7 @@ from simcse_jax.data.augmentation import (
     delete_words,
     mask_words,
     next_sentence_pairs,
+    repeat_words,
     replace_synonym,
     wordnet_synonyms,
 )
@@ -44,12 +45,20 @@ from simcse_jax.data.training_text import (
 from simcse_jax.extras import needs
 
 Positives = Literal[
-    "same", "crop", "delete-words", "delete-one-word", "mask-words", "synonym", "next-sentence"
+    "same",
+    "crop",
+    "delete-words",
+    "delete-one-word",
+    "repeat-words",
+    "mask-words",
+    "synonym",
+    "next-sentence",
 ]
 
 _BY_SHARE: dict[str, Callable[..., str]] = {
     "crop": crop,
     "delete-words": delete_words,
+    "repeat-words": repeat_words,
     "mask-words": mask_words,
 }
 
@@ -98,7 +107,8 @@ class DataConfig:
     """How sentences get their positives: the sentence itself under another dropout mask, its
     augmentation, or the sentence that follows in the text."""
     share: float = 0.1
-    """The share of the words that the augmentations crop, delete-words and mask-words change."""
+    """The share of the words that the augmentations crop, delete-words and mask-words change;
+    repeat-words repeats at most so many (0.32 in ESimCSE's paper)."""
     window: int = 1
     """The positive of next-sentence is one of so many next sentences."""
     per_article: int | None = None

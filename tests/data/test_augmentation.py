@@ -16,6 +16,7 @@ from simcse_jax.data.augmentation import (
     delete_words,
     mask_words,
     next_sentence_pairs,
+    repeat_words,
     replace_synonym,
     wordnet_synonyms,
 )
@@ -37,7 +38,7 @@ def seeds(n=50):
 
 
 def test_docstrings():
-    assert doctest.testmod(augmentation).attempted == 5
+    assert doctest.testmod(augmentation).attempted == 6
     assert doctest.testmod(augmentation).failed == 0
 
 
@@ -56,6 +57,22 @@ def test_deletion_keeps_the_order():
         words = result.split()
         assert len(words) == 7
         assert words == sorted(set(words), key=TEN.split().index)
+
+
+def test_repetition_says_words_twice_in_place():
+    """With share 0.32 none to three of ten words, each number as likely; with less none to two."""
+    numbers = []
+    for rng in seeds(400):
+        words = repeat_words(TEN, rng, 0.32).split()
+        assert list(dict.fromkeys(words)) == TEN.split()
+        assert words == sorted(words, key=TEN.split().index)
+        assert max(map(words.count, words)) <= 2
+        numbers.append(len(words) - 10)
+    assert np.bincount(numbers) == pytest.approx([100] * 4, abs=30)
+    assert {len(repeat_words(TEN, rng, 0.0).split()) for rng in seeds()} == {10, 11, 12}
+    assert {repeat_words("word", rng) for rng in seeds()} == {"word", "word word"}
+    for sentence in ("", " "):
+        assert repeat_words(sentence, seeds(1)[0]) == sentence
 
 
 def test_delete_one():
@@ -99,16 +116,17 @@ def test_short_sentences_are_left_alone(name, sentence):
     assert SHARED[name](sentence, seeds(1)[0]) == sentence
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", [*SHARED, "repetition"])
 def test_rows_depend_on_seed_and_number_alone(name):
     text = TrainingText((("a big dog sat on the mat today ok", TEN, "a big dog", ""),))
-    pairs = augmented_pairs(text, SHARED[name], seed=3)
+    change = {**SHARED, "repetition": repeat_words}[name]
+    pairs = augmented_pairs(text, change, seed=3)
     assert pairs.columns[0] == text.columns[0]
-    assert pairs.columns == augmented_pairs(text, SHARED[name], seed=3).columns
+    assert pairs.columns == augmented_pairs(text, change, seed=3).columns
     # other rows before and after change nothing
     other = TrainingText((("x y z", TEN, "x"),))
-    assert augmented_pairs(other, SHARED[name], seed=3).columns[1][1] == pairs.columns[1][1]
-    many = {augmented_pairs(text, SHARED[name], seed).columns[1][0] for seed in range(20)}
+    assert augmented_pairs(other, change, seed=3).columns[1][1] == pairs.columns[1][1]
+    many = {augmented_pairs(text, change, seed).columns[1][0] for seed in range(20)}
     assert len(many) > 1
 
 

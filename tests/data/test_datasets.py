@@ -32,7 +32,7 @@ def text(tmp_path):
 
 @pytest.mark.parametrize("positives", get_args(Positives))
 def test_positives(text, positives):
-    by_share = positives in ("crop", "delete-words", "mask-words")
+    by_share = positives in ("crop", "delete-words", "repeat-words", "mask-words")
     share = {"share": 0.4} if by_share else {}
     config = dataclasses.replace(text, positives=positives, **share)
     data = load_training_data(config, 0)
