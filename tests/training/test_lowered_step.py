@@ -31,9 +31,52 @@ def lowers(tiny, objective, pooling, batch):
     return lower
 
 
+MOVES = re.compile(
+    r'"stablehlo\.(gather|scatter|all_gather|all_reduce|all_to_all|collective_permute|'
+    r'reduce_scatter|collective_broadcast)"\('
+)
+# Every place of the program where rows are fetched, or added up, by their numbers. A count that has
+# grown is work that came back.
+GATHERS = {
+    "both": {
+        "tables of words, positions, token types": 3,
+        "each token's seeds, of its sentence": 1,
+        "the loss's logits of the positives": 1,
+    },
+    "mean": {"the gradient of the sums": 1},
+    "cls": {
+        "first tokens: their seeds, what goes into the layer twice (queries, residual)": 3,
+        "what each token needs of its sentence: query, highest score, seeds": 3,
+        "the gradients of the softmax's two sums": 2,
+    },
+}
+SCATTERS = {
+    "both": {
+        "gradients of the tables of words, positions, token types": 3,
+        "the gradient of the logits of the positives": 1,
+    },
+    "mean": {"tokens of each sentence: their number, their sum": 2},
+    "cls": {
+        "where the first tokens are": 1,
+        "the softmax's maximum and its two sums": 3,
+        "gradients of the first tokens (queries, residual), and of each token's query": 3,
+    },
+}
+# Beside one for each parameter's gradient.
+REDUCTIONS = {
+    "the loss and its accuracy, and the loss's gradient": 3,
+    "alignment, uniformity, duplicates": 3,
+}
+
+
 @pytest.fixture(params=["cls", "mean"])
-def program(request, tiny):
-    return lowers(tiny, SimCSE(), request.param, packed(make_examples(), 1))
+def pooling(request):
+    return request.param
+
+
+@pytest.fixture
+def program(pooling, tiny):
+    return lowers(tiny, SimCSE(), pooling, packed(make_examples(), 1))
 
 
 def products(text):
@@ -51,7 +94,21 @@ def test_everything_but_head_and_loss_is_multiplied_in_bfloat16(program, platfor
     assert types.keys() == {("bf16", "bf16"), ("f32", "f32")}
     assert types["f32", "f32"] == 4
     assert types["bf16", "bf16"] > 15
-    assert Counter(re.findall(r"stablehlo\.(all_gather|all_to_all)\b", text)) == {"all_gather": 2}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_a_step_fetches_adds_and_exchanges_no_more_than_it_must(program, pooling, tiny, platform):
+    def expected(table):
+        return sum(table["both"].values()) + sum(table[pooling].values())
+
+    gradients = len(jax.tree.leaves(init(tiny, SimCSE(), pooling)))
+    assert Counter(MOVES.findall(program(platform))) == {
+        "gather": expected(GATHERS),
+        "scatter": expected(SCATTERS),
+        "all_gather": 2,  # the positives, and the anchors whose uniformity is told
+        "reduce_scatter": 1,  # the gradient of the positives
+        "all_reduce": gradients + sum(REDUCTIONS.values()),
+    }
 
 
 def test_biases_are_summed_and_on_a_cpu_multiplied_by_ones(program):
