@@ -56,6 +56,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
+from simcse_jax.models.fused_attention import ATTENTIONS, check_cudnn
 from simcse_jax.models.int8 import quantize_kernels
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
@@ -154,6 +155,7 @@ class SentenceEncoder:
         settings: pooling, normalisation, maximal length, prompts.
         transform: whitening, a flow, or another map fitted to the pooled embeddings; None for none.
         dtype: the compute type; parameters and results are float32.
+        attention: "dense", or "cudnn" for rows of more than 64 tokens.
         origin: where the weights come from; None where that is not known.
     """
 
@@ -179,6 +181,7 @@ class SentenceEncoder:
         tokenizer_folder: Path | None = None,
         devices: Sequence[jax.Device] | None = None,
         origin: hub.Origin | None = None,
+        attention: Literal["dense", "cudnn"] = "dense",
     ):
         """Put the parts together; most callers want :meth:`from_pretrained`.
 
@@ -193,9 +196,11 @@ class SentenceEncoder:
             devices: the rows of a batch are spread over these; default every GPU or TPU of
                 this process, or one CPU device.
             origin: where the weights come from, for the card that is written on saving.
+            attention: as in :meth:`from_pretrained`.
 
         Raises:
-            ValueError: the model cannot be pooled so, or the transform takes other dimensions.
+            ValueError: the model cannot be pooled so, the transform takes other dimensions, or
+                there is no such attention here.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -217,6 +222,10 @@ class SentenceEncoder:
             local = jax.local_devices()
             devices = local if local[0].platform != "cpu" else local[:1]
         mesh = jax.sharding.Mesh(np.asarray(devices), ("data",))
+        check_choice("attention", attention, ATTENTIONS)
+        if attention == "cudnn":
+            check_cudnn(config, self.dtype, devices)
+        self.attention = attention
         self._rows_sharding = NamedSharding(mesh, PartitionSpec("data"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self.params: hub.Params = jax.device_put(params, self._everywhere)
@@ -232,6 +241,7 @@ class SentenceEncoder:
         max_length: int | Literal["longest"] | None = None,
         dtype: Any = jnp.float32,
         devices: Sequence[jax.Device] | None = None,
+        attention: Literal["dense", "cudnn"] = "dense",
     ) -> SentenceEncoder:
         """Load a model.
 
@@ -247,12 +257,15 @@ class SentenceEncoder:
             dtype: the compute type, float32, bfloat16 or int8: with the last, dense layers multiply
                 whole numbers of 8 bits, and the rest is float32.
             devices: see the constructor.
+            attention: ``"cudnn"`` takes cuDNN's for rows of more than 64 tokens, where there is no
+                dropout: for dtype bfloat16, an NVIDIA GPU and a model without relative positions.
+                It is compared with ours on the device first. Not measured.
 
         Raises:
             FileNotFoundError: no such model, or no safetensors in it.
             ValueError: a folder that does not fit together; the message names the file. Or
-                another pooling or number of layers than the folder's transform was fitted to, or
-                a maximal length beyond the model's positions.
+                another pooling or number of layers than the folder's transform was fitted to, a
+                maximal length beyond the model's positions, or no such attention here.
         """
         folder = hub.find_model(name)
         core = hub.encoder_folder(folder)
@@ -296,6 +309,7 @@ class SentenceEncoder:
             origin=hub.read_origin(str(name), folder)._replace(
                 unchanged=as_saved, num_layers=num_layers
             ),
+            attention=attention,
         )
 
     def with_transform(self, transform: Transform | None) -> SentenceEncoder:
@@ -335,6 +349,7 @@ class SentenceEncoder:
             "tokenizer_folder": self.tokenizer_folder,
             "devices": list(self._rows_sharding.mesh.devices.flat),
             "origin": self.origin,
+            "attention": self.attention,
         }
 
     def fit(
@@ -384,6 +399,8 @@ class SentenceEncoder:
             "dtype": self.dtype.name,
             "devices": f"{devices.size} {devices.flat[0].platform}",
         }
+        if self.attention != "dense":
+            shown["attention"] = self.attention
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     @functools.cached_property
@@ -723,7 +740,7 @@ class SentenceEncoder:
         pooling = self.settings.pooling
         projection: Literal["pooler"] | None = "pooler" if pooling == "pooler" else None
         dtype = jnp.dtype(jnp.float32) if self.dtype == jnp.int8 else self.dtype
-        model = SentenceModel(self.config, pooling, projection, dtype)
+        model = SentenceModel(self.config, pooling, projection, dtype, attention=self.attention)
         computed = self._computed  # once, before there are two threads
 
         def run(numbered: tuple[int, tuple[Batch, list[int]]]) -> tuple[list[int], np.ndarray]:
@@ -838,8 +855,11 @@ def fingerprint(encoder: SentenceEncoder) -> str:
     """Return a digest of all that a vector depends on beside its sentence and the machine."""
     digest = hashlib.blake2b(digest_size=16)
     tokenizer = encoder.tokenizer
-    about = (encoder.config, encoder.settings, encoder.dtype.name, tokenizer.lower_case)
-    digest.update(repr(about).encode())
+    about: list[Any] = [encoder.config, encoder.settings, encoder.dtype.name]
+    about.append(tokenizer.lower_case)
+    if encoder.attention != "dense":  # else as it was before there was a choice
+        about.append(encoder.attention)
+    digest.update(repr(tuple(about)).encode())
     digest.update(tokenizer.backend.to_str().encode())
     for place, tensor in jax.tree_util.tree_leaves_with_path(encoder.params):
         digest.update(jax.tree_util.keystr(place).encode())

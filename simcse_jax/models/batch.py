@@ -57,6 +57,12 @@ def one_a_row(
     return Batch(input_ids, segments, positions, token_type_ids)
 
 
+def same_segment(segments: Int[AnyArray, "R L"]) -> Bool[Array, "R 1 Q K"]:
+    """Tell which keys each query sees: those of its sentence, and at padding those at padding."""
+    segments = jnp.asarray(segments)
+    return (segments[:, :, None] == segments[:, None, :])[:, None]
+
+
 def first_token_indices(batch: Batch, num_sentences: int) -> Int[Array, "S"]:
     """Find the first token of each sentence among all ``R·L`` tokens.
 

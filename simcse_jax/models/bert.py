@@ -22,10 +22,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.models.batch import Batch
+from simcse_jax.models.batch import Batch, same_segment
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import ACTIVATIONS, Dense, layer_norm, product
 from simcse_jax.models.dropout import attention_dropout, dropout, token_seeds
+from simcse_jax.models.fused_attention import Attention, Fused, fused_attention, fused_for
 from simcse_jax.models.relative_positions import RelativePositions, between, relative_positions
 
 
@@ -36,10 +37,12 @@ class Places(NamedTuple):
         bias: what is added to the attention's scores: the mask, see `attention_bias`, and MPNet's
             relative positions, which differ by head.
         positions: of each token in its sentence.
+        fused: what computes the attention in place of the scores and their bias; None for nothing.
     """
 
     bias: Float[Array, "R #N Q K"]
     positions: Int[AnyArray, "R L"]
+    fused: Fused | None = None
 
 
 class BertEncoder(nn.Module):
@@ -48,10 +51,12 @@ class BertEncoder(nn.Module):
     Attributes:
         config: the architecture.
         dtype: the compute type; parameters are float32, layer norm and softmax run in float32.
+        attention: how rows attend where there is no dropout, see `models.fused_attention`.
     """
 
     config: BertConfig
     dtype: jnp.dtype = jnp.float32
+    attention: Attention = "dense"
 
     @nn.compact
     def __call__(
@@ -67,7 +72,8 @@ class BertEncoder(nn.Module):
         Returns:
             The embedding layer's state, then one per transformer layer, in ``dtype``.
         """
-        places = places_of(batch, relative_positions(self.config))
+        fused = fused_for(self.attention, self.config, batch, keys)
+        places = places_of(batch, relative_positions(self.config), fused)
         seeds = None if keys is None else token_seeds(keys, batch)
         states = [Embeddings(self.config, self.dtype, name="embeddings")(batch, seeds)]
         # Unrolled: lax.scan over layers is slower by about a third in comparable trainers.
@@ -139,6 +145,23 @@ class SelfAttention(nn.Module):
         query, key, value = (
             split_heads(cfg, part) for part in lax.split(qkv, (width,) * 3, axis=-1)
         )  # [R L N H] each
+        if places.fused is None:
+            context = self.attend(query, key, value, places, seeds)
+        else:
+            context = fused_attention(query, key, value, places.fused)
+        context = context.reshape(*context.shape[:-2], width)
+        return Dense(width, cfg.initializer_range, self.dtype, name="output")(context)
+
+    def attend(
+        self,
+        query: Float[Array, "R L N H"],
+        key: Float[Array, "R L N H"],
+        value: Float[Array, "R L N H"],
+        places: Places,
+        seeds: UInt32[Array, "R L 2"] | None,
+    ) -> Float[Array, "R L N H"]:
+        """Average the values, by the softmax of each query with the keys of its sentence."""
+        cfg = self.config
         # Scaled before the product: fewer numbers, and XLA would write the factor out for every
         # score where it fuses the products on a CPU.
         query = query * query.shape[-1] ** -0.5
@@ -153,9 +176,7 @@ class SelfAttention(nn.Module):
         weights = attention_dropout(weights, seeds, places.positions, rate, dropout_id)
         weights = weights.astype(self.dtype)
         context = product("RNQK,RNKH->RNQH", weights, value)
-        context = jnp.swapaxes((context / total).astype(self.dtype), 1, 2)  # [R L N H]
-        context = context.reshape(*context.shape[:-2], width)
-        return Dense(width, cfg.initializer_range, self.dtype, name="output")(context)
+        return jnp.swapaxes((context / total).astype(self.dtype), 1, 2)  # [R L N H]
 
 
 def after_attention(
@@ -195,17 +216,20 @@ def split_heads(config: BertConfig, x: Float[Array, "*T D"]) -> Float[Array, "*T
     return x.reshape(*x.shape[:-1], heads, config.hidden_size // heads)
 
 
-def places_of(batch: Batch, relative: RelativePositions | None) -> Places:
+def places_of(
+    batch: Batch, relative: RelativePositions | None, fused: Fused | None = None
+) -> Places:
     """Find what the layers need to know of where the tokens are.
 
     Args:
         batch: of the tokens.
         relative: the encoder's relative positions, if it has any.
+        fused: what computes the attention, if not the scores with a bias.
     """
     bias = attention_bias(batch)
     if relative is not None:
         bias = bias + relative(between(batch.position_ids))
-    return Places(bias, batch.position_ids)
+    return Places(bias, batch.position_ids, fused)
 
 
 def attention_bias(batch: Batch) -> Float[Array, "R 1 Q K"]:
@@ -213,6 +237,4 @@ def attention_bias(batch: Batch) -> Float[Array, "R 1 Q K"]:
 
     Finite rather than −inf, so that a row that is all padding gives finite numbers.
     """
-    segments = batch.segment_ids
-    allowed = (segments[:, :, None] == segments[:, None, :])[:, None]  # [R 1 Q K]
-    return jnp.where(allowed, 0.0, jnp.finfo(jnp.float32).min)
+    return jnp.where(same_segment(batch.segment_ids), 0.0, jnp.finfo(jnp.float32).min)

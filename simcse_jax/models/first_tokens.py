@@ -30,6 +30,7 @@ from simcse_jax.models.bert import (
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.dense import Dense
 from simcse_jax.models.dropout import head_counters, keep, token_seeds
+from simcse_jax.models.fused_attention import Attention, fused_for
 from simcse_jax.models.relative_positions import relative_positions
 
 
@@ -39,10 +40,12 @@ class FirstTokenEncoder(nn.Module):
     Attributes:
         config: the architecture, of one layer at least.
         dtype: the compute type, as in `models.bert.BertEncoder`.
+        attention: how rows attend in all layers but the last, as there.
     """
 
     config: BertConfig
     dtype: jnp.dtype = jnp.float32
+    attention: Attention = "dense"
 
     @nn.compact
     def __call__(
@@ -59,7 +62,8 @@ class FirstTokenEncoder(nn.Module):
             ``[S, D]`` in ``dtype``; of no meaning for a sentence that is not there.
         """
         relative = relative_positions(self.config)
-        places, firsts = places_of(batch, relative), first_tokens(batch, num_sentences)
+        fused = fused_for(self.attention, self.config, batch, keys)
+        places, firsts = places_of(batch, relative, fused), first_tokens(batch, num_sentences)
         if relative is not None:  # the queries are at position 0
             bias = jnp.moveaxis(relative(jnp.asarray(batch.position_ids)), 1, 2)  # [R L N]
             firsts = firsts._replace(bias=bias.reshape(-1, bias.shape[-1]))

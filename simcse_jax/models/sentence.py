@@ -13,6 +13,7 @@ from simcse_jax.models.bert import BertEncoder
 from simcse_jax.models.config import BertConfig
 from simcse_jax.models.ditto import diagonal_attention
 from simcse_jax.models.first_tokens import FirstTokenEncoder
+from simcse_jax.models.fused_attention import Attention
 from simcse_jax.models.heads import Projection
 from simcse_jax.models.pooling import ditto_head, first_only, pool
 
@@ -29,6 +30,7 @@ class SentenceModel(nn.Module):
             (SimCSE's MLP), or None for none.
         dtype: the compute type of the encoder.
         projection_dtype: that of the projection.
+        attention: how rows attend where there is no dropout, see `models.fused_attention`.
     """
 
     config: BertConfig
@@ -36,6 +38,7 @@ class SentenceModel(nn.Module):
     projection: Literal["pooler", "head"] | None = None
     dtype: jnp.dtype = jnp.float32
     projection_dtype: jnp.dtype = jnp.float32
+    attention: Attention = "dense"
 
     @nn.compact
     def __call__(
@@ -54,10 +57,11 @@ class SentenceModel(nn.Module):
         """
         vectors: Any
         if first_only(self.pooling):
-            encoder = FirstTokenEncoder(self.config, self.dtype, name="encoder")
-            vectors = encoder(batch, keys, num_sentences=num_sentences).astype(jnp.float32)
+            firsts = FirstTokenEncoder(self.config, self.dtype, self.attention, name="encoder")
+            vectors = firsts(batch, keys, num_sentences=num_sentences).astype(jnp.float32)
         else:
-            states = BertEncoder(self.config, self.dtype, name="encoder")(batch, keys)
+            encoder = BertEncoder(self.config, self.dtype, self.attention, name="encoder")
+            states = encoder(batch, keys)
             weights = None
             if (place := ditto_head(self.pooling)) is not None:
                 of_encoder = {name: tree["encoder"] for name, tree in self.variables.items()}

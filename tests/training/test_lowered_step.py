@@ -111,6 +111,14 @@ def test_a_step_fetches_adds_and_exchanges_no_more_than_it_must(program, pooling
     }
 
 
+def test_a_step_of_long_rows_has_the_plain_attention(tiny):
+    batch = packed(make_examples(), 1, row_length=128)
+    assert batch.rows.input_ids.shape[1] == 128
+    text = lowers(tiny, SimCSE(), "mean", batch)("cuda")
+    assert "cudnn" not in text
+    assert re.search(r"dot_general .* -> tensor<\dx\dx128x128xf32>", text)
+
+
 def test_biases_are_summed_and_on_a_cpu_multiplied_by_ones(program):
     ones = {
         platform: sum(product["left"].startswith("1x") for product in products(program(platform)))

@@ -84,9 +84,11 @@ def make_examples(step: int = 0, size: int = 16, columns: int = 1, views: int = 
     return examples
 
 
-def packed(examples: Sentences, shards: int = 1, labels: Any = None) -> TrainingBatch:
+def packed(
+    examples: Sentences, shards: int = 1, labels: Any = None, row_length: int = ROW_LENGTH
+) -> TrainingBatch:
     """The examples as training has them: dealt to the shards, several to a row."""
-    return pack(Examples(np.arange(len(examples)), examples), shards, (ROW_LENGTH,), labels)
+    return pack(Examples(np.arange(len(examples)), examples), shards, (row_length,), labels)
 
 
 def a_sentence_a_row(examples: Sentences, labels: Any = None) -> TrainingBatch:
