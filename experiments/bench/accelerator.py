@@ -2,12 +2,13 @@ r"""Everything that is measured on a GPU, by one command: the other benchmarks a
 
     make bench-accelerator        (or: python -m experiments.bench.accelerator --output-dir FOLDER)
 
-Encoding in float32, bfloat16 and int8; steps of SimCSE at BERT-base's shape in bfloat16, batches of
-64 and 512, and of 8,192 in chunks (GradCache); the InfoNCE loss and its gradients from 4,096 to
-65,536 vectors of 768 dimensions; fitting the flow to 20,000 vectors; and the share of the time in
-which the device is busy, from JAX's profiler. Beside each the fastest PyTorch variant that is
-installed. Each part is a process of its own, so that the device's memory is free before the next;
-one that fails is told of, and the others go on. It is made to take less than twenty minutes.
+Encoding in float32, bfloat16 and int8; long rows with the plain attention and with cuDNN's; steps
+of SimCSE at BERT-base's shape in bfloat16, batches of 64 and 512, and of 8,192 in chunks
+(GradCache); the InfoNCE loss and its gradients from 4,096 to 65,536 vectors of 768 dimensions;
+fitting the flow to 20,000 vectors; and the share of the time in which the device is busy, from
+JAX's profiler. Beside each the fastest PyTorch variant that is installed. Each part is a process of
+its own, so that the device's memory is free before the next; one that fails is told of, and the
+others go on. It is made to take less than twenty minutes.
 
 A TPU lets one process have its chip, so that libraries cannot take turns there: it cannot be used.
 On a CPU everything is done in small, which tells that it works and nothing else.
@@ -65,9 +66,13 @@ def parts(settings: AcceleratorBenchmark, small: bool) -> dict[str, list[str]]:
     loss = ["64", "--dims", "32"] if small else ["4096", "8192", "16384", "32768", "65536"]
     loss += [] if small else ["--dims", "768"]
     flow = ["experiments.bench.flow", *(["--vectors", "64", "--width", "16"] if small else [])]
+    attention = ["experiments.bench.attention"]
+    if small:
+        attention += [*("--shape", "minilm", "--batches", "1", "--tokens", "512", "--rounds", "1")]
     sizes = (8, 16, 64) if small else (64, 512, 8192)
     return {
         "encode": encode,
+        "attention": attention,
         f"step of {sizes[0]}": [*step, "--batch-size", str(sizes[0])],
         f"step of {sizes[1]}": [*step, "--batch-size", str(sizes[1])],
         f"step of {sizes[2]}, in chunks": [
@@ -134,6 +139,23 @@ def encode_rows(value: Mapping[str, Any], busy: Mapping[str, float | None]) -> l
     return found
 
 
+def attention_rows(value: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table's rows of one attention beside the other, for each length of a row."""
+    plain = {row["length"]: row for row in value["rows"] if row["attention"] == "dense"}
+    found = []
+    for row in value["rows"]:
+        what = f"encode rows of {row['length']}, {value['shape']}, bfloat16, {row['attention']}"
+        what += " attention"
+        if "missing" in row:
+            found.append([what, "not on this device", "none", "", "", ""])
+            continue
+        more = f"{row['tokens_per_s']:,.0f} tokens/s"
+        if row["attention"] != "dense":
+            more += f"; {plain[row['length']]['median_s'] / row['median_s']:.2f} × as fast as dense"
+        found.append([what, f"{row['median_s']:.4f} s", "none", "", more, ""])
+    return found
+
+
 def step_row(
     name: str, value: Mapping[str, Any], busy: Mapping[str, float | None], is_profiled: bool
 ) -> list[str]:
@@ -186,6 +208,8 @@ def table(value: Mapping[str, Any]) -> BenchTable:
             rows.append([name, "failed", "", "", part["error"], ""])
         elif name == "encode":
             rows += encode_rows(part, busy)
+        elif name == "attention":
+            rows += attention_rows(part)
         elif name.startswith("step"):
             rows.append(step_row(name, part, busy, name == profiled))
         elif name == "loss":

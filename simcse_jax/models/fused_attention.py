@@ -54,8 +54,8 @@ def fused_for(
 ) -> Fused | None:
     """Return what fused attention needs; None where the plain attention is to be computed.
 
-    Which is so unless another is asked for, and for rows of 64, with dropout, and with relative
-    positions.
+    Which is so unless another is asked for, for rows of 64 or of a length that 128 does not divide,
+    with dropout, and with relative positions.
 
     Args:
         attention: what is asked for.

@@ -8,7 +8,15 @@ from types import SimpleNamespace
 import pytest
 import tyro
 
-from experiments.bench import accelerator, flow, info_nce, low_precision, train, workload
+from experiments.bench import (
+    accelerator,
+    attention,
+    flow,
+    info_nce,
+    low_precision,
+    train,
+    workload,
+)
 from experiments.bench.accelerator import AcceleratorBenchmark, parts, table
 from experiments.bench.turns import busy_share
 
@@ -56,6 +64,7 @@ def test_the_operations_of_a_step():
 def test_every_part_is_a_command_that_exists(small, tmp_path):
     kinds = {
         "experiments.bench.low_precision": low_precision.LowPrecisionBenchmark,
+        "experiments.bench.attention": attention.AttentionBenchmark,
         "experiments.bench.train": train.TrainBenchmark,
         "experiments.bench.info_nce": info_nce.InfoNceBenchmark,
         "experiments.bench.flow": flow.FlowBenchmark,
@@ -112,10 +121,32 @@ def test_encoding_is_told_by_type():
     ]
 
 
+def test_attentions_are_compared_at_each_length():
+    def row(length, attention, seconds):
+        numbers = {"first_s": 9.0, "median_s": seconds, "min_s": seconds, "max_s": seconds}
+        return {"length": length, "attention": attention, "tokens_per_s": 8 / seconds, **numbers}
+
+    rows = [
+        *(row(128, "dense", 2.0), row(128, "cudnn", 4.0)),
+        *(row(512, "dense", 3.0), {"length": 512, "attention": "cudnn", "missing": "no GPU"}),
+    ]
+    how = {"shape": "bert-base", "batches": 8, "tokens": 32_768, "rounds": 5}
+    value = {"small": False, "seconds": 60.0, "parts": {"attention": {**how, "rows": rows}}}
+    found = table(value).rows
+    assert found[1][0] == "encode rows of 128, bert-base, bfloat16, cudnn attention"
+    assert [row[1] for row in found] == ["2.0000 s", "4.0000 s", "3.0000 s", "not on this device"]
+    assert [row[4] for row in found] == [
+        *("4 tokens/s", "2 tokens/s; 0.50 × as fast as dense", "3 tokens/s", ""),
+    ]
+    own = attention.table({**how, "rows": rows})
+    assert own.title.endswith("5 rounds (no GPU)")
+    assert [row[5] for row in own.rows] == ["1.00 ×", "0.50 ×", "1.00 ×", ""]
+
+
 @pytest.mark.slow
 def test_it_works_in_small_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # and put back afterwards
-    only = ("step of 8", "loss", "flow", "busy in encoding")
+    only = ("attention", "step of 8", "loss", "flow", "busy in encoding")
     settings = AcceleratorBenchmark(
         tmp_path / "none", only=only, threads=1, output_dir=tmp_path / "out"
     )
@@ -126,8 +157,11 @@ def test_it_works_in_small_on_a_cpu(tmp_path, monkeypatch):
     assert not any("error" in part for part in value["parts"].values())
     assert value["parts"]["busy in encoding"]["busy"] is None
     text = (tmp_path / "out" / "accelerator.md").read_text()
-    assert text.count("\n| ") == len(table(value).rows) + 2 == 5
+    assert text.count("\n| ") == len(table(value).rows) + 2 == 9
+    assert text.count("| not on this device |") == 2  # cuDNN's attention, at two lengths
     assert "SimCSE, minilm, step of 8, bfloat16" in text
     assert sys.executable not in text
-    with pytest.raises(ValueError, match="there is no part 'step'; they are encode, step of 8"):
+    with pytest.raises(
+        ValueError, match="there is no part 'step'; they are encode, attention, step of 8"
+    ):
         accelerator.main(dataclasses.replace(settings, only=("step",)))
