@@ -15,8 +15,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ import tyro
 from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count, did_you_mean, one_line, quoted
 from simcse_jax.extras import MissingExtra
-from simcse_jax.help_texts import shown
+from simcse_jax.help_texts import of_the_command_line, shown
 from simcse_jax.io import check_not_input, is_special, spoken, write_json, written_file
 from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
 
@@ -425,8 +425,26 @@ def run_command(args: list[str]) -> None:
     )
     if isinstance(chosen, Encode) and chosen.processes.distributed and not hosts.is_child():
         raise SystemExit(hosts.watch(args))
-    run = functools.partial(run_or_explain, chosen.run)
+    run = functools.partial(run_or_explain, lambda: run_chosen(chosen))
     hosts.run_as_child(run) if hosts.is_child() else run()
+
+
+def run_chosen(command: Encode | Whiten | Evaluate) -> None:
+    """Run a command that was parsed."""
+    sections = [command, *filter(dataclasses.is_dataclass, vars(command).values())]
+    with naming_options({name for section in sections for name in vars(section)}):
+        command.run()
+
+
+@contextmanager
+def naming_options(fields: Iterable[str]) -> Iterator[None]:
+    """Call fields as they are typed, ``--batch-size``, in the errors that the block raises."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+        if len(error.args) == 1:
+            error.args = (of_the_command_line(str(error), fields),)
+        raise
 
 
 def train_command(args: list[str]) -> None:
@@ -436,7 +454,7 @@ def train_command(args: list[str]) -> None:
         FileNotFoundError: there is no such configuration.
         ValueError: no configuration is named, or it cannot be so.
     """
-    from simcse_jax.config import CONFIGS, DESCRIPTIONS, load_config
+    from simcse_jax.config import CONFIGS, DESCRIPTIONS, field_names, load_config
     from simcse_jax.results import say
     from simcse_jax.trainer import train
 
@@ -451,10 +469,12 @@ def train_command(args: list[str]) -> None:
         return
     if args[0].startswith("-"):
         raise ValueError(f"the configuration comes first: simcse-jax train CONFIG {args[0]} ...")
-    config = override(load_config(args[0]), args[0], args[1:])
-    if config.run.distributed and not hosts.is_child():
-        raise SystemExit(hosts.watch(["train", *args]))
-    encoder = train(config)
+    config = load_config(args[0])  # whose errors are of a file, which has fields
+    with naming_options(field_names(config)):
+        config = override(config, args[0], args[1:])
+        if config.run.distributed and not hosts.is_child():
+            raise SystemExit(hosts.watch(["train", *args]))
+        encoder = train(config)
     say(f"simcse_jax.SentenceEncoder.from_pretrained({str(encoder.tokenizer_folder)!r}) loads it")
 
 
@@ -477,7 +497,7 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     options = field_names(config)
     for section in ("data", "run", "model", "optimizer", "objective"):
         value = values.pop(section)
-        values[section] = shown(kinds[section], hidden, options)(**vars(value))
+        values[section] = shown(kinds[section], hidden, options, checked=False)(**vars(value))
     sections = [(name, type(value)) for name, value in values.items()]
     shape: Any = dataclasses.make_dataclass("Options", sections, frozen=True)
     without_sections: Any = tyro.conf.OmitArgPrefixes

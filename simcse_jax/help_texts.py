@@ -17,7 +17,13 @@ import tyro
 _WORDS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
-def shown(section: type, hidden: Iterable[str] = (), options: Iterable[str] = ()) -> type:
+def shown(
+    section: type,
+    hidden: Iterable[str] = (),
+    options: Iterable[str] = (),
+    *,
+    checked: bool = True,
+) -> type:
     """Return a dataclass that is parsed as another is, and reads well in the help.
 
     The text of a field is what stands below it in the source, in one paragraph. ``None`` is neither
@@ -28,6 +34,8 @@ def shown(section: type, hidden: Iterable[str] = (), options: Iterable[str] = ()
             likewise.
         hidden: the fields that the help leaves out.
         options: the names of fields of Python's that texts are to call as the command line does.
+        checked: whether what is parsed is checked as the other is; where it is not, tyro has no
+            errors to put into words of its own.
     """
     hints = get_type_hints(section, include_extras=True)
     texts = _texts(section)
@@ -48,24 +56,35 @@ def shown(section: type, hidden: Iterable[str] = (), options: Iterable[str] = ()
         elif field.name in hidden:
             marks.append(tyro.conf.Suppress)
         else:
-            text = _of_the_command_line(texts.get(field.name, ""), options)
+            text = of_the_command_line(texts.get(field.name, ""), options)
             marks.append(_argument(text, kind, field.default, marks))
         for mark in marks:
             kind = Annotated[kind, mark]
         fields.append((field.name, kind, value))
+    namespace: dict[str, Any] = {"__doc__": section.__doc__}
+    if not checked:
+        namespace["__post_init__"] = lambda self: None
     return dataclasses.make_dataclass(
         section.__name__,
         fields,
         bases=(section,),
-        namespace={"__doc__": section.__doc__},
+        namespace=namespace,
         frozen=section.__dataclass_params__.frozen,  # type: ignore[attr-defined]
     )
 
 
-def _of_the_command_line(text: str, options: Iterable[str]) -> str:
+def of_the_command_line(text: str, options: Iterable[str]) -> str:
+    """Call fields as the command line does where a text names them: ``--batch-size``.
+
+    A name of one word may be no field's there: it is one where the text begins with "seed is".
+    Neither paths nor what is quoted or followed by "=" are changed.
+    """
     for name in options:
-        if "_" in name:
-            text = re.sub(rf"\b{name}\b", f"--{name.replace('_', '-')}", text)
+        option = f"--{name.replace('_', '-')}"
+        if "_" in name or name == "coordinator":
+            text = re.sub(rf"(?<![\w/.'\"-]){name}(?![\w/'\"=-]|\.\w)", option, text)
+        else:
+            text = re.sub(rf"^{name}(?= is )", option, text)
     return text
 
 

@@ -256,8 +256,8 @@ def test_options_of_a_corpus_that_cannot_be(model, tmp_path, capsys):
     for options, message in (
         ([*out, "--column", "text"], "--column is given, and"),
         ([*pipe, "--resume"], "pipe is no regular file; leave --resume out"),
-        ([*out, "--num-processes", "2"], "coordinator, num_processes and process_id go together"),
-        ([*out, "--join-timeout", "0"], "join_timeout is 0; it must be at least 1"),
+        ([*out, "--num-processes", "2"], "--coordinator, --num-processes and --process-id go"),
+        ([*out, "--join-timeout", "0"], "error: --join-timeout is 0; it must be at least 1"),
     ):
         fails([*base, *options], capsys, message)
     shared = Encode(str(tmp_path / "in.txt"), tmp_path / "pipe", processes=Processes(True))
@@ -378,9 +378,8 @@ def test_a_size_that_cannot_be_is_refused_before_any_file_is_read(option, least,
     for command in (["encode", "absent.txt", "--output", "x.npy"], ["evaluate", "--data", "no"]):
         with pytest.raises(SystemExit) as ended:
             main([*command, option, "0"])
-        name = option.strip("-").replace("-", "_")
         assert ended.value.code == 2
-        assert capsys.readouterr().err == f"error: {name} is 0; it must be at least {least}\n"
+        assert capsys.readouterr().err == f"error: {option} is 0; it must be at least {least}\n"
 
 
 def test_callbacks_of_other_threads_print_no_traceback(capsys):

@@ -10,7 +10,7 @@ import tyro
 
 from simcse_jax.cli import override
 from simcse_jax.config import CONFIGS
-from simcse_jax.help_texts import shown
+from simcse_jax.help_texts import of_the_command_line, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,35 @@ def test_it_is_parsed_as_before():
     assert tyro.cli(shown(Outer), args=["in.txt", "--depth", "None"]).inner.depth is None
     # The class itself is as it was.
     assert [field.type for field in dataclasses.fields(Outer)][1] == tuple[Path, ...]
+
+
+def test_fields_are_called_as_they_are_typed():
+    names = ("batch_size", "seed", "coordinator")
+    for text, expected in (
+        ("batch_size is 0; mend batch_size.", "--batch-size is 0; mend --batch-size."),
+        ("seed is -1, as the seed is", "--seed is -1, as the seed is"),
+        ("give coordinator (HOST:PORT)", "give --coordinator (HOST:PORT)"),
+    ):
+        assert of_the_command_line(text, names) == expected
+    for text in (
+        *("runs/batch_size", "batch_size/a", "batch_size.json", "no column 'batch_size'"),
+        *("in Python batch_size=3", "my_batch_size", "seeds is", "the seed is"),
+    ):
+        assert of_the_command_line(text, names) == text
+
+
+def test_what_is_not_checked_is_parsed_whatever_it_is():
+    @dataclasses.dataclass(frozen=True)
+    class Checked:
+        count: int = 1
+
+        def __post_init__(self):
+            if self.count < 1:
+                raise ValueError("too few")
+
+    assert tyro.cli(shown(Checked, checked=False), args=["--count", "0"]).count == 0
+    with pytest.raises(SystemExit, match="2"):
+        tyro.cli(shown(Checked), args=["--count", "0"])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -339,7 +339,7 @@ def test_a_loss_that_is_no_number_is_one_line_with_causes(make, tiny_data, tmp_p
     assert stop.value.code == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert re.match(r"error: (loss|gradient_norm) is (nan|inf) at step \d+", line)
-    assert "learning_rate that is too high (1000)" in line
+    assert "a --learning-rate that is too high (1000)" in line
     assert "bfloat16" in line
 
 
@@ -570,7 +570,7 @@ def test_columns_and_scores_of_ones_own_from_the_command_line(
     (tmp_path / "dev.jsonl").write_text(told.replace('"stars": 1', '"stars": 2'))
     with pytest.raises(SystemExit):
         cli.main([*command, "--resume"])
-    assert "the pairs of eval_data have changed" in capsys.readouterr().err
+    assert "the pairs of --eval-data have changed" in capsys.readouterr().err
     assert results["best"]["tasks"]["dev"]["all"] == pytest.approx(results["dev_best"])
     assert library.begun[0]["config"]["data"]["columns"] == ["q", "a b"]
     logged = [{n: x for n, x in r.items() if n != "eval"} for r in library.logged]
@@ -670,7 +670,14 @@ def test_the_command_line_explains_itself(capsys):
             "there are encode, whiten, train, evaluate; did you mean train?",
         ),
         (["train", "--seed", "1"], "the configuration comes first"),
-        (["train", "sbert_stsb"], "eval_data is missing"),
+        (["train", "sbert_stsb"], "error: --eval-data is missing"),
+        (
+            ["train", "mlm", "--batch-size", "0"],
+            "error: --batch-size is 0; it must be at least 1\n",
+        ),
+        (["train", "mlm", "--epochs", "-1"], "error: --epochs is -1.0; it must be positive"),
+        (["train", "unsup_simcse", "--temperature", "0"], "error: --temperature is 0.0; it must"),
+        (["train", "mlm", "--all-tasks"], "error: --all-tasks needs --eval-data, SentEval's"),
         (["train", "mlm", "--train-files"], "--train-files is given without a value; name some"),
         (["train", "mlm", "--seeds", "--resume"], "--seeds is given without a value"),
     ):
