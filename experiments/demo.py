@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from experiments import report
 from simcse_jax import SentenceEncoder, __version__, cosine_similarity, train
+from simcse_jax.checks import counted
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.lee import LeeCorpus, pair_indices, read_lee
 from simcse_jax.data.wikipedia import (
@@ -201,7 +202,7 @@ def methods(data: Data, demo: Demo) -> list[tuple[str, Callable[[], Vectors]]]:
     ):
         if steps:
             run = functools.partial(trained, config, examples, steps, data, demo)
-            rows.append((f"{name}, {steps} steps (trained)", run))
+            rows.append((f"{name}, {counted(steps, 'step')} (trained)", run))
     return rows
 
 

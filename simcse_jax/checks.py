@@ -71,6 +71,12 @@ def listed(names: Iterable[str], most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def counted(number: float, thing: str) -> str:
+    """Return a number of things, of which one is no plural: 1 step, 1,000 steps."""
+    text = f"{int(number):,}" if number == int(number) else f"{number:g}"
+    return f"{text} {thing}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, cut where it is long, or else its class."""
     lines = str(error).strip().splitlines()
@@ -263,7 +269,7 @@ def check_matrix(name: str, x: Any, *, rows: int = 0) -> Real[AnyArray, "n D"]:
     if x.ndim != 2:
         raise ValueError(f"{name} must be a matrix [n, D], got shape {x.shape}")
     if len(x) < rows:
-        raise ValueError(f"{name} must have at least {rows} rows, got shape {x.shape}")
+        raise ValueError(f"{name} must have at least {counted(rows, 'row')}, got shape {x.shape}")
     return x
 
 

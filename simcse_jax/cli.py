@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
-from simcse_jax.checks import check_count, did_you_mean, one_line, quoted
+from simcse_jax.checks import check_count, counted, did_you_mean, one_line, quoted
 from simcse_jax.extras import MissingExtra
 from simcse_jax.help_texts import of_the_command_line, shown
 from simcse_jax.io import check_not_input, is_special, spoken, write_json, written_file
@@ -265,7 +265,7 @@ class Evaluate:
             if temporary is not None:
                 write_json(temporary, results_to_json(results) | {"settings": settings})
         layers = self.model.num_layers
-        cut = "" if layers is None else f", first {layers} layers"
+        cut = "" if layers is None else f", first {counted(layers, 'layer')}"
         title = f"{self.model.model}{cut}, {encoder.settings.pooling} pooling"
         text = f"{title}\n\n{format_table(results)}"
         if self.output:
@@ -324,8 +324,8 @@ class Whiten:
         print(
             one_line(
                 f"{self.output_dir}: {self.model.model}, {encoder.settings.pooling} pooling, "
-                f"whitened from {encoder.dimension} to {whitening.output_dim} dimensions by "
-                f"{progress.done:,} sentences"
+                f"whitened from {encoder.dimension} to "
+                f"{counted(whitening.output_dim, 'dimension')} by {progress.done:,} sentences"
             )
         )
 

@@ -662,8 +662,9 @@ class SentenceEncoder:
             truncated += cut
             yield self._finish(pooled, options.normalize, options.width)
         if truncated and options.warns_of_long:
+            were = "was" if truncated == 1 else "were"
             warnings.warn(
-                f"{truncated} of {done} encoded sentences were cut to {options.limit} tokens",
+                f"{truncated:,} of {done:,} encoded sentences {were} cut to {options.limit} tokens",
                 stacklevel=levels_to_caller(),
             )
 

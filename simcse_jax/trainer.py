@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simcse_jax import hosts, hub, io
-from simcse_jax.checks import check_finite, quoted
+from simcse_jax.checks import check_finite, counted, quoted
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
 from simcse_jax.config import OBJECTIVES, Config, fixed_fields, load_config, replace, to_json
 from simcse_jax.data.batches import TrainingBatches
@@ -496,17 +496,17 @@ def evaluation_of(
 def say_start(config: Config, start: int, total: int) -> None:
     """Say where a seed's run begins, and how it is kept from being lost."""
     run = config.run
+    steps = counted(total, "step")
     if start:
         begins = f"{run.output_dir}: continues at step {start} of {total}"
     elif run.resume:
-        begins = (
-            f"{run.output_dir}: no checkpoint to continue from, so it starts anew: {total} steps"
-        )
+        begins = f"{run.output_dir}: no checkpoint to continue from, so it starts anew: {steps}"
     else:
-        begins = f"{run.output_dir}: {total} steps"
-    also = f", every {run.checkpoint_steps} steps" if run.checkpoint_steps else ""
+        begins = f"{run.output_dir}: {steps}"
+    minutes = counted(run.checkpoint_minutes, "minute")
+    also = f", every {counted(run.checkpoint_steps, 'step')}" if run.checkpoint_steps else ""
     say(
-        f"{begins}; a checkpoint is written every {run.checkpoint_minutes:g} minutes{also} and on "
+        f"{begins}; a checkpoint is written every {minutes}{also} and on "
         "Ctrl-C, from which --resume (in Python resume=True) continues. The first step is being "
         "compiled, which takes up to a minute on a CPU"
     )

@@ -15,6 +15,7 @@ from simcse_jax.checks import (
     check_finite,
     check_positive,
     check_seed,
+    counted,
     listed,
     quoted,
 )
@@ -27,6 +28,15 @@ from simcse_jax.objectives import AXIS, MaskedLM, Sbert, SimCSE
 from simcse_jax.transforms import Whitening
 
 NAN, INF = float("nan"), float("inf")
+
+
+def test_one_is_no_plural():
+    assert [counted(n, "step") for n in (0, 1, 1000)] == ["0 steps", "1 step", "1,000 steps"]
+    assert [counted(n, "minute") for n in (1.0, 0.5, 10.0)] == [
+        "1 minute",
+        "0.5 minutes",
+        "10 minutes",
+    ]
 
 
 def test_what_is_right_passes():

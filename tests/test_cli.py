@@ -57,9 +57,9 @@ def test_sentences_are_cut_where_the_folder_says(golden, tmp_path):
     short.save_pretrained(tmp_path / "model")
     (tmp_path / "in.txt").write_text("a dog eats a cat eats a dog eats a cat\n")
     command = ["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
-    with pytest.warns(UserWarning, match="were cut to 5 tokens"):
+    with pytest.warns(UserWarning, match="was cut to 5 tokens"):
         main([*command, "--model", str(tmp_path / "model")])
-    with pytest.warns(UserWarning, match="were cut to 5 tokens"):
+    with pytest.warns(UserWarning, match="was cut to 5 tokens"):
         expected = short.encode(["a dog eats a cat eats a dog eats a cat"])
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 

@@ -315,7 +315,7 @@ def downloaded(name, folder, columns):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*encoded sentences were cut")
+@pytest.mark.filterwarnings("ignore:.*encoded sentences w(as|ere) cut")
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=name_of)
 def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
     """In the order of the page, of a tiny model, for a step."""

@@ -60,7 +60,7 @@ def test_what_a_stream_refuses(tiny, unchecked):
 
 def test_long_sentences_are_told_of_once(tiny):
     texts = [*SENTENCES[:4], " ".join(["dog"] * 40), *SENTENCES[4:6]]
-    message = "1 of 7 encoded sentences were cut to 24 tokens"
+    message = "1 of 7 encoded sentences was cut to 24 tokens"
     with pytest.warns(UserWarning, match=message) as caught:
         list(tiny.encode_stream(texts, chunk_size=2))
     assert len(caught) == 1

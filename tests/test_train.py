@@ -659,6 +659,13 @@ def test_continued_pretraining_from_the_command_line(golden, tiny_data, tmp_path
     assert "mlm" in SentenceEncoder.from_pretrained(tmp_path / "run" / "last").params
 
 
+def test_a_run_of_one_step_is_told_as_one(capsys):
+    config = replace(CONFIGS["mlm"], checkpoint_minutes=1.0, checkpoint_steps=1)
+    trainer.say_start(config, 0, 1)
+    said = capsys.readouterr().out
+    assert said.startswith("runs/mlm: 1 step; a checkpoint is written every 1 minute, every 1 step")
+
+
 def test_the_command_line_explains_itself(capsys):
     cli.main(["train"])
     assert "unsup_simcse" in capsys.readouterr().out
@@ -834,7 +841,7 @@ def test_bad_input(make, tiny_data, tmp_path):
             train(make(name, **changes), sentences=sentences)
 
     text = {"train_files": (tiny_data / "text.txt",)}
-    fails("unsup_simcse", "60 rows of training text do not fill one", **text, batch_size=64)
+    fails("unsup_simcse", "60 rows of training text cannot fill one", **text, batch_size=64)
     fails("unsup_simcse", "does not divide by 8, the devices times", **text, batch_size=12)
     fails("unsup_simcse", r"no\.txt does not exist", train_files=(tiny_data / "no.txt",))
     fails("unsup_simcse", "none", **text, model=str(tmp_path / "none"))

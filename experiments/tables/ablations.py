@@ -42,6 +42,7 @@ import tyro
 
 from experiments import report
 from experiments.tables.filled import filled_positives
+from simcse_jax.checks import counted
 from simcse_jax.cli import run_or_explain
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
@@ -419,9 +420,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     how = results["settings"]
     ours = [how["model"]]
     if how["num_layers"]:
-        ours.append(f"first {how['num_layers']} layers")
+        ours.append(f"first {counted(how['num_layers'], 'layer')}")
     if how["steps"] or how["batch_size"]:
-        steps = f"{how['steps']} steps" if how["steps"] else "batches"
+        steps = counted(how["steps"], "step") if how["steps"] else "batches"
         ours.append(f"{steps} of {how['batch_size']}" if how["batch_size"] else steps)
     if how["learning_rate"]:
         ours.append(f"learning rate {how['learning_rate']:g}")

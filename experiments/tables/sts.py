@@ -24,6 +24,7 @@ from tqdm import tqdm
 from experiments import report
 from experiments.tables.frozen import encode_tasks, transforms_of
 from simcse_jax import SentenceEncoder
+from simcse_jax.checks import counted
 from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
@@ -278,7 +279,7 @@ def lines(results: Mapping[str, Any], protocol: str) -> list[tuple[str, list[str
 def title(results: Mapping[str, Any], protocol: str) -> str:
     """Return the heading of one protocol's table."""
     layers = results["num_layers"]
-    depth = "" if layers is None else f", first {layers} layers"
+    depth = "" if layers is None else f", first {counted(layers, 'layer')}"
     return f"{results['model']}{depth}: Spearman × 100, protocol {protocol}"
 
 

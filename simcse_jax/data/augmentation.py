@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from simcse_jax.checks import check_between, check_count
+from simcse_jax.checks import check_between, check_count, counted
 from simcse_jax.data.training_text import TrainingText
 
 Augmentation = Callable[[str, np.random.Generator], str]
@@ -216,7 +216,7 @@ def augmented_pairs(text: TrainingText, augmentation: Augmentation, seed: int) -
     changed = sum(a != b for a, b in zip(text.columns[0], positives, strict=True))
     return TrainingText(
         (text.columns[0], positives),
-        f"{len(text):,} pairs of a sentence and its augmentation (seed {seed}), "
+        f"{counted(len(text), 'pair')} of a sentence and its augmentation (seed {seed}), "
         f"{len(text) - changed:,} of them of equal sentences",
     )
 
@@ -255,7 +255,8 @@ def next_sentence_pairs(
         )
     which = "the next sentence" if window == 1 else f"one of the next {window} sentences"
     return TrainingText(
-        (tuple(anchors), tuple(positives)), f"{len(anchors):,} pairs of a sentence and {which}"
+        (tuple(anchors), tuple(positives)),
+        f"{counted(len(anchors), 'pair')} of a sentence and {which}",
     )
 
 

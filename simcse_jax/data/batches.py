@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_between, check_count
+from simcse_jax.checks import check_between, check_count, counted
 from simcse_jax.data.packing import deal, pack_rows, packed_batch
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.extras import needs
@@ -216,8 +216,8 @@ class TrainingBatches:
         check_between("views", views, 1, 100)
         if rows < batch_size:
             raise ValueError(
-                f"{rows} rows of training text do not fill one batch of {batch_size}; give more "
-                f"text or a batch size of at most {rows}"
+                f"{counted(rows, 'row')} of training text cannot fill one batch of {batch_size}; "
+                f"give more text or a batch size of at most {rows}"
             )
         if not 0 <= process_index < process_count:
             raise ValueError(
@@ -229,8 +229,8 @@ class TrainingBatches:
         if batch_size % shards:
             below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
             raise ValueError(
-                f"a batch of {batch_size} examples does not divide by {shards}, the devices times "
-                f"the chunks on each; take {f'{below} or ' if below else ''}{above}"
+                f"a batch of {counted(batch_size, 'example')} does not divide by {shards}, the "
+                f"devices times the chunks on each; take {f'{below} or ' if below else ''}{above}"
             )
         check_count("seed", seed, 0)
         check_between("seed", seed, 0, 2**32 - 1)
@@ -251,11 +251,11 @@ class TrainingBatches:
         self._order = order.batch(batch_size, drop_remainder=drop_last)
         self.steps_per_epoch = len(self._order)
         remainder = rows % batch_size
-        self.description = (
-            f"{rows:,} rows make {self.steps_per_epoch:,} steps of {batch_size} an epoch"
-        )
+        steps = counted(self.steps_per_epoch, "step")
+        make = "makes" if rows == 1 else "make"
+        self.description = f"{counted(rows, 'row')} {make} {steps} of {batch_size} an epoch"
         if remainder and drop_last:
-            self.description += f"; {remainder} rows, others each time, are left out"
+            self.description += f"; {counted(remainder, 'row')} left out, drawn anew each time"
         elif remainder:
             self.description += (
                 f"; the last is filled up with {batch_size - remainder} of the epoch's first rows"

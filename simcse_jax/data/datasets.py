@@ -15,6 +15,7 @@ from simcse_jax.checks import (
     check_count,
     check_positive,
     check_types,
+    counted,
     did_you_mean,
 )
 from simcse_jax.data.augmentation import (
@@ -423,9 +424,12 @@ def _wikipedia_sections(config: DataConfig, seed: int, eval_data: Path | None) -
     }
     for name, triplets in {"training": chosen, **parts}.items():
         if not triplets:
-            raise ValueError(f"{source} ({len(articles)} articles) has no triplet for {name}")
+            raise ValueError(
+                f"{source} ({counted(len(articles), 'article')}) has no triplet for {name}"
+            )
     description = (
-        f"{source}: {len(chosen):,} section triplets of {len(train)} articles; tested on "
+        f"{source}: {counted(len(chosen), 'section triplet')} of "
+        f"{counted(len(train), 'article')}; tested on "
         f"{len(parts['all']):,} of {len(test)} others, the best chosen on {len(parts['dev']):,} "
         f"of {len(dev)}"
     )
@@ -527,7 +531,7 @@ def split_premises(text: TrainingText, share: float) -> tuple[TrainingText, Trai
         rows = [i for i, out in enumerate(held_out) if out == side]
         if not rows:
             raise ValueError(
-                f"{len(text)} NLI pairs are too few to hold some out; give a test file"
+                f"{counted(len(text), 'NLI pair')}: too few to hold some out; give a test file"
             )
         columns = tuple(tuple(column[i] for i in rows) for column in text.columns)
         description = f"{text.description}; {len(rows):,} of them {what}"

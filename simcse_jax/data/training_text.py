@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from simcse_jax.checks import check_unmasked, listed, quoted
+from simcse_jax.checks import check_unmasked, counted, listed, quoted
 from simcse_jax.data.libraries import is_saved
 from simcse_jax.data.nli import (
     Label,
@@ -98,8 +98,8 @@ class TrainingText:
             )
         if self.labels is not None and len(self.labels) != counts[0]:
             raise ValueError(
-                f"training text of {counts[0]} rows has {len(self.labels)} labels; each row needs "
-                "one"
+                f"training text of {counted(counts[0], 'row')} has "
+                f"{counted(len(self.labels), 'label')}; each row needs one"
             )
         if not self.description:
             object.__setattr__(self, "description", _describe("training text", len(self), counts))
@@ -290,7 +290,7 @@ def _text_of_parts(
         raise ValueError(f"{names}: no row has a label; check the labels")
     description = _describe(names, len(columns[0]), columns, first)
     if blank := sum(part.blank for part in plain):
-        description += f"; {blank} blank lines left out"
+        description += f"; {counted(blank, 'blank line')} left out"
     if unlabelled := sum(part.unlabelled for part in plain):
         description += f"; {unlabelled:,} more without a label left out"
     return TrainingText(columns, description, labels)
@@ -313,8 +313,8 @@ class _Columns:
 def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = None) -> str:
     kind = _KINDS.get(len(columns), _MORE)
     named = f" ({', '.join(part.names)})" if part is not None and part.names else ""
-    count = f"{rows:,} {kind if rows > 1 else kind.removesuffix('s')}"
-    width = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
+    count = counted(rows, kind.removesuffix("s"))
+    width = counted(len(columns), "column")
     if part is None or not part.label:
         return f"{name}: {count} from {width}{named}, {_MEANING[kind]}"
     return f"{name}: {count} from {width}{named}, each with its {part.label}"
@@ -475,7 +475,7 @@ def _triplets_of(files: Sequence[NliFile], names: str, seed: int, neutral: bool)
         )
     columns = tuple(zip(*triplets, strict=True))
     description = _describe(names, len(triplets), columns, _Columns(columns, header))
-    description += f"; drawn from {len(examples):,} NLI pairs with seed {seed}"
+    description += f"; drawn from {counted(len(examples), 'NLI pair')} with seed {seed}"
     if unlabelled:
         description += f", {unlabelled:,} more without a label left out"
     return TrainingText(columns, description)
@@ -516,7 +516,7 @@ def labelled_nli(examples: Sequence[NliExample], names: str, unlabelled: int = 0
     numbers = {label: number for number, label in enumerate(NLI_LABELS)}
     labels = tuple(numbers[e.label] for e in examples)
     counts = ", ".join(f"{labels.count(n):,} {label}" for label, n in numbers.items())
-    description = f"{names}: {len(examples):,} NLI pairs ({counts})"
+    description = f"{names}: {counted(len(examples), 'NLI pair')} ({counts})"
     if unlabelled:
         description += f", {unlabelled:,} more without a label left out"
     return TrainingText(columns, description, labels)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from simcse_jax.checks import check_count
+from simcse_jax.checks import check_count, counted
 from simcse_jax.data.transfer import Labelled, TransferTask
 from simcse_jax.evaluation.sts import Encode
 from simcse_jax.extras import needs
@@ -101,7 +101,8 @@ def _check_classes(task: TransferTask, folds: int) -> None:
         raise ValueError(f"{task.name} has sentences of one class only: nothing can be told apart")
     if "dev" not in task.splits and counts.min() < folds:
         raise ValueError(
-            f"{task.name} has a class of {counts.min()} sentences, too few for {folds} folds"
+            f"{task.name} has a class of {counted(int(counts.min()), 'sentence')}, too few for "
+            f"{folds} folds"
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simcse_jax.checks import is_unicode
+from simcse_jax.checks import counted, is_unicode
 from simcse_jax.hub.settings import EncoderSettings
 from simcse_jax.io import is_there, open_data, write_text
 from simcse_jax.models.pooling import ditto_head
@@ -576,7 +576,7 @@ def _joined(value: str | list[str]) -> str:
 
 def _origin(origin: Origin) -> str:
     at = "" if origin.revision is None else f", revision `{origin.revision}`"
-    kept = "" if origin.num_layers is None else f", its first {origin.num_layers} layers"
+    kept = "" if origin.num_layers is None else f", its first {counted(origin.num_layers, 'layer')}"
     before = None if origin.hub_id is not None else _known(origin).get("base_model")
     came = "" if before is None else f"; that starts from {_joined(before)}, as its card says"
     return f"{_linked(origin)}{at}{kept}{came}"

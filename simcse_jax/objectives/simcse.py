@@ -192,8 +192,7 @@ class SimCSE(TokenObjective):
         columns = vectors.shape[1]
         if columns < 2:
             raise ValueError(
-                f"SimCSE takes pairs, with hard negatives or none; the examples have {columns} "
-                "sentences"
+                "SimCSE takes pairs, with hard negatives or none; the examples have one sentence"
             )
         self.check_batch(len(vectors) * lax.axis_size(AXIS), columns)
         anchors, positives = vectors[:, 0], vectors[:, 1]  # [B D] each

@@ -20,6 +20,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
+from simcse_jax.checks import counted
 from simcse_jax.io import (
     cannot_write,
     is_special,
@@ -196,8 +197,8 @@ def partial_output(output: str | os.PathLike[str], resume: bool = False) -> Iter
 def _interrupted(error: BaseException, rows: int, target: Path) -> Interrupted:
     terminated = isinstance(error, Terminated)
     return Interrupted(
-        f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'} when {rows:,} rows of {target} were "
-        "done; the same command goes on from there with --resume",
+        f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'} with {counted(rows, 'row')} of "
+        f"{target} done; the same command goes on from there with --resume",
         signal.SIGTERM if terminated else signal.SIGINT,
     )
 

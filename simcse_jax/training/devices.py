@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
+from simcse_jax.checks import counted
 from simcse_jax.data.batches import split_shards
 from simcse_jax.objectives.objective import AXIS
 from simcse_jax.training.step import Step
@@ -72,9 +73,9 @@ def check_share(batch: Any, mesh: Mesh) -> None:
     local = len(mesh.local_devices)
     for x in jax.tree.leaves(batch):
         if np.ndim(x) == 0 or np.shape(x)[0] % local:
-            rows = np.shape(x)[0] if np.ndim(x) else "no"
+            rows = counted(np.shape(x)[0], "row") if np.ndim(x) else "no rows"
             raise ValueError(
-                f"a batch of {rows} rows cannot be divided among {local} devices; choose a batch "
+                f"a batch of {rows} cannot be divided among {local} devices; choose a batch "
                 f"size that is a multiple of {local}"
             )
 

@@ -15,6 +15,7 @@ from simcse_jax.checks import (
     check_count,
     check_positive,
     check_types,
+    counted,
 )
 from simcse_jax.objectives.objective import Params
 
@@ -97,7 +98,9 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         math.ceil(config.warmup_ratio * total_steps), total_steps - 1
     )
     if warmup >= total_steps:
-        raise ValueError(f"warmup_steps is {warmup}; the run has {total_steps} steps only")
+        raise ValueError(
+            f"warmup_steps is {warmup}; the run has {counted(total_steps, 'step')} only"
+        )
     rest = total_steps - warmup
     falling = {
         "linear": optax.linear_schedule(config.learning_rate, 0.0, rest),

@@ -119,7 +119,13 @@ def test_the_remainder_is_left_out_or_filled_up(tokenizer):
     dropped = TrainingBatches(text, tokenizer, 8)
     assert len(dropped) == 2
     assert dropped.description == (
-        "21 rows make 2 steps of 8 an epoch; 5 rows, others each time, are left out"
+        "21 rows make 2 steps of 8 an epoch; 5 rows left out, drawn anew each time"
+    )
+    one = TrainingBatches(make_text(3), tokenizer, 2).description
+    assert one == "3 rows make 1 step of 2 an epoch; 1 row left out, drawn anew each time"
+    assert (
+        TrainingBatches(make_text(1), tokenizer, 1).description
+        == "1 row makes 1 step of 1 an epoch"
     )
     left_out = [
         set(range(21)) - {i for s in (e, e + 1) for i in dropped.indices(s)} for e in (0, 2)
@@ -330,7 +336,7 @@ def test_dealing_costs_no_density_on_real_text(shared_data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 11}, "10 rows of training text do not fill one batch of 11; .* at most 10"),
+        ({"batch_size": 11}, "10 rows of training text cannot fill one batch of 11; .* at most 10"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"shards": 3}, "a batch of 8 examples does not divide by 3, .*; take 6 or 9"),
         ({"shards": 16}, "does not divide by 16, .*; take 16"),

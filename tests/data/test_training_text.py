@@ -243,7 +243,7 @@ def test_labels_are_part_of_the_fingerprint_and_as_many_as_rows():
     assert len(prints) == 4
     # As it was before there were labels: checkpoints of older runs know it.
     assert TrainingText((("A.",),)).fingerprint == "ef6b304f86ccd5b8f8754f379e3f09e6"
-    with pytest.raises(ValueError, match="training text of 2 rows has 1 labels"):
+    with pytest.raises(ValueError, match="training text of 2 rows has 1 label;"):
         TrainingText(columns, labels=(0,))
 
 

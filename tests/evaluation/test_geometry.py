@@ -91,7 +91,7 @@ def test_bad_input():
     x = np.eye(3)
     with pytest.raises(ValueError, match=r"one shape, got \(3, 3\) and \(2, 3\)"):
         alignment(x, x[:2])
-    with pytest.raises(ValueError, match=r"at least 1 rows, got shape \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"at least 1 row, got shape \(0, 3\)"):
         alignment(x[:0], x[:0])
     with pytest.raises(ValueError, match=r"at least 2 rows, got shape \(1, 3\)"):
         uniformity(x[:1])

@@ -208,7 +208,7 @@ def test_bad_input():
         singular_spectrum(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="x must be finite; row 1 is not"):
         singular_spectrum(np.array([[1.0], [np.nan]]))
-    with pytest.raises(ValueError, match=r"at least 1 rows, got shape \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"at least 1 row, got shape \(0, 2\)"):
         partition_isotropy(np.zeros((0, 2)))
     with pytest.raises(ValueError, match="one dimension"):
         isoscore(np.arange(3.0)[:, None])

@@ -170,7 +170,7 @@ def test_sst_is_chosen_on_dev_and_trained_on_train_alone():
     ("labels", "folds", "message"),
     [
         ([0, 0, 0, 0], 2, "one class only"),
-        ([0, 0, 0, 1], 2, "a class of 1 sentences, too few for 2 folds"),
+        ([0, 0, 0, 1], 2, "a class of 1 sentence, too few for 2 folds"),
         ([0, 0, 1, 1], 1, "folds is 1"),
     ],
 )

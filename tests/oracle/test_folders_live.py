@@ -16,7 +16,7 @@ st = pytest.importorskip("sentence_transformers")
 pytestmark = [
     pytest.mark.oracle,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.* were cut to"),
+    pytest.mark.filterwarnings("ignore:.* w(as|ere) cut to"),
 ]
 
 TEXTS = [

@@ -316,5 +316,5 @@ def test_models_that_do_not_fit(tiny):
 
 @pytest.mark.usefixtures("unchecked")
 def test_examples_of_one_sentence_do_not_fit():
-    with pytest.raises(ValueError, match="takes pairs, .* the examples have 1 sentences"):
+    with pytest.raises(ValueError, match="takes pairs, .* the examples have one sentence"):
         SimCSE().loss({}, jnp.ones((4, 1, 8)), None, None)
