@@ -406,6 +406,15 @@ def test_only_event_loops_of_orbax_are_passed_over(monkeypatch):
     assert [found.exc_traceback for found in told] == [caught.tb]
 
 
+def test_a_warning_of_whiten_names_no_folder_of_its_own(golden, tmp_path, caplog):
+    (tmp_path / "text.txt").write_text("\n".join(SENTENCES))
+    options = ["--model", str(golden / "tiny-bert"), "--pooling", "ditto-1-2", "--k", "5"]
+    main(["whiten", str(tmp_path / "text.txt"), "--output-dir", str(tmp_path / "w"), *options])
+    (warning,) = caplog.messages
+    assert "no module for the pooling ditto-1-2: it will refuse the model" in warning
+    assert "/" not in warning
+
+
 def test_whiten_writes_a_model_that_applies_it(golden, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny_model = golden / "tiny-bert"

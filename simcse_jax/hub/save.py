@@ -149,14 +149,13 @@ def save_model(
         write_card(out, card or model_card(model_facts(config, settings, transform), origin))
     unknown = ""
     if transform is not None and _of_transform(transform) is None:
-        unknown = f"ends with a {transform.kind}"
+        unknown = f"a {transform.kind} at the end"
     if ditto_head(settings.pooling) is not None:
-        unknown = f"pools by {settings.pooling}"
-    if unknown:
+        unknown = f"the pooling {settings.pooling}"
+    if unknown:  # whoever saves knows the folder, and here it may be a temporary one of theirs
         log.warning(
-            "%s %s, for which sentence-transformers has no module: it will refuse the folder; load "
-            "it with simcse_jax",
-            folder,
+            "sentence-transformers has no module for %s: it will refuse the model that is saved; "
+            "load it with simcse_jax",
             unknown,
         )
     return Path(folder)
