@@ -1,4 +1,4 @@
-"""Compiled programs: kept between processes, and counted."""
+"""Compiled programs: kept between processes, and timed."""
 
 from __future__ import annotations
 
@@ -31,35 +31,26 @@ def enable_compilation_cache() -> None:
 
 @dataclasses.dataclass
 class Compilations:
-    """Programs that were compiled, or read from the cache, since the first call of `compilations`.
+    """What compiling, or reading what was compiled, took since the first call of `compilations`.
 
     Attributes:
-        large: those that took longer than 0.2 s.
-        small: the others.
-        seconds: of all together.
+        seconds: of all programs together.
     """
 
-    large: int = 0
-    small: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return (
-            f"compiling took {self.seconds:.1f} s: {self.large} programs of more than 0.2 s, "
-            f"{self.small} small ones"
-        )
+        return f"compiling took {self.seconds:.1f} s"
 
 
 @functools.cache
 def compilations() -> Compilations:
-    """Return the running totals of this process, from the first call on."""
-    totals = Compilations()
+    """Return the running total of this process, from the first call on."""
+    total = Compilations()
 
     def count(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            totals.large += duration_secs > 0.2
-            totals.small += duration_secs <= 0.2
-            totals.seconds += duration_secs
+            total.seconds += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(count)
-    return totals
+    return total
