@@ -396,8 +396,7 @@ def run_command(args: list[str]) -> None:
         print(f"simcse-jax {__version__}")
         return
     if args[:1] == ["train"]:
-        again = shlex.join(["simcse-jax", *args, *([] if "--resume" in args else ["--resume"])])
-        command = functools.partial(run_or_explain, lambda: train_command(args[1:]), again)
+        command = functools.partial(run_or_explain, lambda: train_command(args[1:]), resumed(args))
         hosts.run_as_child(command) if hosts.is_child() else command()
         return
     commands: dict[str, Callable[..., Any]] = {
@@ -425,8 +424,15 @@ def run_command(args: list[str]) -> None:
     )
     if isinstance(chosen, Encode) and chosen.processes.distributed and not hosts.is_child():
         raise SystemExit(hosts.watch(args))
-    run = functools.partial(run_or_explain, lambda: run_chosen(chosen))
+    goes_on = isinstance(chosen, Encode) and not is_special(chosen.output)
+    again = resumed(args) if goes_on else ""
+    run = functools.partial(run_or_explain, lambda: run_chosen(chosen), again)
     hosts.run_as_child(run) if hosts.is_child() else run()
+
+
+def resumed(args: list[str]) -> str:
+    """Return the command that goes on where that of these arguments has been."""
+    return shlex.join(["simcse-jax", *args, *([] if "--resume" in args else ["--resume"])])
 
 
 def run_chosen(command: Encode | Whiten | Evaluate) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from simcse_jax.cli import (
     print_what_ends_the_program,
     run_or_explain,
 )
+from simcse_jax.encoder import CHUNK
 
 
 @pytest.fixture
@@ -180,9 +182,41 @@ def test_a_signal_leaves_nothing_half_made(
     with pytest.raises(SystemExit) as stop:
         main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.npy"), *model])
     assert stop.value.code == code
-    assert capsys.readouterr().err == f"error: {message}\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}; start it again by: simcse-jax encode {tmp_path}/")
+    assert said.endswith(" --pooling mean --resume\n")
     assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_what_is_kept_and_the_command_that_goes_on(model, tmp_path, monkeypatch):
+    lines = "".join(f"a dog eats {n}\n" for n in range(2 * CHUNK + 1)).encode()
+    output = tmp_path / "o.npy"
+    command = ["encode", "-", "--output", str(output), *model]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simcse_jax.cli", *command],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdin.write(lines)  # and no end: it waits for more
+    process.stdin.flush()
+    record = tmp_path / ".o.npy.part" / "progress.json"
+    while process.poll() is None and not (
+        record.exists() and json.loads(record.read_text())["rows"]
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    said = errors.decode().splitlines()[-1]
+    assert process.returncode == 130
+    kept = f"error: stopped by Ctrl-C with {CHUNK:,} rows of {output} kept; "
+    again = said.removeprefix(f"{kept}it goes on by: ")
+    assert again == f"simcse-jax {shlex.join(command)} --resume"
+    for args in (shlex.split(again)[1:], [*command[:3], str(tmp_path / "whole.npy"), *model]):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+        main(args)
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 @by_a_signal
@@ -213,7 +247,7 @@ def test_a_signal_in_a_garbage_collection_is_not_lost(
     with pytest.raises(SystemExit) as stop:
         main(["encode", str(tmp_path / "in.txt"), "--output", str(tmp_path / "o.npy"), *model])
     assert stop.value.code == code
-    assert capsys.readouterr().err == f"error: {message}\n"
+    assert capsys.readouterr().err.startswith(f"error: {message}; start it again by: simcse-jax")
 
 
 def test_vectors_go_through_a_pipe_and_words_beside_it(golden, model, tmp_path, capsys):

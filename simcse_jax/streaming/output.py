@@ -198,7 +198,7 @@ def _interrupted(error: BaseException, rows: int, target: Path) -> Interrupted:
     terminated = isinstance(error, Terminated)
     return Interrupted(
         f"stopped by {'SIGTERM' if terminated else 'Ctrl-C'} with {counted(rows, 'row')} of "
-        f"{target} done; the same command goes on from there with --resume",
+        f"{target} kept",
         signal.SIGTERM if terminated else signal.SIGINT,
     )
 

@@ -274,7 +274,7 @@ def test_a_signal_says_how_far_it_came(tiny, tmp_path, text, monkeypatch, error,
             raise error
 
     monkeypatch.setattr(streaming.PartialOutput, "keep", keep)
-    message = f"stopped by {by} with 24 rows of .*v.npy done; the same command goes on"
+    message = f"stopped by {by} with 24 rows of .*v.npy kept"
     with pytest.raises(Interrupted, match=message) as stop:
         encode(tiny, text, tmp_path / "v.npy")
     assert stop.value.exit_code == code
