@@ -400,7 +400,6 @@ def train_seed(
     text = with_positives(data, config.data, run.seed)
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
-    objective.check_batch(config.data.batch_size, columns)
     fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
@@ -410,6 +409,7 @@ def train_seed(
     # Model and data
     mesh = make_mesh()
     model = load_model(config)
+    objective.check_batch(config.data.batch_size, columns, model.config.hidden_size)
     key = jax.random.key(run.seed)
     params = objective.init(model, jax.random.fold_in(key, 0))
     untrained = trained_encoder(config, model, params)  # refuses a pooling before text is read

@@ -86,11 +86,11 @@ def test_what_is_wrong_is_named_with_what_would_be_right(check, values, wanted):
 def test_a_single_example_has_no_negatives_but_hard_ones():
     for columns in (1, 2):
         with pytest.raises(ValueError, match="batch_size is 1; it must be at least 2 without hard"):
-            SimCSE().check_batch(1, columns)
-    SimCSE().check_batch(1, 3)
-    SimCSE().check_batch(2, 1)
+            SimCSE().check_batch(1, columns, 32)
+    SimCSE().check_batch(1, 3, 32)
+    SimCSE().check_batch(2, 1, 32)
     for objective in (Sbert(), MaskedLM()):
-        objective.check_batch(1, 2)
+        objective.check_batch(1, 2, 32)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -835,6 +835,18 @@ def test_a_pooling_that_cannot_be_is_refused_before_text_is_read(make, monkeypat
             train(make(name, pooling="pooler"), sentences=None if "sts" in name else SENTENCES)
 
 
+def test_a_batch_that_whitening_makes_one_distance_of_is_refused_before_text_is_read(
+    make, monkeypatch
+):
+    monkeypatch.setattr(trainer, "make_batches", lambda *_: pytest.fail("text was tokenised"))
+    for groups, message in (
+        (4, "batch_size is 8; it must be above the 8 channels of a group, .* choose a larger"),
+        (12, "groups is 12; it must divide the model's 32 channels: take 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(make("whitened_cse", groups=groups), sentences=SENTENCES)
+
+
 def test_bad_input(make, tiny_data, tmp_path):
     def fails(name, message, sentences=None, **changes):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

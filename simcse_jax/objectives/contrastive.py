@@ -40,7 +40,7 @@ class ContrastiveWithHead(TokenObjective):
         """See `ObjectiveConfig.check_text`: without labels, which would be taken for nothing."""
         refuse_labels(self.method, labels)
 
-    def check_batch(self, batch_size: int, columns: int) -> None:
+    def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`: a single example has no negatives."""
         refuse_one_example(batch_size)
 

@@ -91,8 +91,14 @@ class ObjectiveConfig(Protocol):
     def check_text(self, columns: int, labels: bool) -> None:
         """Raise ValueError for a text of so many columns, with labels or not, that does not fit."""
 
-    def check_batch(self, batch_size: int, columns: int) -> None:
-        """Raise ValueError for a global batch of so many examples that teaches nothing."""
+    def check_batch(self, batch_size: int, columns: int, width: int) -> None:
+        """Raise ValueError for a global batch of so many examples that teaches nothing.
+
+        Args:
+            batch_size: how many examples.
+            columns: how many sentences an example has.
+            width: that of a vector.
+        """
 
     def export(self, params: Params) -> Params:
         """Return the parameters of the trained model as model folders hold them."""
@@ -125,7 +131,7 @@ class TokenObjective:
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`; every text fits."""
 
-    def check_batch(self, batch_size: int, columns: int) -> None:
+    def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`; every size will do."""
 
     def export(self, params: Params) -> Params:

@@ -114,7 +114,7 @@ class SimCSE(TokenObjective):
         """See `ObjectiveConfig.check_text`: without labels, which would be taken for nothing."""
         refuse_labels("SimCSE", labels)
 
-    def check_batch(self, batch_size: int, columns: int) -> None:
+    def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`: a single example needs a hard negative."""
         if columns < 3:
             refuse_one_example(batch_size)
@@ -189,12 +189,12 @@ class SimCSE(TokenObjective):
         self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch, keys: Keys
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the contrastive loss of the global batch, and what is measured of it."""
-        columns = vectors.shape[1]
+        _, columns, width = vectors.shape
         if columns < 2:
             raise ValueError(
                 "SimCSE takes pairs, with hard negatives or none; the examples have one sentence"
             )
-        self.check_batch(len(vectors) * lax.axis_size(AXIS), columns)
+        self.check_batch(len(vectors) * lax.axis_size(AXIS), columns, width)
         anchors, positives = vectors[:, 0], vectors[:, 1]  # [B D] each
         value, accuracy = info_nce(
             anchors,

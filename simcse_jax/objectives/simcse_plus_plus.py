@@ -103,7 +103,7 @@ class SimCSEPlusPlus(ContrastiveWithHead):
         self, params: Params, vectors: Float[Array, "B 3 D"], batch: TrainingBatch, keys: Keys
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the loss of the global batch, and what is measured of it."""
-        self.check_batch(len(vectors) * lax.axis_size(AXIS), 1)
+        self.check_batch(len(vectors) * lax.axis_size(AXIS), 1, vectors.shape[-1])
         z, other, plain = jnp.unstack(vectors, axis=1)  # [B D] each
         contrast, accuracy = off_dropout_info_nce(
             *(z, other, plain),

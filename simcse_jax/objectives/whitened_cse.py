@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from simcse_jax.checks import check_count, check_finite, check_positive, check_types
+from simcse_jax.checks import check_count, check_finite, check_positive, check_types, counted
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.group_whitening import group_whitening
 from simcse_jax.losses.info_nce import Implementation, info_nce
@@ -75,10 +75,23 @@ class WhitenedCSE(ContrastiveWithHead):
         """
         width = model.config.hidden_size
         if width % self.groups:
+            divisors = (number for number in range(1, width + 1) if width % number == 0)
+            near = min(divisors, key=lambda number: abs(number - self.groups))
             raise ValueError(
-                f"groups is {self.groups}; it must divide the model's {width} channels"
+                f"groups is {self.groups}; it must divide the model's {width} channels: take {near}"
             )
         return super().init(model, key)
+
+    def check_batch(self, batch_size: int, columns: int, width: int) -> None:
+        """See `ObjectiveConfig.check_batch`: a group needs more examples than it has channels."""
+        super().check_batch(batch_size, columns, width)
+        channels = width // self.groups
+        if batch_size <= channels:
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be above the {counted(channels, 'channel')} "
+                "of a group, else whitening makes all sentences equally far apart: choose a larger "
+                "batch, or more groups"
+            )
 
     def build(self, model: Model) -> Objective:
         """See `ObjectiveConfig.build`.
@@ -110,13 +123,7 @@ class WhitenedCSE(ContrastiveWithHead):
     def whiten(self, vectors: Float[Array, "B C D"], keys: Keys) -> Float[Array, "B C D"]:
         """Whiten every column of a batch, with a shuffle of its own."""
         rows, columns, width = vectors.shape
-        size = rows * lax.axis_size(AXIS)
-        self.check_batch(size, columns)
-        if size <= width // self.groups:
-            raise ValueError(
-                f"batch_size is {size}; it must be above the {width // self.groups} channels of a "
-                "group, else whitening makes all sentences equally far apart: choose more groups"
-            )
+        self.check_batch(rows * lax.axis_size(AXIS), columns, width)
         shuffles = jax.random.split(keys("shuffle"), columns)
         orders = jax.vmap(functools.partial(jax.random.permutation, x=width))(shuffles)  # [C D]
 

@@ -173,9 +173,14 @@ def test_what_is_refused(tiny):
         with pytest.raises(ValueError, match="labels, which .* does not read"):
             objective.check_text(1, True)
         with pytest.raises(ValueError, match="batch_size is 1"):
-            objective.check_batch(1, 1)
-    with pytest.raises(ValueError, match="groups is 128; it must divide the model's 32 channels"):
+            objective.check_batch(1, 1, 32)
+    with pytest.raises(ValueError, match="groups is 128; it must divide .* 32 channels: take 32"):
         WhitenedCSE().init(tiny.model("cls"), key)
+    with pytest.raises(ValueError, match="groups is 7; it must divide .* 32 channels: take 8"):
+        WhitenedCSE(groups=7).init(tiny.model("cls"), key)
+    WhitenedCSE(groups=4).check_batch(9, 3, 32)
+    with pytest.raises(ValueError, match="batch_size is 8; it must be above the 8 channels"):
+        WhitenedCSE(groups=4).check_batch(8, 3, 32)
     with pytest.raises(ValueError, match="batch_size is 4; it must be above the 8 channels"):
         update(tiny, WhitenedCSE(groups=4), make_batch(size=4, columns=3))
     with pytest.raises(ValueError, match="of one column, the text has 2"):
