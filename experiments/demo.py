@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import tyro
 from jaxtyping import Float
@@ -50,9 +49,6 @@ from simcse_jax.evaluation.triplets import triplet_accuracy
 from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 from simcse_jax.transforms import Flow, Transform, Whitening
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 TEST_FRACTION = 0.2
 TRIPLETS_PER_ARTICLE = 50
@@ -209,6 +205,7 @@ def methods(data: Data, demo: Demo) -> list[tuple[str, Callable[[], Vectors]]]:
 def draw(path: Path, rows: Sequence[Row], lee: LeeCorpus, documents: Float[np.ndarray, "50 D"]):
     """Draw the methods' scores, and the best method's cosines beside people's judgements."""
     height = 1.6 + 0.62 * len(rows)
+    plt = report.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, height), width_ratios=[3, 2])
     places = np.arange(len(rows))
     series = [
@@ -246,6 +243,7 @@ def draw(path: Path, rows: Sequence[Row], lee: LeeCorpus, documents: Float[np.nd
 
 def main(demo: Demo) -> None:
     """Run the demo."""
+    report.pyplot()  # where it is missing, said at once
     started = time.perf_counter()
     report.console.print(f"simcse_jax {__version__}: sentence embeddings on embedded data\n")
     data = read_data(demo.seed)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from simcse_jax.extras import needs
 from simcse_jax.io import written_file
 from simcse_jax.machine import hardware
 
@@ -118,6 +120,20 @@ def results_record(settings: Any, **known: Any) -> dict[str, Any]:
         **known: settings that are known better afterwards.
     """
     return {"settings": settings_record(settings) | known, "hardware": hardware()}
+
+
+def pyplot() -> ModuleType:
+    """Return matplotlib's pyplot, which draws into files; ask for it before what takes long.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    with needs("plots"):
+        import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 150) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Extra = Literal["train", "data", "parquet", "datasets", "wandb", "transfer", "tokenizers", "mteb"]
+Extra = Literal[
+    "train", "data", "parquet", "datasets", "wandb", "transfer", "tokenizers", "plots", "mteb"
+]
 _WHAT: dict[Extra, str] = {
     "train": "training, or fitting a flow,",
     "data": "reading Wikipedia and TensorFlow Datasets",
@@ -15,6 +17,7 @@ _WHAT: dict[Extra, str] = {
     "wandb": "logging to Weights & Biases",
     "transfer": "a transfer task or an estimator of scikit-learn's kind",
     "tokenizers": "a tokenizer without tokenizer.json",
+    "plots": "drawing",
     "mteb": "a model for mteb",
 }
 

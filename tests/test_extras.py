@@ -110,6 +110,26 @@ def test_the_transfer_tasks_name_theirs():
     assert "pip install 'simcse_jax[transfer]'" in done.stderr.splitlines()[-1]
 
 
+def test_what_draws_says_at_once_that_matplotlib_is_missing():
+    scripts = [f"experiments.{n}" for n in ("demo", "figures", "tables.retrieval")]
+    scripts.append("experiments.tables.pair_search")
+    done = without(
+        ["matplotlib"],
+        f"""
+import runpy
+for script in {scripts!r}:
+    sys.argv = [script]
+    try:
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        print(end.code)
+""",
+    )
+    assert done.stdout.split() == ["2"] * len(scripts), done.stderr[-2000:]
+    sentence = "error: drawing needs the package matplotlib: pip install 'simcse_jax[plots]'"
+    assert done.stderr.splitlines() == [sentence] * len(scripts)
+
+
 def test_mteb_is_missed_before_a_model_is_looked_for():
     done = without(["mteb"], "from simcse_jax import mteb\nmteb.load('/no/such/folder')")
     assert done.stderr.splitlines()[-1].endswith(

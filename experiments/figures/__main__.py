@@ -29,7 +29,6 @@ import tyro
 from tqdm import tqdm
 
 from experiments import report
-from experiments.figures.draw import DRAW, plt
 from experiments.figures.measure import (
     NAMES,
     Embeddings,
@@ -73,6 +72,8 @@ def measure(settings: Figures) -> None:
 
 def draw(name: str, folder: Path) -> None:
     """Draw NAME.png and NAME.pdf from NAME.json."""
+    from experiments.figures.draw import DRAW, plt
+
     figure = DRAW[name](read_json(folder / f"{name}.json"))
     for kind in ("png", "pdf"):
         report.write_figure(folder / f"{name}.{kind}", figure, dpi=160)
@@ -94,6 +95,7 @@ def print_plane(plane: Mapping[str, Any]) -> None:
 
 def main(settings: Figures) -> None:
     """Measure, write, draw."""
+    report.pyplot()  # where it is missing, said at once
     if not settings.figures:
         raise ValueError(f"--figures needs one or more of {', '.join(NAMES)}")
     if settings.every < 1 or settings.steps < 1 or not settings.positives:

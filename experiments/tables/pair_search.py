@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 from jaxtyping import Float
@@ -34,9 +33,6 @@ from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
 from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +118,7 @@ def extrapolated(rows: Sequence[dict[str, Any]], n: int) -> dict[str, Any]:
 
 def draw(rows: Sequence[dict[str, Any]], beyond: dict[str, Any], path: Path) -> None:
     """Draw time against n: measured with points, extrapolated dashed."""
+    plt = report.pyplot()
     figure, axes = plt.subplots(figsize=(6.2, 4), layout="constrained")
     for name, colour, marker, seconds in (
         ("cross-encoder, n(n−1)/2 runs", "#d55e00", "s", lambda r: r["cross_s"]),
@@ -187,6 +184,7 @@ def cells(row: dict[str, Any], note: str = "") -> list[str]:
 
 def main(settings: PairSearch) -> dict[str, Any]:
     """Measure, extrapolate, and close with a table and a picture."""
+    report.pyplot()  # where it is missing, said at once
     if min(settings.cross + settings.bi, default=0) < 2 or not settings.cross or not settings.bi:
         raise ValueError("--cross and --bi need numbers of at least two sentences: a pair")
     rows = measure(settings)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 from jaxtyping import Float, Int
@@ -36,9 +35,6 @@ from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.transforms import Whitening
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 TOP_K = 10
 Vectors = Float[np.ndarray, "n D"]
@@ -122,6 +118,7 @@ def search(
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw quality and time against the number of dimensions."""
+    plt = report.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
     white = sorted((r for r in rows if r["method"] != "raw"), key=lambda r: r["dimensions"])
     raw = next(r for r in rows if r["method"] == "raw")
@@ -178,6 +175,7 @@ def search_times(
 
 def main(settings: Retrieval) -> list[dict[str, Any]]:
     """Encode, fit, search, and close with a table."""
+    report.pyplot()  # where it is missing, said at once
     sentences, sections = sections_of(embedded_wikipedia(progress=True))
     queries = choose_queries(sections, settings.queries, settings.seed)
     encoder = load_frozen(settings.model, settings.pooling, settings.num_layers)
