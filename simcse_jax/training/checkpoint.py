@@ -6,12 +6,15 @@ name and renames once it is whole, so that a kill at any moment leaves the older
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
 import logging
 import os
 import shutil
+import threading
+import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent import futures
@@ -136,6 +139,7 @@ class RunCheckpoints:
         self._failed: list[int] = []
         self._writer = futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: futures.Future[None] | None = None
+        _at_end(_finish, weakref.ref(self))
         # Through JSON, so that tuples and lists compare equal.
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self._refuse_foreign()
@@ -196,8 +200,8 @@ class RunCheckpoints:
 
         A copy on the devices is written, so that the state may be given away at once. It needs as
         much memory again until then, which is why a second checkpoint waits for the first. Where
-        there is not as much, and as one of several processes, it returns when it is whole. What is
-        being written when the program ends is lost without `close` or `wait`.
+        there is not as much, and as one of several processes, it returns when it is whole. A
+        program that ends meanwhile waits for it.
 
         Args:
             step: the number of updates done; nothing is written where it is there already.
@@ -418,6 +422,21 @@ class RunCheckpoints:
             f"the checkpoint {path} is damaged or of another model ({reason})",
             f"delete it to {mend}",
         )
+
+
+# What atexit calls comes when nothing can be begun in threads any more: what orbax is writing then
+# is lost, after minutes in which its threads wait for each other. Python's own executors are
+# finished by the same means.
+_at_end: Callable[..., object] = getattr(threading, "_register_atexit", atexit.register)
+
+
+def _finish(reference: weakref.ref[RunCheckpoints]) -> None:
+    """Wait, at the end of the program, for what is being written, and tell of its error."""
+    if (run := reference()) is not None:
+        try:
+            run.wait()
+        except OSError as error:
+            log.warning("%s", error)
 
 
 def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:

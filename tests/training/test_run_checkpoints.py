@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import subprocess
+import sys
 import threading
 from concurrent import futures
 
@@ -31,6 +33,29 @@ def same(a, b):
 def save_whole(run, step, *state):
     run.save(step, *state)
     run.wait()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_program_that_ends_waits_for_its_checkpoint(tmp_path, broken):
+    """Without `close`; the end is an error of the program's own."""
+    script = f"""
+import jax
+from simcse_jax.training import RunCheckpoints
+def fail(*_):
+    raise OSError("a file of it is missing")
+if {broken}:
+    RunCheckpoints._check_written = fail
+run = RunCheckpoints({str(tmp_path)!r})
+run.save(7, {{"w": jax.numpy.ones(100_000)}}, jax.random.key(0))
+raise ValueError("of its own")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "ValueError: of its own" in ended.stderr
+    assert ("the checkpoint of step 7 could not be written" in ended.stderr) == broken
+    if not broken:
+        with RunCheckpoints(tmp_path) as run:
+            assert run.steps == [7]
 
 
 def damage(path, change):
