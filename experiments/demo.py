@@ -28,14 +28,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import report
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder, __version__, cosine_similarity, train
 from simcse_jax.checks import counted
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.lee import LeeCorpus, pair_indices, read_lee
 from simcse_jax.data.wikipedia import (
     SectionTriplet,
@@ -46,7 +45,6 @@ from simcse_jax.data.wikipedia import (
 )
 from simcse_jax.evaluation.sts import pearson, spearman
 from simcse_jax.evaluation.triplets import triplet_accuracy
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 from simcse_jax.transforms import Flow, Transform, Whitening
 
@@ -295,4 +293,4 @@ def main(demo: Demo) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(Demo), description=__doc__)))
+    run_script(main, Demo, __doc__)

@@ -113,7 +113,7 @@ def check_module(module, args):
     assert 'if __name__ == "__main__":' in source, f"{module} is no script"
     if module.startswith("tests.campaign."):
         return  # which read their options by other means
-    settings = re.search(r"tyro\.cli\(shown\((\w+)\), description", source)
+    settings = re.search(r"run_script\(\w+, (\w+), __doc__\)", source)
     assert tyro.cli(shown(getattr(script, settings[1])), args=args) is not None
 
 

@@ -25,13 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments import report
 from experiments.bench.turns import OURS, BenchTable, describe, machine, markdown
+from experiments.script import run_script
 from simcse_jax.checks import quoted
-from simcse_jax.cli import run_or_explain
-from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json, write_text
 
 # What a hand-written sigmoid loss of the same size is reported with on an H100.
@@ -258,4 +255,4 @@ def main(settings: AcceleratorBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(AcceleratorBenchmark), description=__doc__)))
+    run_script(main, AcceleratorBenchmark, __doc__)

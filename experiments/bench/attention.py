@@ -20,11 +20,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
+from experiments.script import run_script
 from simcse_jax.compilation_cache import enable_compilation_cache
-from simcse_jax.help_texts import shown
 from simcse_jax.models import Batch, BertConfig, BertEncoder, SentenceModel, one_a_row
 from simcse_jax.models.fused_attention import ATTENTIONS, Attention, check_cudnn
 
@@ -152,4 +151,4 @@ def main(settings: AttentionBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(AttentionBenchmark), description=__doc__))
+    run_script(main, AttentionBenchmark, __doc__)

@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from experiments.bench.turns import BenchTable, machine, publish
 from experiments.bench.workload import benchmark_sentences
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import run_or_explain
 from simcse_jax.encoder import DTYPES
-from simcse_jax.help_texts import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,4 +104,4 @@ def main(settings: BatchInvariance) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(BatchInvariance), description=__doc__)))
+    run_script(main, BatchInvariance, __doc__)

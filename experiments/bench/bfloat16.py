@@ -21,17 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from tqdm import tqdm
 
 from experiments.bench.turns import BenchTable, machine, publish
 from experiments.bench.workload import TEMPERATURE, head_weights, training_batches
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder, hub
-from simcse_jax.cli import run_or_explain
 from simcse_jax.compilation_cache import enable_compilation_cache
 from simcse_jax.data.senteval import Pairs, read_stsb
 from simcse_jax.evaluation.sts import paired_similarity, spearman
-from simcse_jax.help_texts import shown
 from simcse_jax.objectives import Model, SimCSE
 from simcse_jax.training import compile_step, make_mesh, make_step, replicate, start_state
 
@@ -146,4 +144,4 @@ def main(settings: Bfloat16Comparison) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(Bfloat16Comparison), description=__doc__)))
+    run_script(main, Bfloat16Comparison, __doc__)

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from experiments.bench.turns import OURS, BenchTable, installed, machine, on_cores, publish
+from experiments.script import run_script
 from simcse_jax.data.embedded import minilm_folder
-from simcse_jax.help_texts import shown
 
 NEEDS = {OURS: ("jax",), "sentence-transformers": ("torch", "sentence_transformers")}
 SENTENCE = "A man is playing a flute."
@@ -129,4 +128,4 @@ def main(settings: ColdStartBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(ColdStartBenchmark), description=__doc__))
+    run_script(main, ColdStartBenchmark, __doc__)

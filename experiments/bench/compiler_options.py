@@ -16,12 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from experiments.bench.turns import BenchTable, machine, publish, serve, take_turns
 from experiments.bench.workload import benchmark_sentences
+from experiments.script import run_script
 from simcse_jax.encoder import DTYPES
-from simcse_jax.help_texts import shown
 
 FUSION = "xla_cpu_experimental_ynn_fusion_type"
 CHOICES: dict[str, dict[str, str]] = {
@@ -132,9 +131,13 @@ def main(settings: OptionsBenchmark) -> None:
     publish(settings.output, value, table(value))
 
 
-if __name__ == "__main__":
-    options = tyro.cli(shown(OptionsBenchmark), description=__doc__)
-    if options.worker is None:
-        main(options)
+def run(settings: OptionsBenchmark) -> None:
+    """Measure, or be one of the processes that are measured."""
+    if settings.worker is not None:
+        serve(lambda: prepare(settings))
     else:
-        serve(lambda: prepare(options))
+        main(settings)
+
+
+if __name__ == "__main__":
+    run_script(run, OptionsBenchmark, __doc__)

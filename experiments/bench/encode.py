@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from experiments.bench import encoders
 from experiments.bench.turns import (
@@ -36,7 +35,7 @@ from experiments.bench.turns import (
     timings,
 )
 from experiments.bench.workload import benchmark_sentences
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 
 Library = Literal[
     "simcse_jax", "sentence-transformers", "sentence-transformers.compile", "onnxruntime"
@@ -121,9 +120,13 @@ def main(settings: EncodeBenchmark) -> None:
     publish(settings.output, value, table(value))
 
 
-if __name__ == "__main__":
-    settings_ = tyro.cli(shown(EncodeBenchmark), description=__doc__)
-    if settings_.worker:
-        worker(settings_)
+def run(settings: EncodeBenchmark) -> None:
+    """Measure, or be one of the processes that are measured."""
+    if settings.worker:
+        worker(settings)
     else:
-        main(settings_)
+        main(settings)
+
+
+if __name__ == "__main__":
+    run_script(run, EncodeBenchmark, __doc__)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments import report
 from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 from simcse_jax.transforms import Flow
 
 
@@ -67,4 +66,4 @@ def main(settings: FlowBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(FlowBenchmark), description=__doc__))
+    run_script(main, FlowBenchmark, __doc__)

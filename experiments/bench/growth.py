@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments.bench.turns import OURS, BenchTable, machine, publish, serve, take_turns
 from experiments.bench.workload import benchmark_sentences
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +96,13 @@ def main(settings: GrowthBenchmark) -> None:
     publish(settings.output, value, table(value))
 
 
-if __name__ == "__main__":
-    settings_ = tyro.cli(shown(GrowthBenchmark), description=__doc__)
-    if settings_.worker:
-        serve(lambda: prepare(settings_))
+def run(settings: GrowthBenchmark) -> None:
+    """Measure, or be one of the processes that are measured."""
+    if settings.worker:
+        serve(lambda: prepare(settings))
     else:
-        main(settings_)
+        main(settings)
+
+
+if __name__ == "__main__":
+    run_script(run, GrowthBenchmark, __doc__)

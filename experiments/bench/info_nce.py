@@ -27,12 +27,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from experiments import report
 from experiments.bench.turns import BenchTable, installed, machine, publish, seconds_in_turns
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 from simcse_jax.losses.info_nce import info_nce_loss
 
 
@@ -206,4 +205,4 @@ def main(settings: InfoNceBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(InfoNceBenchmark), description=__doc__))
+    run_script(main, InfoNceBenchmark, __doc__)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments.bench import encoders
 from experiments.bench.encoders import Encode
@@ -34,7 +33,7 @@ from experiments.bench.turns import (
     take_turns,
 )
 from experiments.bench.workload import benchmark_sentences, padded
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 from simcse_jax.io import write_json
 
 _TORCH = ("sentence_transformers", "torch")
@@ -197,9 +196,13 @@ def main(settings: LowPrecisionBenchmark) -> None:
     publish(settings.output, value, table(value))
 
 
-if __name__ == "__main__":
-    settings_ = tyro.cli(shown(LowPrecisionBenchmark), description=__doc__)
-    if settings_.worker:
-        serve(lambda: prepare(settings_))
+def run(settings: LowPrecisionBenchmark) -> None:
+    """Measure, or be one of the processes that are measured."""
+    if settings.worker:
+        serve(lambda: prepare(settings))
     else:
-        main(settings_)
+        main(settings)
+
+
+if __name__ == "__main__":
+    run_script(run, LowPrecisionBenchmark, __doc__)

@@ -19,13 +19,12 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from experiments import report
 from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
 from experiments.bench.workload import training_batches
+from experiments.script import run_script
 from simcse_jax import hub
-from simcse_jax.help_texts import shown
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss, masked_lm_sum
 from simcse_jax.memory import keep_freed_memory
 from simcse_jax.objectives import MaskedLM, Model, masked_lm
@@ -137,4 +136,4 @@ def main(settings: MaskedLMBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(MaskedLMBenchmark), description=__doc__))
+    run_script(main, MaskedLMBenchmark, __doc__)

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from experiments import report
 from experiments.bench.turns import (
@@ -52,7 +51,7 @@ from experiments.bench.workload import (
     step_operations,
     training_batches,
 )
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 from simcse_jax.io import write_json
 
 Library = Literal[
@@ -375,9 +374,13 @@ def prepare(settings: TrainBenchmark) -> Prepared:
     return recipe(settings, compiled=how == "compile")
 
 
-if __name__ == "__main__":
-    settings_ = tyro.cli(shown(TrainBenchmark), description=__doc__)
-    if settings_.worker:
-        serve(lambda: prepare(settings_))
+def run(settings: TrainBenchmark) -> None:
+    """Measure, or be one of the processes that are measured."""
+    if settings.worker:
+        serve(lambda: prepare(settings))
     else:
-        main(settings_)
+        main(settings)
+
+
+if __name__ == "__main__":
+    run_script(run, TrainBenchmark, __doc__)

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments import report
 from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 from simcse_jax.transforms import Whitening
 
 
@@ -85,4 +84,4 @@ def main(settings: WhiteningBenchmark) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(shown(WhiteningBenchmark), description=__doc__))
+    run_script(main, WhiteningBenchmark, __doc__)

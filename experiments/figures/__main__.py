@@ -25,7 +25,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
 from experiments import report
@@ -39,8 +38,7 @@ from experiments.figures.measure import (
     measure_spectrum,
 )
 from experiments.figures.training import measure_runs
-from simcse_jax.cli import run_or_explain
-from simcse_jax.help_texts import shown
+from experiments.script import run_script
 from simcse_jax.io import read_json, write_json
 
 OF_METHODS = {
@@ -111,4 +109,4 @@ def main(settings: Figures) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(Figures), description=__doc__)))
+    run_script(main, Figures, __doc__)

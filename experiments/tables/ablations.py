@@ -38,18 +38,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from experiments import report
+from experiments.script import run_script
 from experiments.tables.filled import filled_positives
 from simcse_jax.checks import counted
-from simcse_jax.cli import run_or_explain
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig, load_training_data
 from simcse_jax.data.training_text import read_training_file
 from simcse_jax.evaluation.sts import spearman
-from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.trainer import train_seeds
 
@@ -474,4 +472,4 @@ def main(settings: AblationTable) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(AblationTable), description=__doc__)))
+    run_script(main, AblationTable, __doc__)

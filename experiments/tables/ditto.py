@@ -22,17 +22,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from experiments import report
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.evaluation.sts import cosine, evaluate_sts, spearman
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, write_text
 from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
 from simcse_jax.models.ditto import diagonal_attention
@@ -194,4 +192,4 @@ def main(settings: DittoTable) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(DittoTable), description=__doc__)))
+    run_script(main, DittoTable, __doc__)

@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import report
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import embedded_wikipedia, sentences
 from simcse_jax.evaluation.search import similarity_search
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 
 
@@ -203,4 +201,4 @@ def main(settings: PairSearch) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(PairSearch), description=__doc__)))
+    run_script(main, PairSearch, __doc__)

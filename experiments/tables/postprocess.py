@@ -18,12 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments import report
+from experiments.script import run_script
 from experiments.tables.frozen import encode_tasks, fit_method, load_frozen, transforms_of
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
@@ -33,7 +31,6 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
     results_to_json,
 )
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, written_folder
 from simcse_jax.transforms import CONFIGS, FittedKind
 
@@ -180,4 +177,4 @@ def main(settings: PostProcessing) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(PostProcessing), description=__doc__)))
+    run_script(main, PostProcessing, __doc__)

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from experiments import report
+from experiments.script import run_script
 from experiments.tables.frozen import encode_tasks, fit_method, load_frozen, transforms_of
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
@@ -33,7 +32,6 @@ from simcse_jax.evaluation.sts import (
     evaluate_sts,
     evaluate_transformed_sts,
 )
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json, write_text
 from simcse_jax.transforms import (
     AllButTheTop,
@@ -273,4 +271,4 @@ def main(settings: PostProcessingGrid) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(PostProcessingGrid), description=__doc__)))
+    run_script(main, PostProcessingGrid, __doc__)

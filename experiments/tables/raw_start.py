@@ -20,13 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from experiments import report
 from experiments.configs.raw_minilm import CONFIG
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder
 from simcse_jax.checks import check_between
-from simcse_jax.cli import run_or_explain
 from simcse_jax.config import replace
 from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
@@ -35,7 +34,6 @@ from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.geometry import checked_unit_rows, uniformity
 from simcse_jax.evaluation.isotropy import average_cosine, singular_spectrum
 from simcse_jax.evaluation.sts import cosine, spearman
-from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
 from simcse_jax.models import Batch, BertConfig
@@ -227,4 +225,4 @@ def main(settings: RawStart) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(RawStart), description=__doc__)))
+    run_script(main, RawStart, __doc__)

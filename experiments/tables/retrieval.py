@@ -22,16 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from experiments import report
+from experiments.script import run_script
 from experiments.tables.frozen import load_frozen
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.transforms import Whitening
@@ -210,4 +208,4 @@ def main(settings: Retrieval) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(Retrieval), description=__doc__)))
+    run_script(main, Retrieval, __doc__)

@@ -19,14 +19,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import tyro
 from jaxtyping import Float
 from scipy.special import comb
 
 from experiments import report
-from simcse_jax.cli import run_or_explain
+from experiments.script import run_script
 from simcse_jax.evaluation.sts import spearman
-from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json, write_text
 
 matplotlib.use("Agg")
@@ -202,4 +200,4 @@ def main(settings: Seeds) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(Seeds), description=__doc__)))
+    run_script(main, Seeds, __doc__)

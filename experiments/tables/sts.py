@@ -18,14 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
 from experiments import report
+from experiments.script import run_script
 from experiments.tables.frozen import encode_tasks, transforms_of
 from simcse_jax import SentenceEncoder
 from simcse_jax.checks import counted
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
@@ -35,7 +34,6 @@ from simcse_jax.evaluation.sts import (
     evaluate_transformed_sts,
     results_to_json,
 )
-from simcse_jax.help_texts import shown
 from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.machine import hardware
 from simcse_jax.transforms import FittedKind, Transform, fit
@@ -333,4 +331,4 @@ def main(settings: StsTable) -> None:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(StsTable), description=__doc__)))
+    run_script(main, StsTable, __doc__)

@@ -14,15 +14,12 @@ import dataclasses
 import functools
 from pathlib import Path
 
-import tyro
-
 from experiments import report
+from experiments.script import run_script
 from simcse_jax import SentenceEncoder
-from simcse_jax.cli import run_or_explain
 from simcse_jax.data.transfer import TRANSFER_TASKS, read_transfer
 from simcse_jax.evaluation.sts import encode_once
 from simcse_jax.evaluation.transfer import SEED, TransferScore, average, evaluate_transfer
-from simcse_jax.help_texts import shown
 from simcse_jax.io import write_json
 
 
@@ -75,4 +72,4 @@ def main(settings: TransferTable) -> dict[str, TransferScore]:
 
 
 if __name__ == "__main__":
-    run_or_explain(lambda: main(tyro.cli(shown(TransferTable), description=__doc__)))
+    run_script(main, TransferTable, __doc__)

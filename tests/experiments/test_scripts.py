@@ -1,9 +1,14 @@
-"""The experiments as a whole: no script imports another."""
+"""The experiments as a whole: no script imports another, and each is run by one function."""
 
 import ast
+import dataclasses
+import sys
 from pathlib import Path
 
+import pytest
+
 import experiments
+from experiments.script import run_script
 
 ROOT = Path(experiments.__file__).parent
 
@@ -31,3 +36,25 @@ def test_no_script_imports_another():
     assert {"experiments.demo", "experiments.tables.ablations"} <= scripts
     found = {name: scripts & set(imported(source)) for name, source in sources.items()}
     assert {name: others for name, others in found.items() if others} == {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A script's."""
+
+    held_out: int = 1
+
+
+def test_what_is_wrong_is_one_line_that_names_the_option(monkeypatch, capsys):
+    def main(settings):
+        if settings.held_out < 1:
+            raise ValueError(f"held_out is {settings.held_out}; it must be at least 1")
+        print(settings.held_out)
+
+    monkeypatch.setattr(sys, "argv", ["script", "--held-out", "3"])
+    run_script(main, Settings, "A script.")
+    assert capsys.readouterr().out == "3\n"
+    monkeypatch.setattr(sys, "argv", ["script", "--held-out", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        run_script(main, Settings, "A script.")
+    assert capsys.readouterr().err == "error: --held-out is 0; it must be at least 1\n"
