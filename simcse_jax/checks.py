@@ -108,9 +108,12 @@ def check_count(name: str, value: object, least: int = 1, most: float = LARGEST)
         raise _wrong(name, value, f"at most {most}")
 
 
-def check_positive(name: str, value: object) -> None:
-    """Raise ValueError for what is no number above 0; infinity is one."""
-    if not _float32_number(name, value) > 0:
+def check_positive(name: str, value: object, *, finite: bool = False) -> None:
+    """Raise ValueError for what is no number above 0; infinity is one unless it must be finite."""
+    number = _float32_number(name, value)
+    if finite and number == math.inf:
+        raise _wrong(name, value, "positive and finite")
+    if not number > 0:
         raise _wrong(name, value, "positive")
 
 

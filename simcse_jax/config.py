@@ -21,6 +21,7 @@ from simcse_jax import hosts, io
 from simcse_jax.checks import (
     check_between,
     check_count,
+    check_positive,
     check_seed,
     check_type,
     check_types,
@@ -132,8 +133,7 @@ class RunConfig:
         check_count("join_timeout", self.join_timeout)
         if self.max_steps is not None:
             check_count("max_steps", self.max_steps)
-        if not 0 < self.epochs < float("inf"):
-            raise ValueError(f"epochs is {self.epochs}; it must be positive and finite")
+        check_positive("epochs", self.epochs, finite=True)
         check_seed("seed", self.seed)
         for seed in self.seeds:
             check_seed("a seed of seeds", seed)

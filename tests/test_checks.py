@@ -67,6 +67,8 @@ def test_what_is_right_passes():
         (lambda v: check_between("a", v, 0, 1), (1e300, 1e-300), "a number that float32 holds"),
         (lambda v: check_count("a", v), (1.0, NAN, True, "1", None, np.True_), "a whole number"),
         (lambda v: check_positive("a", v), (0, -1.0, NAN, -INF), "positive"),
+        (lambda v: check_positive("a", v, finite=True), (0, NAN, -INF), "positive"),
+        (lambda v: check_positive("a", v, finite=True), (INF,), "positive and finite"),
         (lambda v: check_positive("a", v), (True, "1", None, [1], 1j), "a number"),
         (lambda v: check_at_least("a", v, 0), (-1e-9, NAN), "at least 0"),
         (lambda v: check_at_least("a", v, 0), (INF,), "at least 0 and finite"),
@@ -128,7 +130,7 @@ def test_a_row_longer_than_all_sentences_takes_no_memory():
 
 @pytest.mark.usefixtures("unchecked")
 def test_fields_that_no_number_may_have():
-    with pytest.raises(ValueError, match="temperature is inf; it must be finite"):
+    with pytest.raises(ValueError, match="temperature is inf; it must be positive and finite"):
         SimCSE(temperature=INF)
     with pytest.raises(ValueError, match="head is 'two'; it must be one of .*train_only"):
         SimCSE(head="two")

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Float
 
 from simcse_jax.arrays import AnyArray
-from simcse_jax.checks import check_finite, check_positive
+from simcse_jax.checks import check_positive
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.info_nce import InfoNCE
 from simcse_jax.losses.shares import mean_over_shares
@@ -50,8 +50,7 @@ def off_dropout_info_nce(
       ValueError: shapes that differ, or a number that is not positive.
     """
     check_positive("temperature", temperature)
-    check_positive("positive_weight", positive_weight)
-    check_finite("positive_weight", positive_weight)
+    check_positive("positive_weight", positive_weight, finite=True)
     if not anchors.shape == positives.shape == plain.shape:
         raise ValueError(
             f"anchors {anchors.shape}, positives {positives.shape} and plain {plain.shape} must be "

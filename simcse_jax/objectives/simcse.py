@@ -88,8 +88,7 @@ class SimCSE(TokenObjective):
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive("temperature", self.temperature)
-        check_finite("temperature", self.temperature)
+        check_positive("temperature", self.temperature, finite=True)
         check_finite("hard_negative_weight", self.hard_negative_weight)
         check_at_least("mlm_weight", self.mlm_weight, 0)
         check_between("mlm_probability", self.mlm_probability, 0, 1, "(]")

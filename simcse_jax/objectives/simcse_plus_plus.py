@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from simcse_jax.checks import check_at_least, check_finite, check_positive, check_types
+from simcse_jax.checks import check_at_least, check_positive, check_types
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.dimension_wise import dimension_wise_loss
 from simcse_jax.losses.off_dropout import off_dropout_info_nce
@@ -64,8 +64,7 @@ class SimCSEPlusPlus(ContrastiveWithHead):
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("temperature", "positive_weight", "dimension_temperature"):
-            check_positive(name, getattr(self, name))
-            check_finite(name, getattr(self, name))
+            check_positive(name, getattr(self, name), finite=True)
         check_at_least("dimension_weight", self.dimension_weight, 0)
 
     def check_text(self, columns: int, labels: bool) -> None:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from simcse_jax.checks import check_count, check_finite, check_positive, check_types, counted
+from simcse_jax.checks import check_count, check_positive, check_types, counted
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.group_whitening import group_whitening
 from simcse_jax.losses.info_nce import Implementation, info_nce
@@ -63,8 +63,7 @@ class WhitenedCSE(ContrastiveWithHead):
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive("temperature", self.temperature)
-        check_finite("temperature", self.temperature)
+        check_positive("temperature", self.temperature, finite=True)
         check_count("groups", self.groups)
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:

@@ -59,9 +59,8 @@ class FlowConfig:
             check_count(field, getattr(self, field))
             check_between(field, getattr(self, field), 1, _MOST)
         check_count("init_rows", self.init_rows)
-        check_positive("loss_scale", self.loss_scale)
-        for field in ("loss_scale", "logscale_factor"):
-            check_finite(field, getattr(self, field))
+        check_positive("loss_scale", self.loss_scale, finite=True)
+        check_finite("logscale_factor", self.logscale_factor)
         if self.whiten is not None:
             check_at_least("whiten", self.whiten, 0)
 
