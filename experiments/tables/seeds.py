@@ -15,22 +15,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from scipy.special import comb
 
 from experiments import report
 from experiments.script import run_script
+from simcse_jax.checks import check_count
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json, write_json, write_text
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ALLOWED, FORBIDDEN = "#0072B2", "#D55E00"
 
@@ -173,7 +172,7 @@ def draw_best_of(axes: Axes, run: Mapping[str, Any]) -> None:
 def draw(results: Mapping[str, Any]) -> Figure:
     """Draw a row of two panels for each run."""
     runs = results["runs"]
-    figure, panels = plt.subplots(
+    figure, panels = report.pyplot().subplots(
         len(runs), 2, figsize=(8.6, 3.2 * len(runs)), squeeze=False, layout="constrained"
     )
     for (left, right), (name, run) in zip(panels, runs.items(), strict=True):
@@ -184,8 +183,8 @@ def draw(results: Mapping[str, Any]) -> Figure:
 
 def main(settings: Seeds) -> None:
     """Read every run, write the files, and print the table."""
-    if settings.k < 1:
-        raise ValueError(f"--k is {settings.k}; it must be at least 1")
+    plt = report.pyplot()  # where it is missing, said at once
+    check_count("k", settings.k)
     runs = {name: measured(read_scores(folder)) for name, folder in settings.runs.items()}
     if not runs:
         raise ValueError("--runs needs a name and a folder")

@@ -68,6 +68,6 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
     ]:
         with pytest.raises(error, match=message):
             seeds.main(seeds.Seeds({"x": folder}, output_dir=tmp_path / "out"))
-    with pytest.raises(ValueError, match="--k is 0"):
+    with pytest.raises(ValueError, match="k is 0"):
         seeds.main(seeds.Seeds({"x": one}, k=0, output_dir=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
