@@ -52,7 +52,7 @@ def test_the_table_and_the_picture(tmp_path, capsys):
     assert (tmp_path / "out" / "seeds.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((tmp_path / "out" / "seeds.json").read_text())
     assert found["runs"]["SimCSE"]["settings"] == {"max_steps": 3}
-    assert "seeds.json, seeds.md and seeds.png" in capsys.readouterr().out
+    assert "seeds.json, seeds.md and seeds.png" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
