@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -86,36 +87,138 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.slow
-def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path):
-    """The same losses as one process; one killed: the other says so; resumed: the same bits."""
-    args = arguments(golden, tmp_path, tmp_path / "one", steps=5)
-    main(args)
-    whole = tmp_path / "whole"
-    ends = finish(start_both(arguments(golden, tmp_path, whole)))
+@pytest.fixture(scope="module")
+def whole(golden, tmp_path_factory):
+    """The run's folder of two commands that nobody disturbed, and how they ended."""
+    folder = tmp_path_factory.mktemp("whole")
+    ends = finish(start_both(arguments(golden, folder, folder / "run")))
     assert [code for code, _, _ in ends] == [0, 0], ends
-    np.testing.assert_allclose(losses(whole)[:5], losses(tmp_path / "one"), rtol=1e-6)
-    assert "loads" in ends[0][1]
-    assert ends[1][1] == ""  # the first process alone speaks
-    assert read_json(whole / "run.json")["run"]["process_id"] is None
+    return folder / "run", ends
 
-    broken = arguments(golden, tmp_path, tmp_path / "broken")
-    processes = start_both(broken)
-    metrics = tmp_path / "broken" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 30):
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.02)
-    processes[1].send_signal(signal.SIGKILL)
-    code, _, errors = finish(processes)[0]
+
+def assert_same_run(folder: Path, expected: Path) -> None:
+    assert losses(folder) == losses(expected)
+    for which in ("best", "last"):
+        mine, theirs = (x / which / "model.safetensors" for x in (folder, expected))
+        assert mine.read_bytes() == theirs.read_bytes()
+
+
+def assert_it_says_one_was_lost(end: tuple[int, str, str]) -> None:
+    code, _, errors = end
     assert code == 1
     assert errors.count("\n") == 1, errors
     assert errors.startswith("error: a process of the run was lost")
+
+
+def wait_until(so: Callable[[], bool], processes: list[subprocess.Popen]) -> None:
+    until = time.monotonic() + 200
+    while not so():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def logged(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+@pytest.mark.slow
+def test_two_commands_train_as_one_and_a_lost_one_is_told_of(golden, tmp_path, whole):
+    """The same losses as one process; one killed: the other says so; resumed: the same bits."""
+    args = arguments(golden, tmp_path, tmp_path / "one", steps=5)
+    main(args)
+    folder, ends = whole
+    np.testing.assert_allclose(losses(folder)[:5], losses(tmp_path / "one"), rtol=1e-6)
+    assert "loads" in ends[0][1]
+    assert ends[1][1] == ""  # the first process alone speaks
+    assert read_json(folder / "run.json")["run"]["process_id"] is None
+
+    broken = arguments(golden, tmp_path, tmp_path / "broken")
+    processes = start_both(broken)
+    wait_until(lambda: logged(tmp_path / "broken") > 30, processes)
+    processes[1].send_signal(signal.SIGKILL)
+    assert_it_says_one_was_lost(finish(processes)[0])
     ends = finish(start_both([*broken, "--resume"]))
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert losses(tmp_path / "broken") == losses(whole)
-    for which in ("best", "last"):
-        mine, theirs = (x / which / "model.safetensors" for x in (tmp_path / "broken", whole))
-        assert mine.read_bytes() == theirs.read_bytes()
+    assert_same_run(tmp_path / "broken", folder)
+
+
+# Run by every Python that finds it, before anything else. The file HELD is made when the process
+# has come to the place, and it goes on when GO is there.
+HOLDING = """
+import os
+
+if "SIMCSE_JAX_CHILD" in os.environ:  # not in the parent that watches it
+    import time
+    from pathlib import Path
+    from orbax.checkpoint import v1 as ocp
+
+    def hold():
+        Path(os.environ["HELD"]).touch()
+        while not Path(os.environ["GO"]).exists():
+            time.sleep(0.02)
+
+    if os.environ["WHERE"] == "writing":  # the second checkpoint, whole but for its name
+        commits = []
+        def committing():
+            commits.append(None)
+            if len(commits) == 2:
+                hold()
+        options = ocp.options.AsyncOptions(post_finalization_callback=committing)
+        make = ocp.training.Checkpointer
+        ocp.training.Checkpointer = lambda *args, **named: make(
+            *args, context=ocp.Context(async_options=options), **named
+        )
+    else:
+        load = ocp.handlers.PyTreeHandler.load
+        async def loading(*args, **named):
+            hold()
+            return await load(*args, **named)
+        ocp.handlers.PyTreeHandler.load = loading
+"""
+
+
+def start_both_held(args: list[str], folder: Path, where: str) -> list[subprocess.Popen]:
+    """Start two commands of which the first is held at a place, until ``folder / "go"`` is made."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HOLDING)
+    (folder / "tmp").mkdir()
+    places = {"HELD": str(folder / "held"), "GO": str(folder / "go"), "WHERE": where}
+    path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    first = places | {"PYTHONPATH": path, "TMPDIR": str(folder / "tmp")}
+    address = free_address()
+    return [start(args, address, 0, **first), start(args, address, 1, TMPDIR=str(folder / "tmp"))]
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_while_a_checkpoint_is_written(golden, tmp_path, whole):
+    """A signal waits for it, a kill leaves the older one; resumed: the same bits."""
+    run = tmp_path / "run"
+    args = arguments(golden, tmp_path, run)
+
+    processes = start_both_held(args, tmp_path / "stopped", "writing")
+    wait_until(lambda: logged(run) >= 90, processes)  # where the next is due
+    assert (tmp_path / "stopped" / "held").exists()
+    assert not (run / "checkpoints" / "60").exists()
+    processes[1].send_signal(signal.SIGTERM)
+    (tmp_path / "stopped" / "go").touch()
+    ends = finish(processes)
+    assert [code for code, _, _ in ends] == [143, 143], ends
+    stopped = max(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert 90 <= stopped < STEPS
+
+    processes = start_both_held([*args, "--resume"], tmp_path / "killed", "writing")
+    wait_until((tmp_path / "killed" / "held").exists, processes)
+    processes[0].send_signal(signal.SIGKILL)
+    assert_it_says_one_was_lost(finish(processes)[1])
+    left = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert [name for name in left if not name.isdecimal()] != []  # what was being written
+    assert max(int(name) for name in left if name.isdecimal()) >= stopped
+
+    ends = finish(start_both([*args, "--resume"]))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert_same_run(run, whole[0])
 
 
 @pytest.mark.slow

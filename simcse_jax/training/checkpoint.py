@@ -16,7 +16,7 @@ import shutil
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
 from orbax.checkpoint import v1 as ocp
 
@@ -200,8 +201,8 @@ class RunCheckpoints:
 
         A copy on the devices is written, so that the state may be given away at once. It needs as
         much memory again until then, which is why a second checkpoint waits for the first. Where
-        there is not as much, and as one of several processes, it returns when it is whole. A
-        program that ends meanwhile waits for it.
+        there is not as much, it returns when it is whole. One of several processes first brings
+        the copy to the host. A program that ends meanwhile waits for it.
 
         Args:
             step: the number of updates done; nothing is written where it is there already.
@@ -210,8 +211,7 @@ class RunCheckpoints:
             extra: JSON to go with it: the state of the data's iterator, the best score so far.
 
         Raises:
-            OSError: the checkpoint before could not be written, or with several processes this
-                one; see `wait`.
+            OSError: the checkpoint before could not be written, or this one not begun; see `wait`.
         """
         if step in self.steps:
             return
@@ -222,17 +222,22 @@ class RunCheckpoints:
             "key_impl": str(jax.random.key_impl(key)),
         }
         older, tree = self.latest, _tree(state, key)
-        if jax.process_count() > 1:  # whose barriers must come between the same steps everywhere
-            self._write(step, tree, info, older)
-        elif (copy := _copied(tree)) is None:
+        if (copy := _copied(tree)) is None:
             log.warning(
                 "no memory is left for a copy of the training's state, so that training waits "
                 "for checkpoints"
             )
-            self._write(step, tree, info, older)
+        begin = functools.partial(self._begin, step, tree if copy is None else copy, info)
+        if jax.process_count() == 1:
+            self._writing = self._writer.submit(self._write, step, begin, older)
         else:
-            write = functools.partial(self._write, step, copy, info, older)
-            self._writing = self._writer.submit(write)
+            # orbax begins with collectives, which must come between the same steps everywhere; its
+            # threads then meet at barriers of JAX's coordination service, which no step waits for.
+            with self._explained(step, older):
+                finish = begin()
+            self._writing = self._writer.submit(self._write, step, lambda: finish, older)
+        if copy is None:
+            self.wait()
 
     def wait(self) -> None:
         """Return when what was saved is whole.
@@ -247,19 +252,36 @@ class RunCheckpoints:
         written.result()
 
     def check_writing(self) -> None:
-        """Raise what `wait` would where that is known by now, without waiting."""
-        if self._writing is not None and self._writing.done():
+        """Raise what `wait` would where every process knows by now, without waiting."""
+        if self._writing is not None and _everywhere(self._writing.done()):
             self.wait()
 
-    def _write(self, step: int, tree: Any, info: dict[str, Any], older: int | None) -> None:
+    def _begin(self, step: int, tree: Any, info: dict[str, Any]) -> Callable[[], object]:
+        """Begin to write a checkpoint, and return what waits until it is whole."""
+        info = info | {"checksum": _checksum(tree)}
+        begun = self._checkpointer.save_checkpointables_async(
+            step, {"run": tree}, custom_metadata=info
+        )
+        assert begun is not None  # as it is where orbax is to choose what is written
+        return begun.result
+
+    def _write(
+        self, step: int, begin: Callable[[], Callable[[], object]], older: int | None
+    ) -> None:
         """Write a checkpoint and return when it is whole.
 
         In a thread of its own it must not ask for `steps`, which waits for it.
         """
-        try:
-            info = info | {"checksum": _checksum(tree)}
-            self._checkpointer.save_checkpointables(step, {"run": tree}, custom_metadata=info)
+        with self._explained(step, older):
+            finish = begin()
+            finish()
             self._check_written(step)
+
+    @contextlib.contextmanager
+    def _explained(self, step: int, older: int | None) -> Iterator[None]:
+        """Say in one sentence why a checkpoint cannot be written, and which is kept."""
+        try:
+            yield
         except Exception as error:  # orbax hands on whatever tensorstore and the system raise
             _raise_if_told_to_stop(error)
             self._failed.append(step)
@@ -441,6 +463,13 @@ def _finish(reference: weakref.ref[RunCheckpoints]) -> None:
 
 def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:
     return {"state": state, "key": jax.random.key_data(key)}
+
+
+def _everywhere(value: bool) -> bool:
+    """Tell whether something is so in every process; all call it at the same step."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def _copied(tree: Any) -> Any:

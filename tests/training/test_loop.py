@@ -400,7 +400,7 @@ def test_ctrl_c_leaves_at_once_and_the_run_can_go_on(run_line, tmp_path, monkeyp
     evaluation = Evaluation(3, stop) if moment == "evaluation" else None
     with RunCheckpoints(tmp_path) as checkpoints:
         if moment == "save":
-            monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", stop)
+            monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", stop)
         with pytest.raises(KeyboardInterrupt):
             run_line(checkpoints=checkpoints, resume=True, evaluation=evaluation)
     with RunCheckpoints(tmp_path) as checkpoints:
@@ -440,7 +440,7 @@ def test_a_failed_save_is_reported(run_line, tmp_path, monkeypatch):
         def full(*args, **options):
             raise ValueError("No space left on device\nand a long story")
 
-        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", full)
         with pytest.raises(OSError, match=r"step 10 could not .*No space left on device$"):
             run_line(checkpoints=checkpoints)
 
@@ -458,13 +458,13 @@ def test_steps_go_on_while_a_checkpoint_is_written(run_line, tmp_path, monkeypat
 
     whole = run_line()
     with RunCheckpoints(folder, keep=10) as checkpoints:
-        write = checkpoints._checkpointer.save_checkpointables
+        write = checkpoints._checkpointer.save_checkpointables_async
 
         def late(*args, **options):
             assert asked.wait(60)
-            write(*args, **options)
+            return write(*args, **options)
 
-        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", late)
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", late)
         run_line(batches, total=7, checkpoints=checkpoints, checkpoint_every=2, log_every=1)
         assert checkpoints.steps == [2, 4, 6, 7]
     for step in (6, 4, 2):  # the state of each step, whatever became of its memory
@@ -492,7 +492,7 @@ def test_a_failed_save_ends_the_run_at_the_next_look(run_line, tmp_path, monkeyp
 
     file = tmp_path / "metrics.jsonl"
     with RunCheckpoints(tmp_path / "run") as checkpoints:
-        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", full)
         with pytest.raises(OSError, match=r"step 4 could not .*No space left on device$"):
             run_line(
                 batches,
@@ -513,7 +513,7 @@ def test_nan_beside_a_checkpoint_that_failed(run_line, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     with RunCheckpoints(tmp_path) as checkpoints:
-        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", full)
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", full)
         monkeypatch.setattr(checkpoints, "check_writing", lambda: None)
         with pytest.raises(
             FloatingPointError, match="loss is nan at step 3; the checkpoint of step 2 could not"

@@ -207,13 +207,15 @@ def test_a_checkpoint_of_which_a_file_is_missing_is_none(tmp_path, state, monkey
     """As it was found once on a disk that was all but full."""
     with RunCheckpoints(tmp_path) as run:
         save_whole(run, 1, *state)
-        save = run._checkpointer.save_checkpointables
+        save = run._checkpointer.save_checkpointables_async
 
         def save_but_a_file(step, *args, **options):
-            save(step, *args, **options)
+            begun = save(step, *args, **options)
+            begun.result()
             (tmp_path / str(step) / "run" / "_METADATA").unlink()
+            return begun
 
-        monkeypatch.setattr(run._checkpointer, "save_checkpointables", save_but_a_file)
+        monkeypatch.setattr(run._checkpointer, "save_checkpointables_async", save_but_a_file)
         with pytest.raises(OSError, match=r"step 2 could not be written .*step 1 is kept.*missing"):
             save_whole(run, 2, *state)
         assert run.steps == [1]
@@ -274,13 +276,13 @@ def test_a_pipe_within_a_checkpoint_is_refused_and_not_waited_for(tmp_path, stat
 
 def held(run, monkeypatch, then=None):
     """Have the writer stop before it begins, until the event that is returned; then do this."""
-    go_on, write = threading.Event(), run._checkpointer.save_checkpointables
+    go_on, write = threading.Event(), run._checkpointer.save_checkpointables_async
 
     def wait_and_write(*args, **options):
         assert go_on.wait(60)
-        (then or write)(*args, **options)
+        return (then or write)(*args, **options)
 
-    monkeypatch.setattr(run._checkpointer, "save_checkpointables", wait_and_write)
+    monkeypatch.setattr(run._checkpointer, "save_checkpointables_async", wait_and_write)
     return go_on
 
 
@@ -344,6 +346,31 @@ def test_an_error_of_the_writer_is_not_lost(tmp_path, state, monkeypatch, notice
         use(run)
     with RunCheckpoints(tmp_path) as run:
         assert run.steps == []
+
+
+@pytest.mark.parametrize("all_know", [False, True])
+def test_what_one_of_several_processes_knows_is_said_when_all_know(
+    tmp_path, state, monkeypatch, all_know
+):
+    """So that they end at the same step, each with its own error."""
+
+    def full(*args, **options):
+        raise OSError("No space left on device")
+
+    def use(run):
+        held(run, monkeypatch, full).set()
+        run.save(1, *state)
+        futures.wait([run._writing])
+        with monkeypatch.context() as several:
+            several.setattr(jax, "process_count", lambda: 2)
+            gather = lambda mine: np.stack([mine, all_know])  # noqa: E731
+            several.setattr(checkpoint.multihost_utils, "process_allgather", gather)
+            run.check_writing()
+        assert not all_know
+        run.check_writing()  # as if alone again
+
+    with pytest.raises(OSError, match="step 1 could not be written"), RunCheckpoints(tmp_path) as r:
+        use(r)
 
 
 def test_an_error_of_the_writer_is_told_beside_another(tmp_path, state, monkeypatch, caplog):
