@@ -91,6 +91,8 @@ def _initialize(
         ConnectionError: they did not come in time.
     """
     failure: list[BaseException] = []
+    # It takes SIGTERM away from Python, and does nothing with it but tell who asks.
+    jax.config.update("jax_enable_preemption_service", False)
 
     def connect() -> None:
         try:

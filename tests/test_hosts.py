@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -219,6 +220,30 @@ def test_two_processes_train_on_while_a_checkpoint_is_written(golden, tmp_path, 
     ends = finish(start_both([*args, "--resume"]))
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert_same_run(run, whole[0])
+
+
+@pytest.mark.slow
+def test_a_signal_while_two_processes_read_a_checkpoint_is_no_damage(golden, tmp_path, whole):
+    """Nor is it lost; where one alone was told, the other says that it was lost."""
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    for name in ("results.json", "last", "checkpoints/300"):  # as if at step 270
+        shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+    args = [*arguments(golden, tmp_path, run), "--resume"]
+    for told in ([0], [0, 1]):
+        place = tmp_path / f"told {len(told)}"
+        processes = start_both_held(args, place, "reading")
+        wait_until((place / "held").exists, processes)
+        for number in told:
+            processes[number].send_signal(signal.SIGTERM)
+        ends = finish(processes)
+        for number, end in enumerate(ends):
+            if number in told:
+                assert end[0] == 143
+                assert end[2].startswith("error: stopped by SIGTERM; start it again by: "), end
+            else:
+                assert_it_says_one_was_lost(end)
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["270"]
 
 
 @pytest.mark.slow
