@@ -37,6 +37,7 @@ from simcse_jax.checks import (
     quoted,
 )
 from simcse_jax.compilation_cache import enable_compilation_cache
+from simcse_jax.cudnn import check_cudnn
 from simcse_jax.data.encode_batches import (
     batch_tokens,
     check_ids,
@@ -56,7 +57,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
-from simcse_jax.models.fused_attention import ATTENTIONS, check_cudnn
+from simcse_jax.models.fused_attention import ATTENTIONS
 from simcse_jax.models.int8 import quantize_kernels
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
@@ -856,11 +857,11 @@ def fingerprint(encoder: SentenceEncoder) -> str:
     """Return a digest of all that a vector depends on beside its sentence and the machine."""
     digest = hashlib.blake2b(digest_size=16)
     tokenizer = encoder.tokenizer
-    about: list[Any] = [encoder.config, encoder.settings, encoder.dtype.name]
-    about.append(tokenizer.lower_case)
+    about: tuple[Any, ...] = (encoder.config, encoder.settings, encoder.dtype.name)
+    about += (tokenizer.lower_case,)
     if encoder.attention != "dense":  # else as it was before there was a choice
-        about.append(encoder.attention)
-    digest.update(repr(tuple(about)).encode())
+        about += (encoder.attention,)
+    digest.update(repr(about).encode())
     digest.update(tokenizer.backend.to_str().encode())
     for place, tensor in jax.tree_util.tree_leaves_with_path(encoder.params):
         digest.update(jax.tree_util.keystr(place).encode())

@@ -76,15 +76,15 @@ def shown(
 def of_the_command_line(text: str, options: Iterable[str]) -> str:
     """Call fields as the command line does where a text names them: ``--batch-size``.
 
-    A name of one word may be no field's there: it is one where the text begins with "seed is".
-    Neither paths nor what is quoted or followed by "=" are changed.
+    A name of one word may be no field's there: it is one where a sentence or a part of one begins
+    with "seed is" or "seed was". Neither paths nor what is quoted or followed by "=" are changed.
     """
     for name in options:
         option = f"--{name.replace('_', '-')}"
-        if "_" in name or name == "coordinator":
+        if "_" in name:
             text = re.sub(rf"(?<![\w/.'\"-]){name}(?![\w/'\"=-]|\.\w)", option, text)
         else:
-            text = re.sub(rf"^{name}(?= is )", option, text)
+            text = re.sub(rf"(^|: |; ){name}(?= (is|was) )", rf"\1{option}", text)
     return text
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 
 from simcse_jax.checks import first_line
+from simcse_jax.process import causes
 
 # A host that vanishes without a word is missed after so many seconds; one that closes its
 # connections is missed at once.
@@ -71,7 +72,7 @@ def join(
             raise
         raise ValueError(
             "nothing here says who the other processes are (no TPU pod, Slurm or Open MPI was "
-            "found): give coordinator (HOST:PORT), num_processes and process_id"
+            "found): give the coordinator's HOST:PORT, num_processes and process_id"
         ) from error
     except jax.errors.JaxRuntimeError as error:
         raise ConnectionError(
@@ -91,7 +92,8 @@ def _initialize(
         ConnectionError: they did not come in time.
     """
     failure: list[BaseException] = []
-    # It takes SIGTERM away from Python, and does nothing with it but tell who asks.
+    # JAX's preemption service takes SIGTERM away from Python, and only tells who asks of it; orbax
+    # asks, and takes its absence for "no preemption".
     jax.config.update("jax_enable_preemption_service", False)
 
     def connect() -> None:
@@ -213,14 +215,8 @@ def loss_in(error: BaseException) -> str | None:
 
     JAX's transport has no class of its own for this, and who calls it wraps what it raises.
     """
-    seen: set[int] = set()  # an error that is raised again may be its own context
-    below: BaseException | None = error
-    while below is not None and id(below) not in seen:
-        if _TRANSPORT.search(str(below)):
-            return first_line(below)
-        seen.add(id(below))
-        below = below.__cause__ or below.__context__
-    return None
+    said = (first_line(cause) for cause in causes(error) if _TRANSPORT.search(str(cause)))
+    return next(said, None)
 
 
 _TRANSPORT = re.compile("Gloo |coordination service|CoordinationService")

@@ -21,7 +21,7 @@ _SENT_AGAIN_AFTER = 0.1
 
 
 class Interrupted(RuntimeError):
-    """A signal ended the work early; what was done is saved, and the message says how to go on.
+    """A signal ended the work early; what was done is saved, and the message says where.
 
     Attributes:
         number: of the signal, SIGTERM or SIGINT (Ctrl-C).
@@ -117,6 +117,16 @@ def unwinding_on_sigterm() -> Iterator[None]:
 
 def _is_unwinding(handled: BaseException | None) -> bool:
     """Tell whether an exception that is being handled is `Terminated`, or came while that was."""
-    while handled is not None and not isinstance(handled, Terminated):
-        handled = handled.__context__
-    return handled is not None
+    return handled is not None and any(isinstance(e, Terminated) for e in causes(handled))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and all that it and they were raised from or came after, each once."""
+    seen: set[int] = set()  # an error that is raised again may be its own context
+    found = [error]
+    while found:
+        below = found.pop()
+        if id(below) not in seen:
+            yield below
+            seen.add(id(below))
+            found += [e for e in (below.__context__, below.__cause__) if e is not None]

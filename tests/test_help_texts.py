@@ -74,11 +74,12 @@ def test_it_is_parsed_as_before():
 
 
 def test_fields_are_called_as_they_are_typed():
-    names = ("batch_size", "seed", "coordinator")
+    names = ("batch_size", "seed", "pooling")
     for text, expected in (
         ("batch_size is 0; mend batch_size.", "--batch-size is 0; mend --batch-size."),
         ("seed is -1, as the seed is", "--seed is -1, as the seed is"),
-        ("give coordinator (HOST:PORT)", "give --coordinator (HOST:PORT)"),
+        ("settings: batch_size was 1; seed was 2", "settings: --batch-size was 1; --seed was 2"),
+        ("a.json: pooling is 'x'; it", "a.json: --pooling is 'x'; it"),
     ):
         assert of_the_command_line(text, names) == expected
     for text in (

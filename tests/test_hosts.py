@@ -365,5 +365,5 @@ def test_who_the_others_are_must_be_said_somewhere(monkeypatch):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(ValueError, match="give coordinator"):
+    with pytest.raises(ValueError, match="give the coordinator's HOST:PORT"):
         hosts.join()

@@ -24,8 +24,9 @@ import numpy as np
 from experiments.bench.turns import BenchTable, machine, publish, seconds_in_turns
 from experiments.script import run_script
 from simcse_jax.compilation_cache import enable_compilation_cache
+from simcse_jax.cudnn import check_cudnn
 from simcse_jax.models import Batch, BertConfig, BertEncoder, SentenceModel, one_a_row
-from simcse_jax.models.fused_attention import ATTENTIONS, Attention, check_cudnn
+from simcse_jax.models.fused_attention import ATTENTIONS, Attention
 
 SHAPES = {
     "bert-base": BertConfig(),

@@ -122,17 +122,20 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, run in results["runs"].items():
         test = run["test"]
-        k = min(wanted, len(test)) - 1
-        known = "dev" in run
+
+        def cell(curve: str, run: Mapping[str, Any] = run) -> str:
+            known = curve in run and wanted <= len(run["test"])
+            return f"{run[curve][wanted - 1]:.2f}" if known else ""
+
         rows.append(
             [
                 name,
                 str(len(test)),
                 report.mean_and_deviation(test),
                 f"{min(test):.2f} to {max(test):.2f}",
-                f"{run['best_by_dev'][k]:.2f}" if known else "",
-                f"{run['best_by_test'][k]:.2f}",
-                f"{run['dev_and_test']:.2f}" if known else "",
+                cell("best_by_dev"),
+                cell("best_by_test"),
+                f"{run['dev_and_test']:.2f}" if "dev" in run else "",
             ]
         )
     return columns, rows

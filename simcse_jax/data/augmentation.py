@@ -76,7 +76,7 @@ def repeat_words(sentence: str, rng: np.random.Generator, share: float = 0.32) -
     With N words their number is drawn from 0 to the larger of 2 and ``share N``, rounded down,
     each as likely. So the two sentences of a positive pair differ in length, as those of negative
     pairs do. (The authors repeat the tokenizer's pieces of words; here words are, as everywhere in
-    this module.)
+    this module, and a word alone is said twice at most.)
 
     >>> repeat_words("one two three four five", np.random.default_rng(1))
     'one one two three four five five'

@@ -109,7 +109,8 @@ class DataConfig:
     augmentation, or the sentence that follows in the text."""
     share: float = 0.1
     """The share of the words that the augmentations crop, delete-words and mask-words change;
-    repeat-words repeats at most so many (0.32 in ESimCSE's paper)."""
+    repeat-words repeats none to so many, or none to two where that is more (0.32 in ESimCSE's
+    paper)."""
     window: int = 1
     """The positive of next-sentence is one of so many next sentences."""
     per_article: int | None = None

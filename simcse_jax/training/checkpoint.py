@@ -6,9 +6,7 @@ name and renames once it is whole, so that a kill at any moment leaves the older
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -30,6 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
 from simcse_jax.checks import first_line, quoted
+from simcse_jax.process import causes
 
 log = logging.getLogger(__name__)
 
@@ -201,8 +200,8 @@ class RunCheckpoints:
 
         A copy on the devices is written, so that the state may be given away at once. It needs as
         much memory again until then, which is why a second checkpoint waits for the first. Where
-        there is not as much, it returns when it is whole. One of several processes first brings
-        the copy to the host. A program that ends meanwhile waits for it.
+        there is not as much, it returns when it is whole. Several processes copy the state to
+        their hosts instead, and return then. A program that ends meanwhile waits for it.
 
         Args:
             step: the number of updates done; nothing is written where it is there already.
@@ -222,20 +221,23 @@ class RunCheckpoints:
             "key_impl": str(jax.random.key_impl(key)),
         }
         older, tree = self.latest, _tree(state, key)
+        if jax.process_count() > 1:
+            # orbax begins with collectives, which must come between the same steps everywhere, and
+            # has the values on the host after that. Its threads then meet at barriers of JAX's
+            # coordination service, which no step waits for.
+            with self._explained(step, older):
+                finish = self._begin(step, tree, info)
+            self._writing = self._writer.submit(self._write, step, finish, older)
+            return
         if (copy := _copied(tree)) is None:
             log.warning(
                 "no memory is left for a copy of the training's state, so that training waits "
                 "for checkpoints"
             )
-        begin = functools.partial(self._begin, step, tree if copy is None else copy, info)
-        if jax.process_count() == 1:
-            self._writing = self._writer.submit(self._write, step, begin, older)
-        else:
-            # orbax begins with collectives, which must come between the same steps everywhere; its
-            # threads then meet at barriers of JAX's coordination service, which no step waits for.
-            with self._explained(step, older):
-                finish = begin()
-            self._writing = self._writer.submit(self._write, step, lambda: finish, older)
+        written = tree if copy is None else copy
+        self._writing = self._writer.submit(
+            self._write, step, lambda: self._begin(step, written, info)(), older
+        )
         if copy is None:
             self.wait()
 
@@ -252,29 +254,37 @@ class RunCheckpoints:
         written.result()
 
     def check_writing(self) -> None:
-        """Raise what `wait` would where every process knows by now, without waiting."""
-        if self._writing is not None and _everywhere(self._writing.done()):
+        """Raise what `wait` would where that is known by now, without waiting.
+
+        Several processes call it at the same step, and where one could not write, all raise.
+
+        Raises:
+            OSError: as `wait`, or another process could not write the checkpoint.
+        """
+        if self._writing is None:  # in every process: they save and wait at the same steps
+            return
+        done = self._writing.done()
+        failed = done and self._writing.exception() is not None
+        all_done, any_failed = _agreed(done, failed)
+        if any_failed and not failed:
+            raise OSError(f"another process could not write the checkpoint to {self.folder}")
+        if all_done or failed:
             self.wait()
 
     def _begin(self, step: int, tree: Any, info: dict[str, Any]) -> Callable[[], object]:
         """Begin to write a checkpoint, and return what waits until it is whole."""
-        info = info | {"checksum": _checksum(tree)}
-        begun = self._checkpointer.save_checkpointables_async(
-            step, {"run": tree}, custom_metadata=info
+        response: Any = self._checkpointer.save_checkpointables_async(
+            step, {"run": tree}, custom_metadata=info | {"checksum": _checksum(tree)}
         )
-        assert begun is not None  # as it is where orbax is to choose what is written
-        return begun.result
+        return response.result
 
-    def _write(
-        self, step: int, begin: Callable[[], Callable[[], object]], older: int | None
-    ) -> None:
+    def _write(self, step: int, write: Callable[[], object], older: int | None) -> None:
         """Write a checkpoint and return when it is whole.
 
         In a thread of its own it must not ask for `steps`, which waits for it.
         """
         with self._explained(step, older):
-            finish = begin()
-            finish()
+            write()
             self._check_written(step)
 
     @contextlib.contextmanager
@@ -448,8 +458,8 @@ class RunCheckpoints:
 
 # What atexit calls comes when nothing can be begun in threads any more: what orbax is writing then
 # is lost, after minutes in which its threads wait for each other. Python's own executors are
-# finished by the same means.
-_at_end: Callable[..., object] = getattr(threading, "_register_atexit", atexit.register)
+# finished by these means, which have no public name.
+_at_end: Callable[..., object] = threading._register_atexit  # type: ignore[attr-defined]
 
 
 def _finish(reference: weakref.ref[RunCheckpoints]) -> None:
@@ -465,11 +475,12 @@ def _tree(state: Any, key: Key[Array, ""]) -> dict[str, Any]:
     return {"state": state, "key": jax.random.key_data(key)}
 
 
-def _everywhere(value: bool) -> bool:
-    """Tell whether something is so in every process; all call it at the same step."""
+def _agreed(done: bool, failed: bool) -> tuple[bool, bool]:
+    """Return whether all processes are done, and whether any has failed."""
     if jax.process_count() == 1:
-        return value
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
+        return done, failed
+    said = multihost_utils.process_allgather(np.asarray([done, failed]))
+    return bool(said[:, 0].all()), bool(said[:, 1].any())
 
 
 def _copied(tree: Any) -> Any:
@@ -496,11 +507,9 @@ def _checksum(tree: Any) -> int:
 
 def _raise_if_told_to_stop(error: BaseException) -> None:
     """Raise what SIGTERM or Ctrl-C raised, where orbax, which catches all, made an error of it."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, SystemExit | KeyboardInterrupt):
             raise cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def _named(error: BaseException) -> str:

@@ -15,11 +15,10 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.interpreters import mlir
 
-from simcse_jax import SentenceEncoder, hub
+from simcse_jax import SentenceEncoder, cudnn, hub
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.encoder import fingerprint
 from simcse_jax.models import Batch, BertConfig, BertEncoder, FirstTokenEncoder, SentenceModel
-from simcse_jax.models import fused_attention as fused
 from simcse_jax.models.batch import same_segment
 
 CALL = "__cudnn$fmha"
@@ -83,10 +82,10 @@ def kernel(monkeypatch, no_gpu_asked):
         mlir.lower_fun(lowered, multiple_results=True),
         platform="cpu",
     )
-    monkeypatch.setattr(fused, "has_cudnn_attention", lambda device: True)
-    fused.trial.cache_clear()
+    monkeypatch.setattr(cudnn, "has_cudnn_attention", lambda device: True)
+    cudnn.trial.cache_clear()
     yield made
-    fused.trial.cache_clear()
+    cudnn.trial.cache_clear()
 
 
 @pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-5), ("bfloat16", 3e-2)])
@@ -201,28 +200,28 @@ def test_a_model_with_relative_positions_is_refused(golden):
 def test_devices_that_can_do_it(version, capability, can):
     client = SimpleNamespace(platform_version=version)
     device = SimpleNamespace(client=client, compute_capability=capability)
-    assert fused.has_cudnn_attention(device) == can
+    assert cudnn.has_cudnn_attention(device) == can
 
 
 def test_a_trial_without_cudnn_says_so(monkeypatch):
-    monkeypatch.setattr(fused, "has_cudnn_attention", lambda device: True)
+    monkeypatch.setattr(cudnn, "has_cudnn_attention", lambda device: True)
     message = "^attention is 'cudnn', which cannot be had here: cuDNN is not detected; update JAX"
     with pytest.raises(ValueError, match=message):
-        fused.check_cudnn(CONFIG, jnp.dtype("bfloat16"), jax.devices()[:1])
+        cudnn.check_cudnn(CONFIG, jnp.dtype("bfloat16"), jax.devices()[:1])
 
 
 @pytest.mark.usefixtures("no_gpu_asked")
 @pytest.mark.parametrize("size", [12, 136])
 def test_a_trial_with_heads_that_cudnn_has_not_says_so(monkeypatch, size):
-    monkeypatch.setattr(fused, "has_cudnn_attention", lambda device: True)
+    monkeypatch.setattr(cudnn, "has_cudnn_attention", lambda device: True)
     config = dataclasses.replace(CONFIG, hidden_size=4 * size)
     with pytest.raises(ValueError, match=f"head dim must be <= 128 .* but got {size}; update"):
-        fused.check_cudnn(config, jnp.dtype("bfloat16"), jax.devices()[:1])
+        cudnn.check_cudnn(config, jnp.dtype("bfloat16"), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_trial_spreads_its_rows_over_the_devices(kernel, devices):
-    fused.check_cudnn(CONFIG, jnp.dtype("bfloat16"), jax.devices()[:devices])
+    cudnn.check_cudnn(CONFIG, jnp.dtype("bfloat16"), jax.devices()[:devices])
     assert set(kernel.shapes) == {(2, 128, 4, 8), (2, 512, 4, 8)}  # of each device
 
 
@@ -239,7 +238,7 @@ def test_a_trial_sees_what_is_wrong(kernel, wrong, off):
     kernel.compute = wrong
     message = f"^attention is 'cudnn', whose results are {off}.* off on cpu; leave it at 'dense'$"
     with pytest.raises(ValueError, match=message):
-        fused.check_cudnn(CONFIG, jnp.dtype("bfloat16"), jax.devices()[:1])
+        cudnn.check_cudnn(CONFIG, jnp.dtype("bfloat16"), jax.devices()[:1])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a run's checkpoints hold, and what they refuse."""
 
+import contextlib
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent import futures
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -348,29 +350,45 @@ def test_an_error_of_the_writer_is_not_lost(tmp_path, state, monkeypatch, notice
         assert run.steps == []
 
 
-@pytest.mark.parametrize("all_know", [False, True])
-def test_what_one_of_several_processes_knows_is_said_when_all_know(
-    tmp_path, state, monkeypatch, all_know
+@pytest.mark.parametrize(
+    ("own", "others", "says"),
+    [
+        (None, [True, False], None),
+        (None, [False, False], None),
+        (None, [True, True], "another process could not write the checkpoint to"),
+        ("No space left", [False, False], "step 1 could not be written"),
+        ("No space left", [True, True], "step 1 could not be written"),
+    ],
+    ids=["whole", "they write on", "they failed", "failed here", "failed everywhere"],
+)
+def test_where_one_of_several_processes_could_not_write_all_say_so(
+    tmp_path, state, monkeypatch, own, others, says
 ):
-    """So that they end at the same step, each with its own error."""
+    """At the same step; of another process ``others`` says whether it is done and has failed."""
+    with pytest.MonkeyPatch.context() as several:
 
-    def full(*args, **options):
-        raise OSError("No space left on device")
+        def write(*args, **options):
+            if own is not None:
+                raise OSError(own)
+            return SimpleNamespace(result=lambda: None)
 
-    def use(run):
-        held(run, monkeypatch, full).set()
+        run = RunCheckpoints(tmp_path)
+        several.setattr(run._checkpointer, "save_checkpointables_async", write)
+        several.setattr(run, "_check_written", lambda step: None)
         run.save(1, *state)
-        futures.wait([run._writing])
-        with monkeypatch.context() as several:
-            several.setattr(jax, "process_count", lambda: 2)
-            gather = lambda mine: np.stack([mine, all_know])  # noqa: E731
-            several.setattr(checkpoint.multihost_utils, "process_allgather", gather)
+        writing = run._writing
+        futures.wait([writing])
+        several.setattr(jax, "process_count", lambda: 2)
+        gather = lambda mine: np.stack([mine, others])  # noqa: E731
+        several.setattr(checkpoint.multihost_utils, "process_allgather", gather)
+        if says is None:
             run.check_writing()
-        assert not all_know
-        run.check_writing()  # as if alone again
-
-    with pytest.raises(OSError, match="step 1 could not be written"), RunCheckpoints(tmp_path) as r:
-        use(r)
+            assert run._writing is (None if others[0] else writing)
+        else:
+            with pytest.raises(OSError, match=says):
+                run.check_writing()
+    with contextlib.suppress(OSError):
+        run.close()
 
 
 def test_an_error_of_the_writer_is_told_beside_another(tmp_path, state, monkeypatch, caplog):
