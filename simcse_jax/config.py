@@ -136,7 +136,7 @@ class RunConfig:
         check_positive("epochs", self.epochs, finite=True)
         check_seed("seed", self.seed)
         for seed in self.seeds:
-            check_seed("a seed of seeds", seed)
+            check_seed("seeds", seed)
         if len(set(self.seeds)) < len(self.seeds):
             twice = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise ValueError(f"seeds has {twice} more than once; each trains a run of its own")

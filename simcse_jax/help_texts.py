@@ -77,14 +77,18 @@ def of_the_command_line(text: str, options: Iterable[str]) -> str:
     """Call fields as the command line does where a text names them: ``--batch-size``.
 
     A name of one word may be no field's there: it is one where a sentence or a part of one begins
-    with "seed is" or "seed was". Neither paths nor what is quoted or followed by "=" are changed.
+    with "seed is", "seed was" or "seeds has". Neither paths nor what is quoted or followed by "="
+    are changed.
     """
+    said, has, columns = re.split(r"(it has:? |$)", text, maxsplit=1)
+    if has:  # what follows are names of columns, which may be those of fields
+        return of_the_command_line(said, options) + has + columns
     for name in options:
         option = f"--{name.replace('_', '-')}"
         if "_" in name:
             text = re.sub(rf"(?<![\w/.'\"-]){name}(?![\w/'\"=-]|\.\w)", option, text)
         else:
-            text = re.sub(rf"(^|: |; ){name}(?= (is|was) )", rf"\1{option}", text)
+            text = re.sub(rf"(^|: |; ){name}(?= (is|was|has) )", rf"\1{option}", text)
     return text
 
 

@@ -446,10 +446,13 @@ def write_tensors(
 ) -> None:
     """Write arrays as safetensors, as `write_bytes` does."""
     with written_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:  # of the disk: nothing else can go wrong with arrays
             raise OSError(f"cannot write {path}: {error}") from error
+        temporary.chmod(mode)  # safetensors lets nobody else read it
 
 
 # ---------------------------------------------------------------------------------------------

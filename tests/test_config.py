@@ -201,7 +201,7 @@ def test_what_is_refused():
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         (
             {"seeds": (2**32,)},
-            "a seed of seeds is 4294967296; it must be at least 0 and",
+            "seeds is 4294967296; it must be at least 0 and",
         ),
         ({"per_article": 5}, "per_article is 5, which has no effect: it needs dataset 'wikipedia_"),
         ({"window": 2}, "window is 2, which has no effect: it needs positives 'next-sentence'"),

@@ -79,6 +79,8 @@ def test_fields_are_called_as_they_are_typed():
         ("batch_size is 0; mend batch_size.", "--batch-size is 0; mend --batch-size."),
         ("seed is -1, as the seed is", "--seed is -1, as the seed is"),
         ("settings: batch_size was 1; seed was 2", "settings: --batch-size was 1; --seed was 2"),
+        ("a.csv has no column 'x'; it has seed, batch_size",) * 2,
+        ("name one of those it has: batch_size, text",) * 2,
         ("a.json: pooling is 'x'; it", "a.json: --pooling is 'x'; it"),
     ):
         assert of_the_command_line(text, names) == expected

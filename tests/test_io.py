@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from simcse_jax import io as io_module
@@ -31,6 +32,7 @@ from simcse_jax.io import (
     remove_leftovers,
     write_bytes,
     write_json,
+    write_tensors,
     write_text,
     written_file,
     written_folder,
@@ -540,3 +542,11 @@ def test_a_list_of_files_that_is_none_is_not_whole(tmp_path, files):
     assert is_written(tmp_path, "list.json")
     write_json(tmp_path / "list.json", {"files": files})
     assert not is_written(tmp_path, "list.json")
+
+
+def test_weights_may_be_read_by_whom_other_files_may(tmp_path):
+    """Safetensors' own mode is the owner's alone."""
+    write_tensors(tmp_path / "weights.safetensors", {"w": np.zeros(2, np.float32)})
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1

@@ -40,14 +40,15 @@ ABSENT = "not on this device"
 class AttentionBenchmark:
     """Time encoding with one attention beside the other."""
 
-    shape: Literal["bert-base", "minilm"] = "bert-base"
-    """The encoder's shape; its weights are random."""
+    shape: Literal["bert-base", "minilm"] | None = None
+    """The encoder's shape, with random weights; default: bert-base, on a CPU minilm."""
     lengths: tuple[int, ...] = (128, 512)
     """The tokens of a row."""
     batches: int = 8
     """So many batches are encoded in a turn."""
-    tokens: int = 32_768
-    """So many tokens are in a batch, as the encoder gives them to a GPU."""
+    tokens: int | None = None
+    """So many tokens are in a batch; default: 32,768, as the encoder gives them to a GPU, on a CPU
+    2,048."""
     rounds: int = 5
     """The attentions take turns so often."""
     output: Path = Path("experiments/results/bench_attention.json")
@@ -140,6 +141,12 @@ def table(value: dict[str, Any]) -> BenchTable:
 def main(settings: AttentionBenchmark) -> None:
     """Measure, print the table and write the JSON."""
     enable_compilation_cache()
+    on_cpu = jax.default_backend() == "cpu"
+    settings = dataclasses.replace(
+        settings,
+        shape=settings.shape or ("minilm" if on_cpu else "bert-base"),
+        tokens=settings.tokens or (2_048 if on_cpu else 32_768),
+    )
     value = {
         "shape": settings.shape,
         "batches": settings.batches,

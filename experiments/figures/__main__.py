@@ -39,7 +39,9 @@ from experiments.figures.measure import (
 )
 from experiments.figures.training import measure_runs
 from experiments.script import run_script
+from simcse_jax import hub
 from simcse_jax.io import read_json, write_json
+from simcse_jax.models.pooling import check_pooling
 
 OF_METHODS = {
     "plane": measure_plane,
@@ -99,6 +101,7 @@ def main(settings: Figures) -> None:
     if settings.every < 1 or settings.steps < 1 or not settings.positives:
         raise ValueError("--steps, --every and --positives need one step and one kind or more")
     if not settings.redraw:
+        check_pooling(settings.pooling, hub.read_config(hub.find_model(settings.model)))
         measure(settings)
     for name in tqdm(settings.figures, desc="draw", unit="figure"):
         draw(name, settings.output_dir)

@@ -83,7 +83,7 @@ class Figures:
     """The seed of the short runs and of the flow."""
     redraw: bool = False
     """Draw from the JSON files that are there, and measure nothing."""
-    output_dir: Path = Path("experiments/results/figures")
+    output_dir: Path = Path("runs/figures")
     """The folder that gets NAME.json, NAME.png and NAME.pdf."""
 
 

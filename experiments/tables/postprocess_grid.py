@@ -62,7 +62,7 @@ class PostProcessingGrid:
     """Those depths that are scored on every task, with the NLI fit too."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A flow is fitted with each of these seeds."""
-    output_dir: Path = Path("experiments/results")
+    output_dir: Path = Path("runs/postprocess_grid")
     """The folder that gets postprocess.json and postprocess.md."""
 
 

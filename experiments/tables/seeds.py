@@ -51,8 +51,22 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no run of several seeds.
-        ValueError: it has other scores than those of STS-B, or of one seed only.
+        ValueError: it has other scores than those of STS-B, of one seed only, or not finite ones.
     """
+    try:
+        found = scores_in(folder)
+        scores = np.array([found[name] for name in ("dev", "test") if name in found], float)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder} has no scores as they are written there: {error!r}") from error
+    if scores.shape[1] < 2:
+        raise ValueError(f"{folder} is of one seed; a distribution needs two or more")
+    if not np.isfinite(scores).all() or scores.shape[1] != len(found["seeds"]):
+        raise ValueError(f"{folder} has scores that are not finite, or not one for each seed")
+    return found
+
+
+def scores_in(folder: Path) -> dict[str, Any]:
+    """Return what `read_scores` does, as it stands in the run's file."""
     if (file := folder / "summary.json").is_file():
         found = read_json(file)
         if not {"dev_best", "test_best"} <= set(found["columns"]):
@@ -72,8 +86,6 @@ def read_scores(folder: Path) -> dict[str, Any]:
             f"{folder} has neither the summary.json of a training with several --seeds nor the "
             "results.json of experiments.tables.postprocess"
         )
-    if len(seeds) < 2:
-        raise ValueError(f"{file} is of one seed; a distribution needs two or more")
     about = {"settings": found["settings"], "hardware": found["hardware"]}
     return {"seeds": seeds, **scores, **about}
 
@@ -103,7 +115,8 @@ def measured(scores: Mapping[str, Any]) -> dict[str, Any]:
     if "dev" in scores:
         dev = np.asarray(scores["dev"], float)
         found["best_by_dev"] = best_of(dev, test).tolist()
-        found["dev_and_test"] = spearman(dev, test)
+        if np.ptp(dev) > 0 and np.ptp(test) > 0:
+            found["dev_and_test"] = spearman(dev, test)
     return found
 
 
@@ -135,7 +148,7 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 f"{min(test):.2f} to {max(test):.2f}",
                 cell("best_by_dev"),
                 cell("best_by_test"),
-                f"{run['dev_and_test']:.2f}" if "dev" in run else "",
+                f"{run['dev_and_test']:.2f}" if "dev_and_test" in run else "",
             ]
         )
     return columns, rows

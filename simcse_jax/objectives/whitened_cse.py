@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -72,18 +73,27 @@ class WhitenedCSE(ContrastiveWithHead):
         Raises:
             ValueError: also groups that do not divide the width.
         """
-        width = model.config.hidden_size
-        if width % self.groups:
-            divisors = (number for number in range(1, width + 1) if width % number == 0)
-            near = min(divisors, key=lambda number: abs(number - self.groups))
-            raise ValueError(
-                f"groups is {self.groups}; it must divide the model's {width} channels: take {near}"
-            )
+        self.check_groups(model.config.hidden_size)
         return super().init(model, key)
+
+    def check_groups(self, width: int, batch_size: float = math.inf) -> None:
+        """Raise ValueError where the groups do not divide so many channels.
+
+        The message has the nearest number that does, and whose groups have fewer channels than the
+        batch has examples.
+        """
+        if width % self.groups == 0:
+            return
+        divisors = (n for n in range(1, width + 1) if width % n == 0 and width // n < batch_size)
+        near = min(divisors, key=lambda number: abs(number - self.groups))
+        raise ValueError(
+            f"groups is {self.groups}; it must divide the model's {width} channels: take {near}"
+        )
 
     def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`: a group needs more examples than it has channels."""
         super().check_batch(batch_size, columns, width)
+        self.check_groups(width, batch_size)
         channels = width // self.groups
         if batch_size <= channels:
             raise ValueError(

@@ -28,7 +28,6 @@ from orbax.checkpoint import v1 as ocp
 
 from simcse_jax import io
 from simcse_jax.checks import first_line, quoted
-from simcse_jax.process import causes
 
 log = logging.getLogger(__name__)
 
@@ -507,9 +506,12 @@ def _checksum(tree: Any) -> int:
 
 def _raise_if_told_to_stop(error: BaseException) -> None:
     """Raise what SIGTERM or Ctrl-C raised, where orbax, which catches all, made an error of it."""
-    for cause in causes(error):
+    # What it came after may be a signal of before, in whose handler a checkpoint is read.
+    cause = error.__cause__
+    while cause is not None:
         if isinstance(cause, SystemExit | KeyboardInterrupt):
             raise cause
+        cause = cause.__cause__
 
 
 def _named(error: BaseException) -> str:

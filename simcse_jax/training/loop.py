@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import logging
@@ -28,6 +29,9 @@ from simcse_jax.training.checkpoint import Restored, RunCheckpoints, UnusableChe
 from simcse_jax.training.devices import CompiledStep
 
 log = logging.getLogger(__name__)
+
+STEPS_AHEAD = 2
+"""So many steps may be given to the device and not be done: it has work, a signal is soon heard."""
 
 
 @runtime_checkable
@@ -333,6 +337,7 @@ class _Metrics:
         self._checkpoints = checkpoints
         self._pending: list[tuple[int, Any, int]] = []
         self._asked: list[tuple[int, Any, int]] = []
+        self._under_way: collections.deque[Any] = collections.deque()
         self._clock = time.perf_counter()
 
     def __enter__(self) -> _Metrics:
@@ -344,10 +349,14 @@ class _Metrics:
                 self.fetch()
 
     def add(self, step: int, metrics: Any, sentences: int) -> None:
+        """Take a step's metrics, and wait while more than `STEPS_AHEAD` steps are not done."""
         for value in jax.tree.leaves(metrics):
             if hasattr(value, "copy_to_host_async"):  # a step of one's own may measure on the host
                 value.copy_to_host_async()
         self._pending.append((step, metrics, sentences))
+        self._under_way.append(metrics)
+        if len(self._under_way) > STEPS_AHEAD:
+            jax.block_until_ready(self._under_way.popleft())
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

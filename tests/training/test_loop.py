@@ -531,6 +531,10 @@ class Measured:
         if f"copy {self._step}" not in self._events:
             self._events.append(f"copy {self._step}")
 
+    def block_until_ready(self):
+        self._events.append(f"done {self._step}")
+        return self
+
     def __array__(self, dtype=None, copy=None):
         self._events.append(f"read {self._step}")
         return np.asarray(self._step, dtype or np.float32)
@@ -565,9 +569,18 @@ def test_the_device_has_a_step_to_do_while_metrics_are_read():
     assert events == [
         *("batch 1", "step 1", "copy 1"),
         *("batch 2", "step 2", "copy 2", "read 1"),
-        *("batch 3", "step 3", "copy 3", "read 2", "read 3"),
+        *("batch 3", "step 3", "copy 3", "done 1", "read 2", "read 3"),
     ]
     assert seen == [1, 2, 3]
+
+
+def test_the_loop_is_two_steps_ahead_of_the_device_at_most():
+    """So that a signal is heard while they are done, and the bar tells of few that are not."""
+    events = []
+    fit_noted(events, 6, log_every=100)
+    for step in range(4, 7):
+        assert events.index(f"done {step - 3}") < events.index(f"step {step}")
+    assert "done 5" not in events
 
 
 def test_records_are_those_of_a_loop_that_waits(tmp_path):

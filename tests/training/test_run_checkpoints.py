@@ -138,6 +138,17 @@ def test_a_signal_while_it_is_read_is_no_damage(tmp_path, state, monkeypatch, to
         assert run.restore(*state).step == 1
 
 
+def test_damage_that_is_found_after_a_signal_is_damage(tmp_path, state):
+    with RunCheckpoints(tmp_path) as run:
+        save_whole(run, 1, *state)
+        damage(tmp_path / "1", lambda content: b"")
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            with pytest.raises(UnusableCheckpoint):
+                run.restore(*state)
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path, state):
     with RunCheckpoints(tmp_path) as run:
         save_whole(run, 1, *state)

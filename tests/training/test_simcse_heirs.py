@@ -178,6 +178,10 @@ def test_what_is_refused(tiny):
         WhitenedCSE().init(tiny.model("cls"), key)
     with pytest.raises(ValueError, match="groups is 7; it must divide .* 32 channels: take 8"):
         WhitenedCSE(groups=7).init(tiny.model("cls"), key)
+    with pytest.raises(ValueError, match="groups is 3; it must divide .* 32 channels: take 2"):
+        WhitenedCSE(groups=3).check_batch(17, 3, 32)
+    with pytest.raises(ValueError, match="groups is 3; it must divide .* 32 channels: take 4"):
+        WhitenedCSE(groups=3).check_batch(16, 3, 32)  # two groups have 16 channels
     WhitenedCSE(groups=4).check_batch(9, 3, 32)
     with pytest.raises(ValueError, match="batch_size is 8; it must be above the 8 channels"):
         WhitenedCSE(groups=4).check_batch(8, 3, 32)

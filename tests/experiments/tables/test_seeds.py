@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -61,9 +62,15 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
     other = trained(tmp_path / "other", [80.0, 81.0], [70.0, 71.0])
     text = (other / "summary.json").read_text()
     (other / "summary.json").write_text(text.replace("test_best", "lee_best"))
+    keyless = tmp_path / "keyless"
+    keyless.mkdir()
+    (keyless / "summary.json").write_text('{"seeds": [0, 1]}')
     for folder, error, message in [
         (tmp_path / "empty", FileNotFoundError, "has neither the summary.json"),
         (one, ValueError, "is of one seed"),
+        (trained(tmp_path / "nan", [80.0, 81.0], [70.0, math.nan]), ValueError, "not finite"),
+        (fitted(tmp_path / "null", [70.0, None]), ValueError, "not finite"),
+        (keyless, ValueError, "keyless has no scores as they are written there: KeyError"),
         (other, ValueError, "has no scores of STS-B"),
     ]:
         with pytest.raises(error, match=message):
@@ -71,3 +78,10 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
     with pytest.raises(ValueError, match="k is 0"):
         seeds.main(seeds.Seeds({"x": one}, k=0, output_dir=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_equal_scores_have_no_correlation(tmp_path):
+    runs = {"x": trained(tmp_path / "x", [80.0, 80.0], [70.0, 72.0])}
+    seeds.main(seeds.Seeds(runs, k=3, output_dir=tmp_path / "out"))
+    lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
+    assert lines[-1] == "| x | 2 | 71.00 ± 1.41 | 70.00 to 72.00 |  |  |  |"
