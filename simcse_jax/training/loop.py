@@ -501,8 +501,8 @@ class _Signals:
         if number == signal.SIGINT:
             with contextlib.suppress(RuntimeError):  # in the middle of another line
                 said = (
-                    "ending after the step under way, with a checkpoint; a second time ends at once, or "
-                    "once the checkpoint that is being written is whole"
+                    "ending after the step under way, with a checkpoint; a second time ends at "
+                    "once, or once the checkpoint that is being written is whole"
                 )
                 print(f"\nCtrl-C: {said}", file=sys.stderr)
 
