@@ -77,8 +77,8 @@ def of_the_command_line(text: str, options: Iterable[str]) -> str:
     """Call fields as the command line does where a text names them: ``--batch-size``.
 
     A name of one word may be no field's there: it is one where a sentence or a part of one begins
-    with "seed is", "seed was" or "seeds has". Neither paths nor what is quoted or followed by "="
-    are changed.
+    with "seed is", "seed was", "seeds has", or the text with "seed, ". Neither paths nor what is
+    quoted or followed by "=" are changed.
     """
     said, has, columns = re.split(r"(it has:? |$)", text, maxsplit=1)
     if has:  # what follows are names of columns, which may be those of fields
@@ -88,7 +88,8 @@ def of_the_command_line(text: str, options: Iterable[str]) -> str:
         if "_" in name:
             text = re.sub(rf"(?<![\w/.'\"-]){name}(?![\w/'\"=-]|\.\w)", option, text)
         else:
-            text = re.sub(rf"(^|: |; ){name}(?= (is|was|has) )", rf"\1{option}", text)
+            text = re.sub(rf"(^|(?<=: )|(?<=; )){name}(?= (is|was|has) )", option, text)
+            text = re.sub(rf"^{name}(?=, )", option, text)
     return text
 
 

@@ -81,6 +81,7 @@ def test_fields_are_called_as_they_are_typed():
         ("settings: batch_size was 1; seed was 2", "settings: --batch-size was 1; --seed was 2"),
         ("a.csv has no column 'x'; it has seed, batch_size",) * 2,
         ("name one of those it has: batch_size, text",) * 2,
+        ("seed, batch_size go together", "--seed, --batch-size go together"),
         ("a.json: pooling is 'x'; it", "a.json: --pooling is 'x'; it"),
     ):
         assert of_the_command_line(text, names) == expected
