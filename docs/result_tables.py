@@ -466,6 +466,18 @@ TABLES: dict[str, Made] = {
         "python -m experiments.tables.ditto --models minilm runs/raw/seed-0/last "
         '\\\n    --labels MiniLM "raw MiniLM, seed 0" --eval-data DATA --output-dir runs/ditto',
     ),
+    "seeds": Made(
+        as_written,
+        ("seeds.md",),
+        "simcse-jax train unsup_simcse --model runs/raw/seed-0/last --pooling mean --max-steps 60 "
+        "\\\n    --eval-every 30 --seeds {0..29} --train-files wiki1m_head.txt --eval-data DATA "
+        "\\\n    --output-dir runs/seeds\n"
+        "python -m experiments.tables.postprocess --num-layers 4 --pooling cls --method flow "
+        "\\\n    --epochs 7 --seeds {0..29} --tasks STS-B --eval-data DATA "
+        "--output-dir runs/flow_seeds\n"
+        'python -m experiments.tables.seeds --runs "SimCSE, 60 steps" runs/seeds '
+        '\\\n    "flow, 7 epochs" runs/flow_seeds',
+    ),
     "raw-methods": Made(every_method, ("sts_table_raw_minilm.md",), RAW_TABLE),
     "fuzz-seeds": Made(fuzz_seeds, campaigns_of("fuzz"), commands_of("fuzz", 1)),
     "fuzz": Made(campaign_sums, campaigns_of("fuzz")[-2:], commands_of("fuzz", 2)),

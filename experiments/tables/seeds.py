@@ -80,7 +80,7 @@ def scores_in(folder: Path) -> dict[str, Any]:
         if not runs or any("STS-B" not in run["tasks"] for run in runs.values()):
             raise ValueError(f"{file} has no scores of STS-B by seed")
         seeds = [int(seed) for seed in runs]
-        scores = {"test": [run["tasks"]["STS-B"]["spearman"]["all"] for run in runs.values()]}
+        scores = {"test": [run["tasks"]["STS-B"]["all"] for run in runs.values()]}
     else:
         raise FileNotFoundError(
             f"{folder} has neither the summary.json of a training with several --seeds nor the "
