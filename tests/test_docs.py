@@ -52,8 +52,11 @@ def blocks(page, language):
 
 
 def lines_of(block):
-    """The commands of a block, those that go over several lines in one."""
-    joined = block.replace("\\\n", " ").splitlines()
+    """The commands of a block, those that go over several lines in one.
+
+    Of the words that the shell makes of braces there are two.
+    """
+    joined = block.replace("\\\n", " ").replace("{0..29}", "0 29").splitlines()
     return [words for line in joined if (words := shlex.split(line, comments=True))]
 
 
@@ -250,14 +253,9 @@ def own_commands(page):
     commands = [words for block in blocks(page, "sh") for words in lines_of(block)]
     if page.name == "README.md":
         commands += [shlex.split(line) for line in methods_commands()]
-    mine = [of_the_shell(words[1:]) for words in commands if words[0] == "simcse-jax"]
+    mine = [words[1:] for words in commands if words[0] == "simcse-jax"]
     # tests/test_hosts.py runs commands in several processes.
     return [words for words in mine if "--distributed" not in words]
-
-
-def of_the_shell(words):
-    """Words with two seeds for the thirty that the shell would make."""
-    return [part for word in words for part in {"{0..29}": ("0", "1")}.get(word, (word,))]
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if own_commands(page)]
