@@ -57,7 +57,7 @@ from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.io import is_there
 from simcse_jax.losses.geometry import divide_by_norms, float32_directions, unit_rows
 from simcse_jax.models import Batch, BertConfig, SentenceModel
-from simcse_jax.models.fused_attention import ATTENTIONS
+from simcse_jax.models.fused_attention import ATTENTIONS, AttentionName
 from simcse_jax.models.int8 import quantize_kernels
 from simcse_jax.models.pooling import pooled_size
 from simcse_jax.transforms import Transform
@@ -182,7 +182,7 @@ class SentenceEncoder:
         tokenizer_folder: Path | None = None,
         devices: Sequence[jax.Device] | None = None,
         origin: hub.Origin | None = None,
-        attention: Literal["dense", "cudnn"] = "dense",
+        attention: AttentionName = "dense",
     ):
         """Put the parts together; most callers want :meth:`from_pretrained`.
 
@@ -242,7 +242,7 @@ class SentenceEncoder:
         max_length: int | Literal["longest"] | None = None,
         dtype: Any = jnp.float32,
         devices: Sequence[jax.Device] | None = None,
-        attention: Literal["dense", "cudnn"] = "dense",
+        attention: AttentionName = "dense",
     ) -> SentenceEncoder:
         """Load a model.
 

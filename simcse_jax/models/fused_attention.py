@@ -11,7 +11,7 @@ sentence and padding sees padding, so that every query has a key, and no softmax
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 from jaxtyping import Array, Bool, Float, Key
@@ -19,10 +19,12 @@ from jaxtyping import Array, Bool, Float, Key
 from simcse_jax.models.batch import Batch, same_segment
 from simcse_jax.models.config import BertConfig
 
-ATTENTIONS = ("dense", "cudnn")
-Attention = Literal["dense", "cudnn", "xla"]
-"""How rows attend: by `models.bert`, by cuDNN, or by JAX's own form of that, for the tests."""
+AttentionName = Literal["dense", "cudnn"]
+"""How rows attend, for who encodes: by `models.bert`, or by cuDNN."""
+ATTENTIONS: tuple[AttentionName, ...] = get_args(AttentionName)
 Implementation = Literal["cudnn", "xla"]
+"""What computes fused attention: cuDNN, or JAX's own form of that, for the tests and a trial."""
+Attention = Literal["dense", Implementation]
 # Rows of 64 are those of `data.encode_batches` that stay dense; the longer ones are multiples.
 ROW_MULTIPLE = 128
 
