@@ -219,20 +219,23 @@ def sbert(*values: Any) -> str:
     for name, value in zip(SBERT.values(), values, strict=True):
         runs = [run["best"] for run in value["runs"]]
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-        nli = f"{runs[0]['nli']:.1f}" if "nli" in runs[0] else ""
+        nli = mean_and_deviation([run["nli"] for run in runs]) if "nli" in runs[0] else ""
         rows.append([f"{name}, {seeds}", *mean_cells([run_scores(run) for run in runs]), nli])
     return markdown(["run", *TASKS, "NLI accuracy"], rows)
 
 
 def sections(value: Any) -> str:
     """Sentence-BERT's triplets of Wikipedia sections."""
-    run = value["runs"][0]
     names = {
         "sections": "held-out articles, Euclidean",
         "sections_cosine": "held-out articles, cosine",
         "sections_all": "held-out articles, all their triplets, Euclidean",
     }
-    rows = [[n, f"{run['before'][k]:.1f}", f"{run['best'][k]:.1f}"] for k, n in names.items()]
+    runs = value["runs"]
+    rows = [
+        [n, f"{runs[0]['before'][k]:.2f}", mean_and_deviation([run["best"][k] for run in runs])]
+        for k, n in names.items()
+    ]
     return markdown(["the positive is nearer, %", "before", "after"], rows)
 
 

@@ -33,6 +33,7 @@ from simcse_jax.data.datasets import DataConfig
 from simcse_jax.data.pairs import COLUMNS
 from simcse_jax.models.pooling import layers_and_reduction
 from simcse_jax.objectives import (
+    ESimCSE,
     MaskedLM,
     ObjectiveConfig,
     Sbert,
@@ -178,6 +179,7 @@ OBJECTIVES: dict[str, type] = {
     "simcse": SimCSE,
     "whitened_cse": WhitenedCSE,
     "simcse_plus_plus": SimCSEPlusPlus,
+    "esimcse": ESimCSE,
     "sbert": Sbert,
     "masked_lm": MaskedLM,
     "flow": FlowConfig,
@@ -258,6 +260,13 @@ CONFIGS: dict[str, Config] = {
         OptimizerConfig(learning_rate=3e-5),
         RunConfig(Path("runs/simcse_plus_plus")),
     ),
+    "esimcse": Config(
+        ESimCSE(),
+        ModelConfig(pooling="cls"),
+        DataConfig(batch_size=64, positives="repeat-words", share=0.32),
+        OptimizerConfig(learning_rate=3e-5),
+        RunConfig(Path("runs/esimcse")),
+    ),
     "sbert_nli": Config(
         Sbert("softmax"),
         ModelConfig(pooling="mean"),
@@ -307,6 +316,8 @@ DESCRIPTIONS: dict[str, str] = {
     "vectors that are whitened in the batch in shuffled groups of their channels.",
     "simcse_plus_plus": "SimCSE++ (Xu et al. 2023): unsupervised SimCSE whose negatives have no "
     "dropout, and a loss that contrasts dimensions against a collapse of the spectrum.",
+    "esimcse": "ESimCSE (Wu et al. 2022): unsupervised SimCSE whose positives say some words "
+    "twice, and whose negatives are also those of earlier batches, embedded by a slower encoder.",
     "sbert_nli": "Sentence-BERT on NLI (Reimers & Gurevych 2019, section 3): a softmax over "
     "(u, v, |u - v|) tells entailment, neutral and contradiction apart.",
     "sbert_stsb": "Sentence-BERT on the STS benchmark (section 4.2): the cosine of a pair is "

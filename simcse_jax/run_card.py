@@ -15,7 +15,7 @@ from simcse_jax.data.batches import Rows
 from simcse_jax.data.datasets import GIVEN, TrainingData
 from simcse_jax.evaluation.scores import Scores, card_scores
 from simcse_jax.machine import hardware
-from simcse_jax.objectives import MaskedLM, Sbert, SimCSE, SimCSEPlusPlus, WhitenedCSE
+from simcse_jax.objectives import ESimCSE, MaskedLM, Sbert, SimCSE, SimCSEPlusPlus, WhitenedCSE
 from simcse_jax.transforms import FlowConfig
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
@@ -153,6 +153,12 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
             "same of dimensions instead of sentences (Xu et al. 2023)."
         )
         return "SimCSE++", said, ("simcse_plus_plus",)
+    if isinstance(objective, ESimCSE):
+        said = (
+            "Contrastive learning by in-batch InfoNCE with further negatives out of earlier "
+            "batches, embedded by a second encoder that follows the first slowly (Wu et al. 2022)."
+        )
+        return "ESimCSE", said, ("esimcse",)
     if isinstance(objective, Sbert):
         return f"Sentence-BERT ({objective.kind})", _SBERT[objective.kind], ("sbert",)
     if isinstance(objective, MaskedLM):

@@ -330,8 +330,8 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
         )
     if scores.best_metric is None:
         say(
-            "nothing is scored and the last model is kept: name SentEval's folder as eval_data, or "
-            "install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
+            "nothing is scored and the last model is kept: name SentEval's folder as eval_data "
+            "(--eval-data), or install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
         )
     return scores
 
@@ -420,7 +420,7 @@ def train_seed(
 
     # Optimizer and step
     optimizer = make_optimizer(config.optimizer, total)
-    state = start_state(params, optimizer)
+    state = start_state(params, optimizer, objective.init_frozen(params))
     step = make_step(objective.build(model), optimizer, run.grad_cache_chunks)
     compiled = compile_step(step, mesh, run.parallel)
 

@@ -161,7 +161,8 @@ def test_places_and_what_is_asked_for_may_differ_when_resumed():
         ('{"objectives": {}}', "must be a JSON object of data"),
         (
             "{}",
-            "must have a type, one of simcse, whitened_cse, simcse_plus_plus, .*, flow, not None",
+            "must have a type, one of simcse, whitened_cse, simcse_plus_plus, esimcse, .*, flow, "
+            "not None",
         ),
         ('{"objective": {"type": "clip"}}', "not 'clip'"),
         ('{"objective": {"type": "simcse", "tau": 1}}', "objective has no field 'tau'; it has"),

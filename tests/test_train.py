@@ -736,7 +736,8 @@ def test_a_new_objective_needs_no_change_to_the_library(make, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("whitened_cse", {"groups": 16}), ("simcse_plus_plus", {})]
+    ("name", "changes"),
+    [("whitened_cse", {"groups": 16}), ("simcse_plus_plus", {}), ("esimcse", {"queue_size": 5})],
 )
 def test_the_heirs_of_simcse_train(make, tmp_path, name, changes):
     """From one column of text, on eight devices; under pmap the losses are the same."""

@@ -99,7 +99,8 @@ def sts_scores(
             return no_scores()
         note = (
             "the model is chosen by the corpus that it is scored on, Lee's 50 documents, so its "
-            "score is no measure of new text; eval_data, SentEval's folder, has a test of its own"
+            "score is no measure of new text; SentEval's folder as eval_data (--eval-data) has a "
+            "test of its own"
         )
         return Scores(
             lee_score,

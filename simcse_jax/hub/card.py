@@ -169,6 +169,15 @@ BIBTEX = {
   year = {2023},
   url = {https://arxiv.org/abs/2305.13192}
 }""",
+    "esimcse": """@inproceedings{wu2022esimcse,
+  title = {{ESimCSE}: Enhanced Sample Building Method for Contrastive Learning of Unsupervised
+           Sentence Embedding},
+  author = {Wu, Xing and Gao, Chaochen and Zang, Liangjun and Han, Jizhong and Wang, Zhongyuan
+            and Hu, Songlin},
+  booktitle = {Proceedings of COLING 2022},
+  year = {2022},
+  url = {https://arxiv.org/abs/2109.04380}
+}""",
     "ditto": """@inproceedings{chen2023ditto,
   title = {Ditto: A Simple and Efficient Approach to Improve Sentence Embeddings},
   author = {Chen, Qian and Wang, Wen and Zhang, Qinglin and Zheng, Siqi and Deng, Chong and

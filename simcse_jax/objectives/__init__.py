@@ -4,9 +4,11 @@ A new method is one file here: a configuration (`TokenObjective` has what most o
 ``build`` returns an `Objective`.
 """
 
+from simcse_jax.objectives.esimcse import ESimCSE
 from simcse_jax.objectives.masked_lm import MaskedLM
 from simcse_jax.objectives.objective import (
     AXIS,
+    Memory,
     Model,
     Objective,
     ObjectiveConfig,
@@ -22,7 +24,9 @@ from simcse_jax.objectives.whitened_cse import WhitenedCSE
 
 __all__ = [
     "AXIS",
+    "ESimCSE",
     "MaskedLM",
+    "Memory",
     "Model",
     "Objective",
     "ObjectiveConfig",

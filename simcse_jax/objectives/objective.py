@@ -42,6 +42,25 @@ class TokenTerm(NamedTuple):
     loss: Callable[[Params, TrainingBatch, Keys, Int[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 
+class Memory(NamedTuple):
+    """What an objective keeps of earlier batches, without a gradient.
+
+    What is kept is a tree that lies among the parameters which the objective's functions see (see
+    `ObjectiveConfig.init_frozen`). An update follows the parameters that its batch was embedded
+    with, embeds the batch for the batches to come, and stores that.
+
+    Attributes:
+        follow: ``(params, kept) -> kept``: what is kept, brought nearer to the parameters.
+        embed: ``(params, batch) -> vectors``, of a piece of the batch as in `Objective`.
+        store: ``(kept, vectors, batch) -> kept``, of the vectors of the device's whole batch; the
+            same on every device.
+    """
+
+    follow: Callable[[Params, Params], Params]
+    embed: Callable[[Params, Any], Any]
+    store: Callable[[Params, Any, Any], Params]
+
+
 class Objective(NamedTuple):
     """What is minimised.
 
@@ -51,11 +70,13 @@ class Objective(NamedTuple):
         loss: ``(params, vectors, batch, keys) -> loss, metrics``, of the vectors of the whole
             batch of the device; what it draws is the same on every device.
         tokens: a loss of single tokens beside it, or None.
+        memory: what is kept of earlier batches, or None.
     """
 
     embed: Callable[[Params, Any, Keys], Any]
     loss: Callable[[Params, Any, Any, Keys], tuple[Float[Array, ""], Metrics]]
     tokens: TokenTerm | None = None
+    memory: Memory | None = None
 
 
 class Model(NamedTuple):
@@ -84,6 +105,9 @@ class ObjectiveConfig(Protocol):
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """Return the parameters before the first update."""
+
+    def init_frozen(self, params: Params) -> Params:
+        """Return what the objective sees beside these parameters, and no gradient moves."""
 
     def build(self, model: Model) -> Objective:
         """Return the functions to minimise."""
@@ -127,6 +151,10 @@ class TokenObjective:
         """
         check_pooling(model.pooling, model.config)
         return {"encoder": model.params["encoder"]}
+
+    def init_frozen(self, params: Params) -> Params:
+        """See `ObjectiveConfig.init_frozen`; there is nothing."""
+        return {}
 
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`; every text fits."""

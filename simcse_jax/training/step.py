@@ -13,7 +13,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from simcse_jax.objectives.objective import AXIS, Metrics, Objective, Params, stream
+from simcse_jax.data.batches import split_shards
+from simcse_jax.objectives.objective import AXIS, Memory, Metrics, Objective, Params, stream
 from simcse_jax.training.grad_cache import grad_cache
 
 
@@ -26,7 +27,7 @@ class TrainState:
         step: the number of updates done.
         params: what is trained, as the objective names it.
         opt_state: the optimizer's.
-        frozen: what the objective sees among the parameters and no update moves.
+        frozen: what the objective sees among the parameters and no gradient moves.
     """
 
     step: Int[Array, ""]
@@ -76,9 +77,34 @@ def make_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
+        frozen = state.frozen
+        if objective.memory is not None:
+            frozen = remember(objective.memory, state.params, frozen, batch, chunks)
+        return TrainState(state.step + 1, params, opt_state, frozen), metrics
 
     return step
+
+
+def remember(memory: Memory, params: Params, kept: Params, batch: Any, chunks: int) -> Params:
+    """Return what is kept for the batches after this one.
+
+    Args:
+        memory: of the objective.
+        params: those that the batch was embedded with.
+        kept: what was kept of the batches before.
+        batch: the device's share.
+        chunks: as `make_step` has it.
+    """
+    kept = memory.follow(params, kept)
+
+    def embed(piece: Any) -> Any:
+        return memory.embed(params | kept, piece)
+
+    if chunks == 1:
+        return memory.store(kept, embed(batch), batch)
+    vectors = lax.map(embed, split_shards(batch, chunks))
+    joined = jax.tree.map(lambda x: lax.collapse(x, 0, 2), vectors)
+    return memory.store(kept, joined, batch)
 
 
 def with_frozen(objective: Objective, frozen: Params) -> Objective:

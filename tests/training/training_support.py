@@ -15,8 +15,23 @@ from simcse_jax import hub
 from simcse_jax.data.batches import Examples, TrainingBatch, group_equal, pack
 from simcse_jax.data.tokenizer import Tokenizer
 from simcse_jax.models import BertConfig, one_a_row
-from simcse_jax.objectives import MaskedLM, Model, Sbert, SimCSE, SimCSEPlusPlus, WhitenedCSE
-from simcse_jax.training import compile_step, make_mesh, make_step, replicate, start_state
+from simcse_jax.objectives import (
+    ESimCSE,
+    MaskedLM,
+    Model,
+    Sbert,
+    SimCSE,
+    SimCSEPlusPlus,
+    WhitenedCSE,
+)
+from simcse_jax.training import (
+    TrainState,
+    compile_step,
+    make_mesh,
+    make_step,
+    replicate,
+    start_state,
+)
 
 SEED = 3
 SGD = optax.sgd(1.0)
@@ -62,6 +77,7 @@ CASES = {
     "whitened": Case(WhitenedCSE(groups=8), 3),
     "whitened with its gradient": Case(WhitenedCSE(groups=8, whitening_gradient=True), 3, "mean"),
     "plus plus": Case(SimCSEPlusPlus(positive_weight=0.9), 1, views=1),
+    "queue": Case(ESimCSE(queue_size=24), 2),
     "softmax": Case(Sbert("softmax"), 2, "mean", _random.integers(0, 3, 16).astype(np.int32)),
     "regression": Case(
         Sbert("regression"), 2, "mean", _random.uniform(0, 1, 16).astype(np.float32)
@@ -132,6 +148,12 @@ def init(tiny: Tiny, objective: Any, pooling: str = "cls") -> dict:
     return objective.init(tiny.model(pooling), jax.random.key(7))
 
 
+def start(tiny: Tiny, objective: Any, pooling: str = "cls") -> TrainState:
+    """The state before plain descent with rate 1."""
+    params = init(tiny, objective, pooling)
+    return start_state(params, SGD, objective.init_frozen(params))
+
+
 def update(
     tiny: Tiny,
     objective: Any,
@@ -148,7 +170,7 @@ def update(
     mesh = make_mesh(devices or jax.devices()[:1])
     model = tiny.model(pooling, dtype)
     step = make_step(objective.build(model), SGD, chunks)
-    state = start_state(init(tiny, objective, pooling), SGD)
+    state = start(tiny, objective, pooling)
     run = compile_step(step, mesh, parallel)
     new, metrics = run(replicate(state, mesh), batch, replicate(jax.random.key(seed), mesh))
     assert int(new.step) == 1

@@ -1,0 +1,137 @@
+r"""ESimCSE (Wu et al. 2022): SimCSE with negatives of earlier batches, out of a queue.
+
+.. math:: \theta_m \leftarrow \lambda\, \theta_m + (1 - \lambda)\, \theta
+
+What the queue keeps of a batch is embedded without dropout by a second encoder, :math:`\theta_m`,
+which follows the first slowly, and goes through the head as it is then. The method's other half,
+positives that say some words twice, is a matter of the text (`repeat-words`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from simcse_jax.checks import check_between, check_count, check_positive, check_types
+from simcse_jax.data.batches import TrainingBatch
+from simcse_jax.losses.queue_info_nce import queue_info_nce
+from simcse_jax.models import SentenceModel
+from simcse_jax.objectives.contrastive import ContrastiveWithHead, geometry_metrics
+from simcse_jax.objectives.objective import (
+    AXIS,
+    Keys,
+    Memory,
+    Metrics,
+    Model,
+    Objective,
+    Params,
+    sentence_keys,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ESimCSE(ContrastiveWithHead):
+    """Rank each sentence's positive above the batch and a queue of earlier batches (ESimCSE)."""
+
+    temperature: float = 0.05
+    """The temperature τ that cosines are divided by."""
+    queue_size: int = 160
+    """How many sentences of earlier batches are further negatives: two and a half batches of 64, as
+    in the authors' runs."""
+    momentum: float = 0.995
+    """How slowly the encoder of the queue follows the trained one (λ): 0 is at once, 1 never."""
+
+    method: ClassVar[str] = "ESimCSE"
+    views: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive("temperature", self.temperature, finite=True)
+        check_count("queue_size", self.queue_size)
+        check_between("momentum", self.momentum, 0, 1)
+
+    def check_text(self, columns: int, labels: bool) -> None:
+        """See `ObjectiveConfig.check_text`: sentences or pairs; hard negatives are not read."""
+        super().check_text(columns, labels)
+        if columns > 2:
+            raise ValueError(
+                f"ESimCSE takes sentences or pairs, the text has {columns} columns: columns 2 "
+                "takes the first two of them"
+            )
+
+    def init_frozen(self, params: Params) -> Params:
+        """See `ObjectiveConfig.init_frozen`: the slow encoder, and an empty queue."""
+        width = params["head"]["dense"]["kernel"].shape[-1]
+        return {
+            "slow_encoder": params["encoder"],
+            "queue": jnp.zeros((self.queue_size, width), jnp.float32),
+            "filled": jnp.zeros((), jnp.int32),
+        }
+
+    def build(self, model: Model) -> Objective:
+        """See `ObjectiveConfig.build`.
+
+        The metrics are ``loss``, ``contrastive_loss``, ``accuracy``, ``alignment``, ``uniformity``
+        (of the anchors) and ``duplicates``.
+        """
+        encoder = SentenceModel(model.config, model.pooling, "head", model.dtype, model.dtype)
+
+        def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
+            sentences = batch.sentences
+            dropout = sentence_keys(keys("dropout"), sentences)
+            z: Any = encoder.apply(
+                {"params": params}, batch.rows, dropout, num_sentences=sentences.size
+            )
+            return z.reshape(*sentences.shape, -1)
+
+        def embed_for_the_queue(params: Params, batch: TrainingBatch) -> Float[Array, "B D"]:
+            slow = {"encoder": params["slow_encoder"], "head": params["head"]}
+            # Sentences share rows with their positives, which are embedded too and left out.
+            sentences = batch.sentences
+            z: Any = encoder.apply({"params": slow}, batch.rows, num_sentences=sentences.size)
+            return z.reshape(*sentences.shape, -1)[:, 0]
+
+        return Objective(
+            embed, self.loss, memory=Memory(self.follow, embed_for_the_queue, self.store)
+        )
+
+    def loss(
+        self, params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch, keys: Keys
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the loss of the global batch, and what is measured of it."""
+        _, columns, width = vectors.shape
+        self.check_batch(len(vectors) * lax.axis_size(AXIS), columns, width)
+        anchors, positives = jnp.unstack(vectors, axis=1)  # [B D] each
+        value, accuracy = queue_info_nce(
+            *(anchors, positives, params["queue"], params["filled"]),
+            temperature=self.temperature,
+            axis_name=AXIS,
+        )
+        return value, {
+            "contrastive_loss": value,
+            "accuracy": accuracy,
+            **geometry_metrics(anchors, positives, batch),
+        }
+
+    def follow(self, params: Params, kept: Params) -> Params:
+        """Move the slow encoder towards the trained one."""
+
+        def nearer(slow: Array, fast: Array) -> Array:
+            return self.momentum * slow + (1 - self.momentum) * fast
+
+        slow = jax.tree.map(nearer, kept["slow_encoder"], params["encoder"])
+        return kept | {"slow_encoder": slow}
+
+    def store(self, kept: Params, vectors: Float[Array, "B D"], batch: TrainingBatch) -> Params:
+        """Put the global batch into the queue; the oldest sentences leave it."""
+        own = vectors.astype(jnp.float32), batch.sentences[:, 0]
+        new, numbers = lax.all_gather(own, AXIS, tiled=True)
+        # In the batch's own order: which sentences leave must not depend on the devices.
+        queue = jnp.concatenate([kept["queue"], new[jnp.argsort(numbers)]])
+        filled = jnp.minimum(kept["filled"] + len(new), self.queue_size)
+        return kept | {"queue": queue[len(queue) - self.queue_size :], "filled": filled}
