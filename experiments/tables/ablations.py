@@ -49,6 +49,7 @@ from simcse_jax.data.datasets import DataConfig, load_training_data
 from simcse_jax.data.training_text import read_training_file
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json_lines, write_json, write_text
+from simcse_jax.objectives.simcse import Head
 from simcse_jax.trainer import train_seeds
 
 Preset = Literal[
@@ -240,6 +241,9 @@ class AblationTable:
     pooling: str | None = None
     """The pooling of every row that is not about pooling; default: the papers', cls for SimCSE and
     mean for Sentence-BERT."""
+    head: Head | None = None
+    """SimCSE's MLP in every row that is not about it; default: the paper's, which is kept at test
+    time after NLI, and that needs the pooling cls."""
     train_files: tuple[Path, ...] = ()
     """Files of sentences in reading order, a document each; default: the embedded Wikipedia."""
     nli: tuple[Path, ...] = ()
@@ -267,6 +271,7 @@ class AblationTable:
 FIELDS = {
     "num_layers": "num_layers",
     "pooling": "pooling",
+    "head": "head",
     "steps": "max_steps",
     "every": "eval_every",
     "batch_size": "batch_size",
@@ -375,7 +380,7 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
 def in_common(tables: Mapping[str, Any], field: str) -> Any:
     """Return the value of a field that all runs share, or None."""
     runs = [run for rows in tables.values() for row in rows for run in row["runs"]]
-    values = {run["settings"][field] for run in runs}
+    values = {run["settings"].get(field) for run in runs}  # Sentence-BERT has no head
     return values.pop() if len(values) == 1 else None
 
 
@@ -419,6 +424,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     ours = [how["model"]]
     if how["num_layers"]:
         ours.append(f"first {counted(how['num_layers'], 'layer')}")
+    ours += [f"{name} {how[name]}" for name in ("pooling", "head") if how.get(name)]
     if how["steps"] or how["batch_size"]:
         steps = counted(how["steps"], "step") if how["steps"] else "batches"
         ours.append(f"{steps} of {how['batch_size']}" if how["batch_size"] else steps)

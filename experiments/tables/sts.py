@@ -40,7 +40,11 @@ from simcse_jax.transforms import FittedKind, Transform, fit
 
 PAPERS = Path(__file__).parents[1] / "papers"
 PAPER_TABLES = {"all": "simcse_table5_all.csv", "wmean": "simcse_tableB3_wmean.csv"}
-LATER = {"whitened_cse": "WhitenedCSE", "simcse_plus_plus": "SimCSE++"}
+LATER = {
+    "whitened_cse": "WhitenedCSE",
+    "simcse_plus_plus": "SimCSE++",
+    "esimcse": "ESimCSE",
+}
 """Methods that came after the survey's, by their runs: they have a row where they were trained."""
 RUNS = ("sbert", "unsup", "sup", *LATER)
 
@@ -69,6 +73,8 @@ class StsTable:
     """The folder of a finished run of `simcse-jax train whitened_cse`."""
     simcse_plus_plus: Path | None = None
     """The folder of a finished run of `simcse-jax train simcse_plus_plus`."""
+    esimcse: Path | None = None
+    """The folder of a finished run of `simcse-jax train esimcse`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A flow is fitted with each of these seeds."""
     output_dir: Path = Path("runs/sts_table")

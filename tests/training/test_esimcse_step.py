@@ -4,11 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_support import SEED, SGD, Tiny, make_examples, packed, padded, start, worst
+from training_support import (
+    SEED,
+    SGD,
+    Tiny,
+    make_batches,
+    make_examples,
+    packed,
+    padded,
+    start,
+    worst,
+)
 
 from simcse_jax.models import BertEncoder, one_a_row
 from simcse_jax.objectives import ESimCSE, sentence_keys, stream
-from simcse_jax.training import compile_step, make_mesh, make_step, replicate
+from simcse_jax.training import (
+    RunCheckpoints,
+    compile_step,
+    fit,
+    make_mesh,
+    make_step,
+    replicate,
+)
 
 KEY = jax.random.key(SEED)
 SIZE = 8
@@ -86,6 +103,24 @@ def test_a_queue_shorter_than_a_batch_has_its_last_sentences(tiny):
     new = embedded(tiny, start["encoder"], start["head"], EXAMPLES[0])[-3:, 0]
     np.testing.assert_allclose(kept["queue"], new, atol=2e-5)
     assert worst(kept["slow_encoder"], start["encoder"]) == 0
+
+
+def test_a_resumed_run_has_the_same_queue(tiny, tmp_path):
+    """Parameters, slow encoder and queue have the same bits as without an interruption."""
+    objective = ESimCSE(queue_size=12)
+    mesh = make_mesh(jax.devices()[:1])
+    step = compile_step(make_step(objective.build(tiny.model()), SGD), mesh)
+
+    def train(total, **options):
+        state, key = replicate(start(tiny, objective), mesh), replicate(KEY, mesh)
+        batches = make_batches(SIZE, columns=2)
+        found = fit(step, state, batches, key, total, progress=False, **options).state
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(found)]
+
+    for total in (2, 4):
+        with RunCheckpoints(tmp_path / "run") as checkpoints:
+            resumed = train(total, checkpoints=checkpoints, resume=True)
+    assert resumed == train(4)
 
 
 def test_the_model_is_the_trained_encoder_alone(tiny):

@@ -159,7 +159,10 @@ def test_table_and_reuse(settings, tiny_data, golden, monkeypatch):
     best = max(runs[0]["records"][1:], key=lambda record: record["stsb_dev"])
     assert (runs[0]["best"], runs[0]["best_step"]) == (best["stsb_dev"], best["step"])
     text = (out / "ablations.md").read_text()
-    assert "1 layer, 2 steps of 8, learning rate 0.001, seeds 0, 1; " in text
+    assert (
+        "1 layer, pooling cls, head train_only, 2 steps of 8, learning rate 0.001, seeds 0, 1; "
+        in text
+    )
     assert "| SimCSE | 82.5 | " in text
     assert " ± " in text
     assert "| two encoders | 80.7 | not run |" in text
