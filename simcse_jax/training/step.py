@@ -54,7 +54,8 @@ def make_step(
     """Make the update of one device, un-jitted.
 
     Two collectives are in it: the objective gathers what it compares over the devices, and the
-    gradients are averaged. So the update does not depend on how many devices there are.
+    gradients are averaged; an objective with a memory gathers what it keeps as well. So the update
+    does not depend on how many devices there are.
 
     Args:
         objective: what is minimised.
