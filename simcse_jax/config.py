@@ -263,7 +263,7 @@ CONFIGS: dict[str, Config] = {
     "esimcse": Config(
         ESimCSE(),
         ModelConfig(pooling="cls"),
-        DataConfig(batch_size=64, positives="repeat-words", share=0.32),
+        DataConfig(batch_size=64, positives="repeat-words"),
         OptimizerConfig(learning_rate=3e-5),
         RunConfig(Path("runs/esimcse")),
     ),
@@ -515,6 +515,7 @@ def fixed_fields(config: Config, fingerprint: str | None = None) -> dict[str, An
     """
     sections = to_json(config)
     fixed = {name: x for fields in sections.values() for name, x in fields.items()}
+    fixed["share"] = config.data.share_of_words  # what it is, whether it was said or not
     free = _FREE | {"dataset"} if config.data.train_files else _FREE  # of files it says nothing
     text = {} if fingerprint is None else {"text": fingerprint}
     return {name: x for name, x in fixed.items() if name not in free} | text

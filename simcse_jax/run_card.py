@@ -129,10 +129,7 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
     """
     objective = config.objective
     if isinstance(objective, SimCSE):
-        own = {"same": "itself under another dropout mask"}
-        positive = own.get(config.data.positives, f"made by {config.data.positives!r}")
-        if columns > 1:
-            positive = "the sentence beside it"
+        positive = _positive(config.data.positives, columns)
         kind = "unsupervised" if columns == 1 else "supervised"
         return (
             f"{kind} SimCSE",
@@ -156,7 +153,8 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
     if isinstance(objective, ESimCSE):
         said = (
             "Contrastive learning by in-batch InfoNCE with further negatives out of earlier "
-            "batches, embedded by a second encoder that follows the first slowly (Wu et al. 2022)."
+            "batches, embedded by a second encoder that follows the first slowly (Wu et al. 2022). "
+            f"The positive of a sentence is {_positive(config.data.positives, columns)}."
         )
         return "ESimCSE", said, ("esimcse",)
     if isinstance(objective, Sbert):
@@ -177,11 +175,22 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
     return f"the objective {name}", f"The objective is the user's own, {name}.", ()
 
 
+def _positive(positives: str, columns: int) -> str:
+    """Say what a sentence's positive is."""
+    if columns > 1:
+        return "the sentence beside it"
+    known = {
+        "same": "itself under another dropout mask",
+        "repeat-words": "itself with some words said twice",
+    }
+    return known.get(positives, f"made by {positives!r}")
+
+
 def _settings(config: Config) -> dict[str, Any]:
     """Return the settings that move a number, by section, and files by their names alone."""
     fixed = fixed_fields(config)
     settings = {
-        section: {name: value for name, value in fields.items() if name in fixed}
+        section: {name: fixed[name] for name in fields if name in fixed}
         for section, fields in to_json(config).items()
     }
     model, data = config.model, config.data

@@ -281,3 +281,13 @@ def test_what_is_no_objective_and_no_folder():
         replace(CONFIGS["mlm"], output_dir="")
     with pytest.raises(ValueError, match="--output-dir is empty; give a value, or leave it out"):
         override(CONFIGS["mlm"], "mlm", ["--output-dir", ""])
+
+
+def test_the_share_is_the_augmentations_own():
+    """Said or not, it is the same run: what was begun with 0.1 in its settings goes on."""
+    plain, repeating = CONFIGS["unsup_simcse"], CONFIGS["esimcse"]
+    assert fixed_fields(plain)["share"] == fixed_fields(replace(plain, share=0.1))["share"] == 0.1
+    assert fixed_fields(repeating)["share"] == 0.32
+    assert fixed_fields(replace(repeating, positives="crop"))["share"] == 0.1
+    assert replace(repeating, positives="same").data.share is None
+    assert replace(plain, share=0.1).data.positives == "same"  # as older versions wrote it

@@ -375,7 +375,7 @@ def made(output):
 
 def test_no_page_waits_for_a_number():
     for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
-        assert not re.search(r"\b(MEASURE|TODO|FIXME|XXX)\b", page.read_text("utf-8")), name_of(
+        assert not re.search(r"MEASURE|\b(TODO|FIXME|XXX)\b", page.read_text("utf-8")), name_of(
             page
         )
 

@@ -752,7 +752,16 @@ def test_the_heirs_of_simcse_train(make, tmp_path, name, changes):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert encoder.settings.pooling == "cls"
     assert load_config(tmp_path / "run" / "run.json").objective == plain.objective
-    assert BIBTEX[name] in card(tmp_path / "run" / "best").text
+    text = card(tmp_path / "run" / "best").text
+    assert BIBTEX[name] in text
+    assert ("itself with some words said twice" in text) == (name == "esimcse")
+
+
+def test_esimcse_takes_pairs_of_ones_own(make):
+    pairs = [(sentence, f"so {sentence}") for sentence in SENTENCES]
+    with pytest.raises(ValueError, match="the text has 2: train on its own pairs with positives"):
+        train(make("esimcse"), sentences=pairs)
+    train(make("esimcse", positives="same"), sentences=pairs)
 
 
 def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):

@@ -49,7 +49,7 @@ from simcse_jax.data.datasets import DataConfig, load_training_data
 from simcse_jax.data.training_text import read_training_file
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json_lines, write_json, write_text
-from simcse_jax.objectives.simcse import Head
+from simcse_jax.objectives.simcse import Head, SimCSE
 from simcse_jax.trainer import train_seeds
 
 Preset = Literal[
@@ -242,8 +242,8 @@ class AblationTable:
     """The pooling of every row that is not about pooling; default: the papers', cls for SimCSE and
     mean for Sentence-BERT."""
     head: Head | None = None
-    """SimCSE's MLP in every row that is not about it; default: the paper's, which is kept at test
-    time after NLI, and that needs the pooling cls."""
+    """The MLP of SimCSE's rows that are not about it; default: the paper's. With NLI that is
+    train_and_test, which needs the pooling cls."""
     train_files: tuple[Path, ...] = ()
     """Files of sentences in reading order, a document each; default: the embedded Wikipedia."""
     nli: tuple[Path, ...] = ()
@@ -295,7 +295,10 @@ def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
     """Return a row's configuration: the preset's, what the user asked for, the row's changes."""
     asked = {field: getattr(settings, name) for name, field in FIELDS.items()}
     asked = {field: value for field, value in asked.items() if value is not None}
-    config = replace(ABLATIONS[preset].base, **{**asked, **row.changes})
+    base = ABLATIONS[preset].base
+    if not isinstance(base.objective, SimCSE):
+        asked.pop("head", None)
+    config = replace(base, **{**asked, **row.changes})
     if config.data.dataset == "stsb":
         files: tuple[Path, ...] = ()
     else:
@@ -380,7 +383,8 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
 def in_common(tables: Mapping[str, Any], field: str) -> Any:
     """Return the value of a field that all runs share, or None."""
     runs = [run for rows in tables.values() for row in rows for run in row["runs"]]
-    values = {run["settings"].get(field) for run in runs}  # Sentence-BERT has no head
+    settings = [{"head": None} | run["settings"] for run in runs]  # Sentence-BERT has none
+    values = {own[field] for own in settings}
     return values.pop() if len(values) == 1 else None
 
 

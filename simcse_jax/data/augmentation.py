@@ -206,7 +206,8 @@ def augmented_pairs(text: TrainingText, augmentation: Augmentation, seed: int) -
     """
     if len(text.columns) != 1:
         raise ValueError(
-            f"augmentation makes pairs of sentences, one column; the text has {len(text.columns)}"
+            f"augmentation makes pairs of sentences, one column; the text has {len(text.columns)}: "
+            "train on its own pairs with positives 'same', or on the first column with columns 1"
         )
     check_count("seed", seed, 0)
     positives = tuple(

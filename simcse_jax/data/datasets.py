@@ -107,10 +107,10 @@ class DataConfig:
     positives: Positives = "same"
     """How sentences get their positives: the sentence itself under another dropout mask, its
     augmentation, or the sentence that follows in the text."""
-    share: float = 0.1
+    share: float | None = None
     """The share of the words that the augmentations crop, delete-words and mask-words change;
-    repeat-words repeats none to so many, or none to two where that is more (0.32 in ESimCSE's
-    paper)."""
+    repeat-words repeats none to so many, or none to two where that is more. Default: 0.1, of
+    repeat-words 0.32."""
     window: int = 1
     """The positive of next-sentence is one of so many next sentences."""
     per_article: int | None = None
@@ -125,7 +125,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_between("share", self.share, 0, 1)
+        if self.share is not None:
+            check_between("share", self.share, 0, 1)
         for field in ("batch_size", "window", "per_article"):
             if (value := getattr(self, field)) is not None:
                 check_count(field, value)
@@ -151,6 +152,13 @@ class DataConfig:
         """Return which columns are named."""
         names = self.columns if isinstance(self.columns, tuple) else ()
         return ColumnChoice(names, self.label_column, self.score_column, self.highest_score)
+
+    @property
+    def share_of_words(self) -> float:
+        """Return the share that was asked for, or the augmentation's own."""
+        if self.share is not None:
+            return self.share
+        return 0.32 if self.positives == "repeat-words" else 0.1
 
     def reading(self, seed: int) -> dict[str, Any]:
         """Return how text of Python's, or of another library, is read."""
@@ -182,10 +190,12 @@ class DataConfig:
     def _check_effect(self) -> None:
         """Refuse options that would change nothing, which is not what their giver believes."""
         sections = self.dataset == "wikipedia_sections" and not self.train_files
+        # The configurations that older versions wrote have a share of 0.1 whatever the positives.
+        shares = self.positives in _BY_SHARE or self.share == 0.1
         for field, heard, wanted in (
             ("per_article", sections, "dataset 'wikipedia_sections' and no train_files"),
             ("window", self.positives == "next-sentence", "positives 'next-sentence'"),
-            ("share", self.positives in _BY_SHARE, f"positives {', '.join(_BY_SHARE)}"),
+            ("share", shares, f"positives {', '.join(_BY_SHARE)}"),
             ("highest_score", self.score_column is not None, "score_column"),
         ):
             if not heard and getattr(self, field) != getattr(type(self), field):
@@ -375,7 +385,7 @@ def _augmentation(config: DataConfig) -> Augmentation:
         return functools.partial(replace_synonym, synonyms=wordnet_synonyms())
     if config.positives == "delete-one-word":
         return delete_one_word
-    return functools.partial(_BY_SHARE[config.positives], share=config.share)
+    return functools.partial(_BY_SHARE[config.positives], share=config.share_of_words)
 
 
 # ---------------------------------------------------------------------------------------------

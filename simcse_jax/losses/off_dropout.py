@@ -2,7 +2,6 @@ r"""InfoNCE whose negatives have no dropout (Xu et al. 2023, SimCSE++: "off-drop
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_positive
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.info_nce import InfoNCE
-from simcse_jax.losses.shares import mean_over_shares
+from simcse_jax.losses.ranking import rank_positives
 
 
 def off_dropout_info_nce(
@@ -66,8 +65,4 @@ def off_dropout_info_nce(
     positive = positive_weight / temperature * jnp.sum(z * other, axis=1)  # [B]
     logits = jnp.matmul(h, columns.T, precision=lax.Precision.HIGHEST) / temperature
     negatives = jnp.where(own, -jnp.inf, logits)  # [B C]
-    # log(1 + e^(…)), in which a small loss does not cancel.
-    loss = jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negatives, axis=1) - positive))
-    correct = jnp.mean(positive > negatives.max(axis=1), dtype=accum)
-    loss, correct = mean_over_shares((loss, correct), axis_name)
-    return InfoNCE(loss, lax.stop_gradient(correct))
+    return rank_positives(positive, negatives, axis_name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
@@ -11,7 +10,7 @@ from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_positive
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.info_nce import InfoNCE
-from simcse_jax.losses.shares import mean_over_shares
+from simcse_jax.losses.ranking import rank_positives
 
 
 def queue_info_nce(
@@ -54,20 +53,15 @@ def queue_info_nce(
             f"and the queue {queue.shape} of [Q, D]."
         )
     accum = jnp.promote_types(anchors.dtype, jnp.float32)
-    h, own, kept = (
+    h, beside, queued = (
         unit_rows(jnp.asarray(x, accum), differentiable=True) for x in (anchors, positives, queue)
     )
-    batch = own if axis_name is None else lax.all_gather(own, axis_name, tiled=True)  # [C D]
+    batch = beside if axis_name is None else lax.all_gather(beside, axis_name, tiled=True)  # [C D]
     first = 0 if axis_name is None else lax.axis_index(axis_name) * len(h)
-    columns = jnp.concatenate([batch, lax.stop_gradient(kept)])  # [C+Q D]
-    places = jnp.arange(len(columns))
-    empty = (places >= len(batch)) & (places < len(columns) - filled)
+    candidates = jnp.concatenate([batch, lax.stop_gradient(queued)])  # [C+Q D]
+    places = jnp.arange(len(candidates))
+    empty = (places >= len(batch)) & (places < len(candidates) - filled)
     is_positive = places == (first + jnp.arange(len(h)))[:, None]
-    logits = jnp.matmul(h, columns.T, precision=lax.Precision.HIGHEST) / temperature
-    positive = jnp.sum(h * own, axis=1) / temperature  # [B]
-    negatives = jnp.where(is_positive | empty, -jnp.inf, logits)  # [B C+Q]
-    # log(1 + e^(…)), in which a small loss does not cancel.
-    loss = jnp.mean(jax.nn.softplus(jax.nn.logsumexp(negatives, axis=1) - positive))
-    correct = jnp.mean(positive > negatives.max(axis=1), dtype=accum)
-    loss, correct = mean_over_shares((loss, correct), axis_name)
-    return InfoNCE(loss, lax.stop_gradient(correct))
+    logits = jnp.matmul(h, candidates.T, precision=lax.Precision.HIGHEST) / temperature
+    positive = jnp.sum(h * beside, axis=1) / temperature  # [B]
+    return rank_positives(positive, jnp.where(is_positive | empty, -jnp.inf, logits), axis_name)

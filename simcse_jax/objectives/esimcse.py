@@ -42,9 +42,10 @@ class ESimCSE(ContrastiveWithHead):
     """The temperature τ that cosines are divided by."""
     queue_size: int = 160
     """How many sentences of earlier batches are further negatives: two and a half batches of 64, as
-    in the authors' runs."""
+    in the authors' script. The text should have many more."""
     momentum: float = 0.995
-    """How slowly the encoder of the queue follows the trained one (λ): 0 is at once, 1 never."""
+    """How slowly the encoder of the queue follows the trained one (λ): 0 is at once, 1 never; 0.995
+    in the authors' script."""
 
     method: ClassVar[str] = "ESimCSE"
     views: ClassVar[int] = 2
@@ -65,7 +66,11 @@ class ESimCSE(ContrastiveWithHead):
             )
 
     def init_frozen(self, params: Params) -> Params:
-        """See `ObjectiveConfig.init_frozen`: the slow encoder, and an empty queue."""
+        """See `ObjectiveConfig.init_frozen`.
+
+        ``slow_encoder``, a copy of the encoder; ``queue``, ``[Q, D]`` float32; and ``filled``,
+        int32: how many of its rows, the last ones, hold a sentence.
+        """
         width = params["head"]["dense"]["kernel"].shape[-1]
         return {
             "slow_encoder": params["encoder"],
@@ -119,7 +124,7 @@ class ESimCSE(ContrastiveWithHead):
         }
 
     def follow(self, params: Params, kept: Params) -> Params:
-        """Move the slow encoder towards the trained one."""
+        """Return what is kept, with the slow encoder ``λ θ_m + (1 - λ) θ`` (section 3.2)."""
 
         def nearer(slow: Array, fast: Array) -> Array:
             return self.momentum * slow + (1 - self.momentum) * fast
@@ -128,10 +133,13 @@ class ESimCSE(ContrastiveWithHead):
         return kept | {"slow_encoder": slow}
 
     def store(self, kept: Params, vectors: Float[Array, "B D"], batch: TrainingBatch) -> Params:
-        """Put the global batch into the queue; the oldest sentences leave it."""
-        own = vectors.astype(jnp.float32), batch.sentences[:, 0]
-        new, numbers = lax.all_gather(own, AXIS, tiled=True)
-        # In the batch's own order: which sentences leave must not depend on the devices.
+        """Return what is kept, with the global batch at the queue's end, in the batch's order.
+
+        The sentences that have been there for the longest leave it.
+        """
+        share = vectors.astype(jnp.float32), batch.sentences[:, 0]
+        new, numbers = lax.all_gather(share, AXIS, tiled=True)
+        # Of a part of a batch, which sentences leave must not depend on the devices.
         queue = jnp.concatenate([kept["queue"], new[jnp.argsort(numbers)]])
         filled = jnp.minimum(kept["filled"] + len(new), self.queue_size)
         return kept | {"queue": queue[len(queue) - self.queue_size :], "filled": filled}

@@ -53,9 +53,9 @@ def make_step(
 ) -> Step:
     """Make the update of one device, un-jitted.
 
-    Two collectives are in it: the objective gathers what it compares over the devices, and the
-    gradients are averaged; an objective with a memory gathers what it keeps as well. So the update
-    does not depend on how many devices there are.
+    Two collectives are in it, and a third with a memory: the objective gathers what it compares
+    over the devices, the gradients are averaged, and what is kept is gathered. So the update does
+    not depend on how many devices there are.
 
     Args:
         objective: what is minimised.

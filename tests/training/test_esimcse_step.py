@@ -26,16 +26,25 @@ from simcse_jax.training import (
     make_step,
     replicate,
 )
+from simcse_jax.training.devices import Parallel
 
 KEY = jax.random.key(SEED)
 SIZE = 8
 EXAMPLES = [make_examples(step, SIZE, columns=2) for step in range(3)]
 
 
-def run(tiny: Tiny, objective: ESimCSE, steps: int, *, devices: int = 1, chunks: int = 1):
+def run(
+    tiny: Tiny,
+    objective: ESimCSE,
+    steps: int,
+    *,
+    devices: int = 1,
+    chunks: int = 1,
+    parallel: Parallel = "shard_map",
+):
     """The states after each of so many steps, from the start on, and the losses."""
     mesh = make_mesh(jax.devices()[:devices])
-    step = compile_step(make_step(objective.build(tiny.model()), SGD, chunks), mesh)
+    step = compile_step(make_step(objective.build(tiny.model()), SGD, chunks), mesh, parallel)
     state = replicate(start(tiny, objective), mesh)
     states, losses = [jax.device_get(state)], []
     for examples in EXAMPLES[:steps]:
@@ -85,24 +94,33 @@ def test_two_steps_are_those_of_the_equations(tiny):
         np.testing.assert_allclose(kept["queue"][-len(queue) :], queue, atol=2e-5)
 
 
-@pytest.mark.parametrize(("devices", "chunks"), [(8, 1), (2, 2), (1, 4)])
-def test_devices_and_chunks_keep_the_same_sentences(tiny, devices, chunks):
-    """Also where the queue ends in the middle of a batch."""
-    objective = ESimCSE(queue_size=11)
-    states, losses = run(tiny, objective, 3)
-    again, same = run(tiny, objective, 3, devices=devices, chunks=chunks)
+@pytest.fixture(scope="module")
+def whole(tiny):
+    """Three steps of whole batches on one device; the queue ends in the middle of a batch."""
+    return run(tiny, ESimCSE(queue_size=11), 3)
+
+
+@pytest.mark.parametrize(
+    ("devices", "chunks", "parallel"), [(8, 1, "shard_map"), (2, 2, "pmap"), (1, 4, "shard_map")]
+)
+def test_devices_and_chunks_keep_the_same_sentences(tiny, whole, devices, chunks, parallel):
+    states, losses = whole
+    again, same = run(
+        tiny, ESimCSE(queue_size=11), 3, devices=devices, chunks=chunks, parallel=parallel
+    )
     np.testing.assert_allclose(same, losses, rtol=1e-4)
     assert int(again[-1].frozen["filled"]) == 11
     assert worst(again[-1].frozen, states[-1].frozen) < 1e-3
+    assert worst(again[-1].params, states[-1].params) < 1e-4
 
 
 def test_a_queue_shorter_than_a_batch_has_its_last_sentences(tiny):
-    states, _ = run(tiny, ESimCSE(queue_size=3, momentum=0.0), 1)
+    states, _ = run(tiny, ESimCSE(queue_size=3), 1)
     start, kept = states[0].params, states[1].frozen
     assert int(kept["filled"]) == 3
     new = embedded(tiny, start["encoder"], start["head"], EXAMPLES[0])[-3:, 0]
     np.testing.assert_allclose(kept["queue"], new, atol=2e-5)
-    assert worst(kept["slow_encoder"], start["encoder"]) == 0
+    assert worst(kept["slow_encoder"], start["encoder"]) < 1e-7  # not yet the updated one
 
 
 def test_a_resumed_run_has_the_same_queue(tiny, tmp_path):

@@ -31,7 +31,7 @@ from simcse_jax.training.run_folder import claimed
 STEPS = 6
 CHUNKS = 2
 # Duplicates, tokens and labels go over the border; what maps the step.
-UPDATES = {"ring": "pmap", "with masked LM": "shard_map", "softmax": "pmap"}
+UPDATES = {"ring": "pmap", "with masked LM": "shard_map", "softmax": "pmap", "queue": "shard_map"}
 
 
 def adam() -> optax.GradientTransformation:
