@@ -1,4 +1,4 @@
-"""InfoNCE of logits that are at hand: the end of losses whose negatives are not the positives'."""
+"""InfoNCE from logits, for losses whose negatives are no other sentences' positives."""
 
 from __future__ import annotations
 
