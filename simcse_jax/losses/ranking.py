@@ -1,4 +1,4 @@
-"""InfoNCE from logits, for losses whose negatives are no other sentences' positives."""
+"""InfoNCE from logits: a positive for each anchor, and a row of negatives."""
 
 from __future__ import annotations
 
