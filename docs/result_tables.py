@@ -441,6 +441,8 @@ TABLES: dict[str, Made] = {
     "sbert": Made(
         sbert,
         tuple(SBERT),
+        f"simcse-jax train {CONFIGS}/sbert_stsb_minilm.py --seeds 0 1 --eval-data DATA "
+        "--output-dir runs/stsb_4\n"
         f"simcse-jax train {CONFIGS}/sbert_stsb_minilm.py --epochs 1 --eval-every 125 \\\n"
         "    --eval-data DATA --output-dir runs/stsb\n"
         f"simcse-jax train {CONFIGS}/sbert_nli_minilm.py "

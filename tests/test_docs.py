@@ -280,7 +280,7 @@ def files(tiny_data, tmp_path, monkeypatch):
     """The files that the pages' commands read, in the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    for name in ("sentences", "corpus", "text", "wiki1m_head", "wiki1m_for_simcse"):
+    for name in ("sentences", "wikipedia", "corpus", "text", "wiki1m_head", "wiki1m_for_simcse"):
         (tmp_path / f"{name}.txt").write_text("\n".join(SENTENCES[:64]) + "\n")
     column = SENTENCES[:64]
     pq.write_table(pa.table({"body": column}), "corpus.parquet")

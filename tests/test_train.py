@@ -759,7 +759,7 @@ def test_the_heirs_of_simcse_train(make, tmp_path, name, changes):
 
 def test_esimcse_takes_pairs_of_ones_own(make):
     pairs = [(sentence, f"so {sentence}") for sentence in SENTENCES]
-    with pytest.raises(ValueError, match="the text has 2: train on its own pairs with positives"):
+    with pytest.raises(ValueError, match="the text has 2 columns: columns has to be 1"):
         train(make("esimcse"), sentences=pairs)
     train(make("esimcse", positives="same"), sentences=pairs)
 

@@ -206,8 +206,9 @@ def augmented_pairs(text: TrainingText, augmentation: Augmentation, seed: int) -
     """
     if len(text.columns) != 1:
         raise ValueError(
-            f"augmentation makes pairs of sentences, one column; the text has {len(text.columns)}: "
-            "train on its own pairs with positives 'same', or on the first column with columns 1"
+            "positives are made of single sentences, and the text has "
+            f"{len(text.columns)} columns: columns has to be 1 to train on the first; positives "
+            "has to be 'same' to train on the text's own pairs"
         )
     check_count("seed", seed, 0)
     positives = tuple(
@@ -218,7 +219,7 @@ def augmented_pairs(text: TrainingText, augmentation: Augmentation, seed: int) -
     return TrainingText(
         (text.columns[0], positives),
         f"{counted(len(text), 'pair')} of a sentence and its augmentation (seed {seed}), "
-        f"{len(text) - changed:,} of them of equal sentences",
+        f"{len(text) - changed:,} of which it leaves as they are",
     )
 
 

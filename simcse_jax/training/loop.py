@@ -387,7 +387,7 @@ class _Metrics:
                 self._records.write({"step": step, **values, **rate})
         finally:
             self._records.flush()
-        said = {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f}/s"}
+        said = {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f} sentences/s"}
         self._shown.show_metrics(step, said)
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:

@@ -135,7 +135,7 @@ def test_equal_sentences_in_different_rows_differ():
     pairs = augmented_pairs(text, SHARED["deletion"], seed=0)
     assert len(set(pairs.columns[1])) > 10
     assert "30 pairs" in pairs.description
-    assert " 0 of them of equal sentences" in pairs.description
+    assert " 0 of which it leaves as they are" in pairs.description
 
 
 def test_next_sentence():

@@ -425,7 +425,8 @@ def test_without_a_terminal_an_evaluation_is_a_line(run_line, capsys, monkeypatc
     run_line(evaluation=scores, progress=None, description="seed 1")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert re.match(r"seed 1: step 5 of 10, loss \d+\.\d+, speed \d+/s, score 0\.25$", said[0])
+    line = r"seed 1: step 5 of 10, loss \d+\.\d+, speed \d+ sentences/s, score 0\.25$"
+    assert re.match(line, said[0])
     monkeypatch.setattr("simcse_jax.progress.LINE_SECONDS", 0)
     run_line(progress=None, log_every=4)
     said = capsys.readouterr().err.splitlines()
