@@ -7,6 +7,7 @@ Python, ``--batch-size 32`` on the command line.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import numbers
 import os
@@ -502,7 +503,8 @@ def _converted(hint: Any, value: Any) -> Any:
     if hint is Path and value == "":  # which would be the folder that one is in
         return value
     if accepted is not None and isinstance(value, accepted) and not isinstance(value, bool):
-        return hint(value)
+        with contextlib.suppress(OverflowError):  # of a whole number that no float can be
+            return hint(value)
     return value
 
 

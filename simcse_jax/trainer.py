@@ -400,6 +400,7 @@ def train_seed(
     text = with_positives(data, config.data, run.seed)
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
+    objective.check_rows(len(text), config.data.batch_size)
     fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
@@ -781,4 +782,6 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
 def start_folder(config: Config) -> None:
     """Write the configuration into the run's folder."""
     if jax.process_index() == 0:
-        io.write_json(config.run.output_dir / RUN, to_json(config))
+        recorded = to_json(config)
+        recorded["data"]["share"] = config.data.share_of_words  # as `fixed_fields` compares it
+        io.write_json(config.run.output_dir / RUN, recorded)

@@ -198,6 +198,7 @@ def test_what_is_refused():
         ({"grad_cache_chunks": 0}, "grad_cache_chunks is 0"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"epochs": float("inf")}, "epochs is inf; it must be positive and finite"),
+        ({"learning_rate": 10**400}, "learning_rate is 1000.*; it must be a number"),
         ({"seeds": (1, 2, 1)}, "seeds has 1 more than once"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         (

@@ -337,6 +337,8 @@ def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
             more += ["--epochs", "1"] if words[1] == "flow" else ["--max-steps", "1"]
             if words[1] == "whitened_cse":  # of which the tiny model's 32 channels are no multiple
                 more += ["--groups", "16"]
+            if words[1] == "esimcse":  # the text here is short
+                more += ["--queue-size", "8"]
             if words[1].endswith(".py"):  # a paper's, of several seeds and all tasks
                 more += ["--seeds", "0", "--no-all-tasks"]
         elif words[0] == "whiten":

@@ -761,7 +761,9 @@ def test_esimcse_takes_pairs_of_ones_own(make):
     pairs = [(sentence, f"so {sentence}") for sentence in SENTENCES]
     with pytest.raises(ValueError, match="the text has 2 columns: columns has to be 1"):
         train(make("esimcse"), sentences=pairs)
-    train(make("esimcse", positives="same"), sentences=pairs)
+    with pytest.raises(ValueError, match="queue_size is 160 and batch_size 8, but the text has .*"):
+        train(make("esimcse", positives="same"), sentences=pairs)
+    train(make("esimcse", positives="same", queue_size=5), sentences=pairs)
 
 
 def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):

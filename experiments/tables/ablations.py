@@ -299,6 +299,8 @@ def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
     if not isinstance(base.objective, SimCSE):
         asked.pop("head", None)
     config = replace(base, **{**asked, **row.changes})
+    if isinstance(config.objective, SimCSE):
+        config.objective.check_pooling(config.model.pooling)
     if config.data.dataset == "stsb":
         files: tuple[Path, ...] = ()
     else:
@@ -314,6 +316,14 @@ def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
         seeds=settings.seeds,
         resume=settings.resume,
         output_dir=settings.output_dir / preset / folder,
+    )
+
+
+def has_a_head(preset: str) -> bool:
+    """Return whether a preset has rows of SimCSE that are not about its head."""
+    found = ABLATIONS[preset]
+    return isinstance(found.base.objective, SimCSE) and any(
+        "head" not in row.changes for row in found.rows
     )
 
 
@@ -453,6 +463,8 @@ def main(settings: AblationTable) -> None:
     """Train every row, write both files, and print the tables."""
     if not settings.presets or not settings.seeds:
         raise ValueError("--presets and --seeds need one each or more")
+    if settings.head is not None and not any(map(has_a_head, settings.presets)):
+        raise ValueError("--head has no effect on these presets; leave it out")
     # All of them first: what cannot be should not come out after hours of training.
     configs = {
         preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]

@@ -47,6 +47,8 @@ LATER = {
 }
 """Methods that came after the survey's, by their runs: they have a row where they were trained."""
 RUNS = ("sbert", "unsup", "sup", *LATER)
+OBJECTIVES = {"unsup": "simcse", "sup": "simcse"}
+"""The objective of a run, where it is not called as the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +146,15 @@ def run_models(run: Path) -> dict[str, Path]:
     if not results:
         raise FileNotFoundError(f"{run} has no results.json: it is no finished run of training")
     return {str(read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
+
+
+def check_objective(name: str, models: Mapping[str, Path]) -> None:
+    """Raise ValueError where models are not of the method whose run they are given as."""
+    wanted = OBJECTIVES.get(name, name)
+    for model in models.values():
+        found = read_json(model.parent / "results.json")["settings"].get("type", wanted)
+        if found != wanted:
+            raise ValueError(f"{model.parent} is a run of {found}; --{name} needs one of {wanted}")
 
 
 def sources(settings: StsTable) -> dict[str, dict[str, Callable[[], SentenceEncoder]]]:
@@ -314,7 +325,7 @@ def main(settings: StsTable) -> None:
     """Measure what is missing, and write the table."""
     for name in RUNS:  # before hours of encoding
         if (run := getattr(settings, name)) is not None:
-            run_models(run)
+            check_objective(name, run_models(run))
     nli = read_sentences(settings.nli) if settings.nli else []
     tasks = list(read_sts(settings.eval_data).values())
     measured = measure_all(settings, tasks, nli)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from simcse_jax.checks import check_between, check_count, check_positive, check_types
+from simcse_jax.checks import check_between, check_count, check_positive, check_types, counted
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.queue_info_nce import queue_info_nce
 from simcse_jax.models import SentenceModel
@@ -42,7 +42,7 @@ class ESimCSE(ContrastiveWithHead):
     """The temperature τ that cosines are divided by."""
     queue_size: int = 160
     """How many sentences of earlier batches are further negatives: two and a half batches of 64, as
-    in the authors' script. The text should have many more."""
+    in the authors' script. The text needs as many rows and a batch; many more are better."""
     momentum: float = 0.995
     """How slowly the encoder of the queue follows the trained one (λ): 0 is at once, 1 never; 0.995
     in the authors' script."""
@@ -63,6 +63,17 @@ class ESimCSE(ContrastiveWithHead):
             raise ValueError(
                 f"ESimCSE takes sentences or pairs, the text has {columns} columns: columns 2 "
                 "takes the first two of them"
+            )
+
+    def check_rows(self, rows: int, batch_size: int) -> None:
+        """See `ObjectiveConfig.check_rows`: else a sentence meets itself, as its own negative."""
+        if rows < self.queue_size + batch_size:
+            most = rows - batch_size
+            mend = f"queue_size can be {most} at most" if most > 0 else "give more text"
+            raise ValueError(
+                f"queue_size is {self.queue_size} and batch_size {batch_size}, but the text has "
+                f"{counted(rows, 'row')}: a sentence would be its own negative, out of the queue; "
+                f"{mend}"
             )
 
     def init_frozen(self, params: Params) -> Params:

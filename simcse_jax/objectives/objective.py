@@ -115,6 +115,9 @@ class ObjectiveConfig(Protocol):
     def check_text(self, columns: int, labels: bool) -> None:
         """Raise ValueError for a text of so many columns, with labels or not, that does not fit."""
 
+    def check_rows(self, rows: int, batch_size: int) -> None:
+        """Raise ValueError for a text of so few rows, in batches of so many, that it misleads."""
+
     def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """Raise ValueError for a global batch of so many examples that teaches nothing.
 
@@ -158,6 +161,9 @@ class TokenObjective:
 
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`; every text fits."""
+
+    def check_rows(self, rows: int, batch_size: int) -> None:
+        """See `ObjectiveConfig.check_rows`; every number will do."""
 
     def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`; every size will do."""

@@ -155,6 +155,11 @@ def test_what_is_refused():
         ESimCSE().check_text(2, True)
     with pytest.raises(ValueError, match="batch_size is 1"):
         ESimCSE().check_batch(1, 2, 32)
+    ESimCSE(queue_size=10).check_rows(18, 8)
+    with pytest.raises(ValueError, match="the text has 17 rows: .*; queue_size can be 9 at most"):
+        ESimCSE(queue_size=10).check_rows(17, 8)
+    with pytest.raises(ValueError, match="give more text"):
+        ESimCSE().check_rows(8, 8)
     for field, value in (("queue_size", 0), ("momentum", 1.5), ("temperature", 0.0)):
         with pytest.raises(ValueError, match=field):
             ESimCSE(**{field: value})

@@ -183,6 +183,8 @@ def test_bad_settings(settings):
         ({"steps": 0}, "max_steps is 0"),
         ({"every": 0}, "eval_every is 0"),
         ({"seeds": ()}, "--presets and --seeds"),
+        ({"head": "none", "presets": ("pooler", "sbert-pooling")}, "--head has no effect on these"),
+        ({"head": "train_and_test", "pooling": "mean"}, "it must be 'cls' where the head is kept"),
     ):
         with pytest.raises(ValueError, match=says):
             ablations.main(dataclasses.replace(settings, **change))

@@ -101,3 +101,10 @@ def test_the_committed_tables_are_drawn_from_their_numbers(results_folder, name)
     results = json.loads(file.read_text())
     assert sts.markdown(results) == file.with_suffix(".md").read_text()
     assert sts.latex(results) == file.with_suffix(".tex").read_text()
+
+
+def test_a_run_of_another_method_is_refused(tiny_data, finished, tmp_path):
+    file = finished / "seed-0" / "results.json"
+    file.write_text(json.dumps({"settings": {"seed": 0, "type": "simcse"}}))
+    with pytest.raises(ValueError, match="is a run of simcse; --esimcse needs one of esimcse"):
+        main(StsTable(tiny_data, esimcse=finished, output_dir=tmp_path / "out"))
