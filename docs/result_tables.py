@@ -468,8 +468,8 @@ TABLES: dict[str, Made] = {
         raw_ablations,
         ("ablations_raw.md", "ablations_raw.json"),
         "python -m experiments.tables.ablations --model runs/raw/seed-0/last --pooling mean "
-        "\\\n    --presets augmentation dropout --steps 60 --every 30 --eval-data DATA "
-        "\\\n    --train-files wiki1m_head.txt --output-dir runs/raw_ablations",
+        "\\\n    --presets augmentation dropout --steps 60 --every 30 --seeds 0 1 2 "
+        "\\\n    --eval-data DATA --train-files wiki1m_head.txt --output-dir runs/raw_ablations",
     ),
     "ditto": Made(
         as_written,
