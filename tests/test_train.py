@@ -123,7 +123,8 @@ def check_card(config, results, folder):
     settings = json.loads(re.search("```json\n(.*?)```", read.text, re.S)[1])
     own = replace(config, seed=seed, seeds=(), model="tiny-bert", train_files=("text.txt",))
     places = {"output_dir": from_json(settings).run.output_dir, "eval_data": None}
-    assert from_json(settings) == replace(own, **places, data_seed=config.run.seed)
+    share = {"share": own.data.share_of_words}
+    assert from_json(settings) == replace(own, **places, **share, data_seed=config.run.seed)
     assert f"`{results['settings']['text']}`" in read.text
     assert "text.txt: 60 sentences" in read.text
     assert "title = {{SimCSE}: Simple Contrastive Learning" in read.text
