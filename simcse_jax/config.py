@@ -508,6 +508,13 @@ def _converted(hint: Any, value: Any) -> Any:
     return value
 
 
+def recorded(config: Config) -> dict[str, Any]:
+    """Return the configuration of a run as JSON, with the share that it takes by default said."""
+    sections = to_json(config)
+    sections["data"]["share"] = config.data.share_of_words
+    return sections
+
+
 def fixed_fields(config: Config, fingerprint: str | None = None) -> dict[str, Any]:
     """Return what must not change when a run is resumed, by the fields' names, as JSON.
 
@@ -515,9 +522,8 @@ def fixed_fields(config: Config, fingerprint: str | None = None) -> dict[str, An
         config: of one seed.
         fingerprint: of the training text; without it that is left out.
     """
-    sections = to_json(config)
+    sections = recorded(config)
     fixed = {name: x for fields in sections.values() for name, x in fields.items()}
-    fixed["share"] = config.data.share_of_words  # what it is, whether it was said or not
     free = _FREE | {"dataset"} if config.data.train_files else _FREE  # of files it says nothing
     text = {} if fingerprint is None else {"text": fingerprint}
     return {name: x for name, x in fixed.items() if name not in free} | text

@@ -10,7 +10,7 @@ from typing import Any
 
 import simcse_jax
 from simcse_jax import hub
-from simcse_jax.config import OBJECTIVES, Config, fixed_fields, to_json
+from simcse_jax.config import OBJECTIVES, Config, fixed_fields, recorded
 from simcse_jax.data.batches import Rows
 from simcse_jax.data.datasets import GIVEN, TrainingData
 from simcse_jax.evaluation.scores import Scores, card_scores
@@ -190,8 +190,8 @@ def _settings(config: Config) -> dict[str, Any]:
     """Return the settings that move a number, by section, and files by their names alone."""
     fixed = fixed_fields(config)
     settings = {
-        section: {name: fixed[name] for name in fields if name in fixed}
-        for section, fields in to_json(config).items()
+        section: {name: value for name, value in fields.items() if name in fixed}
+        for section, fields in recorded(config).items()
     }
     model, data = config.model, config.data
     if model.model != "minilm" and Path(model.model).expanduser().is_dir():

@@ -25,7 +25,15 @@ from jax.sharding import Mesh
 from simcse_jax import hosts, hub, io
 from simcse_jax.checks import check_finite, counted, quoted
 from simcse_jax.compilation_cache import compilations, enable_compilation_cache
-from simcse_jax.config import OBJECTIVES, Config, fixed_fields, load_config, replace, to_json
+from simcse_jax.config import (
+    OBJECTIVES,
+    Config,
+    fixed_fields,
+    load_config,
+    recorded,
+    replace,
+    to_json,
+)
 from simcse_jax.data.batches import TrainingBatches
 from simcse_jax.data.datasets import (
     GIVEN,
@@ -782,6 +790,4 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
 def start_folder(config: Config) -> None:
     """Write the configuration into the run's folder."""
     if jax.process_index() == 0:
-        recorded = to_json(config)
-        recorded["data"]["share"] = config.data.share_of_words  # as `fixed_fields` compares it
-        io.write_json(config.run.output_dir / RUN, recorded)
+        io.write_json(config.run.output_dir / RUN, recorded(config))

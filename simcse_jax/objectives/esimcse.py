@@ -10,7 +10,7 @@ positives that say some words twice, is a matter of the text (`repeat-words`).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from simcse_jax.objectives.objective import (
     Model,
     Objective,
     Params,
+    embed_columns,
     sentence_keys,
 )
 
@@ -98,19 +99,13 @@ class ESimCSE(ContrastiveWithHead):
         encoder = SentenceModel(model.config, model.pooling, "head", model.dtype, model.dtype)
 
         def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
-            sentences = batch.sentences
-            dropout = sentence_keys(keys("dropout"), sentences)
-            z: Any = encoder.apply(
-                {"params": params}, batch.rows, dropout, num_sentences=sentences.size
-            )
-            return z.reshape(*sentences.shape, -1)
+            dropout = sentence_keys(keys("dropout"), batch.sentences)
+            return embed_columns(encoder, params, batch, dropout)
 
         def embed_for_the_queue(params: Params, batch: TrainingBatch) -> Float[Array, "B D"]:
             slow = {"encoder": params["slow_encoder"], "head": params["head"]}
             # Sentences share rows with their positives, which are embedded too and left out.
-            sentences = batch.sentences
-            z: Any = encoder.apply({"params": slow}, batch.rows, num_sentences=sentences.size)
-            return z.reshape(*sentences.shape, -1)[:, 0]
+            return embed_columns(encoder, slow, batch)[:, 0]
 
         return Objective(
             embed, self.loss, memory=Memory(self.follow, embed_for_the_queue, self.store)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from simcse_jax.arrays import AnyArray, Params
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.data.tokenizer import Tokenizer
-from simcse_jax.models import BertConfig
+from simcse_jax.models import BertConfig, SentenceModel
 from simcse_jax.models.pooling import check_pooling
 
 AXIS = "data"
@@ -196,3 +196,22 @@ def sentence_keys(key: Key[Array, ""], sentences: Int[AnyArray, "B C"]) -> Key[A
 def other_keys(keys: Key[Array, "S"], number: int) -> Key[Array, "S"]:
     """Return another key for each key, by a number."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def embed_columns(
+    encoder: SentenceModel,
+    params: Params,
+    batch: TrainingBatch,
+    dropout: Key[Array, "S"] | None = None,
+) -> Float[Array, "B C D"]:
+    """Return the vectors of every sentence of a batch, by example and column.
+
+    Args:
+        encoder: with a head or without.
+        params: its own, among others.
+        batch: or a piece of one.
+        dropout: a key for each sentence; without, there is no dropout.
+    """
+    sentences = batch.sentences
+    z: Any = encoder.apply({"params": params}, batch.rows, dropout, num_sentences=sentences.size)
+    return z.reshape(*sentences.shape, -1)

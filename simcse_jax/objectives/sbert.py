@@ -34,6 +34,7 @@ from simcse_jax.objectives.objective import (
     Objective,
     Params,
     TokenObjective,
+    embed_columns,
     sentence_keys,
 )
 
@@ -91,10 +92,7 @@ class Sbert(TokenObjective):
 
         def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
             dropout = sentence_keys(keys("dropout"), batch.sentences)
-            z: Any = encoder.apply(
-                {"params": params}, batch.rows, dropout, num_sentences=batch.sentences.size
-            )
-            return z.reshape(*batch.sentences.shape, -1)
+            return embed_columns(encoder, params, batch, dropout)
 
         return Objective(embed, self.loss)
 

@@ -34,6 +34,7 @@ from simcse_jax.objectives.objective import (
     Model,
     Objective,
     Params,
+    embed_columns,
     sentence_keys,
 )
 
@@ -113,12 +114,8 @@ class WhitenedCSE(ContrastiveWithHead):
         head = Projection(model.config, model.dtype)
 
         def embed(params: Params, batch: TrainingBatch, keys: Keys) -> Float[Array, "B C D"]:
-            sentences = batch.sentences
-            dropout = sentence_keys(keys("dropout"), sentences)
-            h: Any = encoder.apply(
-                {"params": params}, batch.rows, dropout, num_sentences=sentences.size
-            )
-            return h.reshape(*sentences.shape, -1)
+            dropout = sentence_keys(keys("dropout"), batch.sentences)
+            return embed_columns(encoder, params, batch, dropout)
 
         def loss(
             params: Params, vectors: Float[Array, "B C D"], batch: TrainingBatch, keys: Keys
