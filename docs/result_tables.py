@@ -45,7 +45,7 @@ def table(name: str) -> str:
     made = TABLES[name]
     contents = [read(path) for path in files(name)]
     body = made.body(*contents)
-    places = sorted({place for value in contents if (place := hardware(value))})
+    places = sorted(set().union(*map(hardware, contents)))
     where = "" if "jax 0." in body else "; ".join(places) or "A CPU, which was not recorded"
     where = where and f"{where}. "
     sources = ", ".join(f"`{file}`" for file in made.files)
@@ -58,18 +58,17 @@ def read(path: Path) -> Any:
     return read_json(path) if path.suffix == ".json" else path.read_text("utf-8")
 
 
-def hardware(value: Any) -> str | None:
-    """Return where a file was measured, as far as it says so."""
+def hardware(value: Any) -> set[str]:
+    """Return where the numbers of a file were measured, as far as it says so."""
     if isinstance(value, str):
-        found = re.search(r"\| measured[^|;]*; ([^|]*) \|", value)
-        return found and found[1]
+        return set(re.findall(r"\| measured[^|;]*; ([^|]*) \|", value))
     if "runs" in value:
-        return value["runs"][0]["hardware"]
+        return {run["hardware"] for run in value["runs"]}
     if "matmul_flops_per_second" in value:
         speed = value["matmul_flops_per_second"] / 1e9
         cores = f"{value['cpu_cores']} cores, {speed:.0f} GFLOP/s in a float32 matmul"
-        return f"{cores}, jax {value['jax']}, torch {value['torch']}"
-    return value.get("hardware")
+        return {f"{cores}, jax {value['jax']}, torch {value['torch']}"}
+    return {value["hardware"]} if "hardware" in value else set()
 
 
 def as_written(text: str) -> str:
@@ -318,6 +317,15 @@ def commands_of(kind: str, last: int) -> str:
     return "\n".join(f"make {kind} SEED={seed}" for seed in seeds)
 
 
+def sbert_nli(name: str, changes: str, folder: str = "") -> str:
+    """Return the command of Sentence-BERT on NLI with other settings, or files of a folder."""
+    return (
+        f"simcse-jax train {CONFIGS}/sbert_nli_minilm.py{changes} \\\n"
+        f"    --train-files {folder}snli_dev.jsonl {folder}mnli_dev.jsonl \\\n"
+        f"    --test-files {folder}snli_test --eval-data DATA --output-dir runs/{name}"
+    )
+
+
 BENCH = ".venv-oracle/bin/python -m experiments.bench"
 STS_TABLE = (
     "python -m experiments.tables.sts --num-layers 4 --pooling mean "
@@ -441,13 +449,23 @@ TABLES: dict[str, Made] = {
     "sbert": Made(
         sbert,
         tuple(SBERT),
-        f"simcse-jax train {CONFIGS}/sbert_stsb_minilm.py --seeds 0 1 --eval-data DATA "
+        f"simcse-jax train {CONFIGS}/sbert_stsb_minilm.py --eval-data DATA "
         "--output-dir runs/stsb_4\n"
         f"simcse-jax train {CONFIGS}/sbert_stsb_minilm.py --epochs 1 --eval-every 125 \\\n"
         "    --eval-data DATA --output-dir runs/stsb\n"
-        f"simcse-jax train {CONFIGS}/sbert_nli_minilm.py "
-        "--train-files snli_dev.jsonl mnli_dev.jsonl \\\n"
-        "    --test-files snli_test --eval-data DATA --output-dir runs/nli",
+        + "\n".join(
+            sbert_nli(*how)
+            for how in (
+                ("nli", ""),
+                ("nli_2e-4", " --learning-rate 2e-4"),
+                ("nli_two_labels", " --learning-rate 1e-4", "two_labels/"),
+                (
+                    "nli_diff",
+                    " --concatenation diff \\\n"
+                    "    --learning-rate 1e-4 --max-steps 400 --eval-every 200",
+                ),
+            )
+        ),
     ),
     "sections": Made(
         sections,
