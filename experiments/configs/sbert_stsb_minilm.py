@@ -3,8 +3,8 @@ r"""Sentence-BERT on the STS benchmark, from the mean of MiniLM's first four lay
     simcse-jax train experiments/configs/sbert_stsb_minilm.py --eval-data DATA
 
 The paper's settings (four epochs, batch 16, learning rate 2e-5; section 4.2: BERT-base has
-84.67 +- 0.19 on STS-B test). Measured on two cores: STS-B test 59.61 before, 79.20 +- 0.16 (seeds 0
-and 1); one epoch (--epochs 1) 72.63 +- 0.22 (seeds 0, 1, 2). Numbers:
+84.67 +- 0.19 on STS-B test). Measured on two cores, seeds 0, 1, 2: STS-B test 59.61 before,
+79.29 +- 0.20 after; one epoch (--epochs 1) 72.63 +- 0.22. Numbers:
 experiments/results/sbert_stsb_*.json.
 """
 
