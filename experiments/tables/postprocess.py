@@ -4,7 +4,7 @@ r"""Whitening, flow and the calibrations on top of a frozen encoder, scored on S
         --fit target --eval-data SENTEVAL/data/downstream --output-dir runs/whitening
 
 --fit target fits a transform for every task on that task's own sentences, without their scores, as
-the two papers' "target" rows do; --fit FILE ... fits one transform on the sentences of those files
+the papers' "target" rows do (theirs on train and dev sentences too); --fit FILE ... fits one transform on the sentences of those files
 (text, pairs, triplets, NLI), which makes a model: the folder OUTPUT_DIR/model. A flow is fitted for
 each of --seeds.
 """

@@ -71,7 +71,7 @@ class SimCSE(TokenObjective):
     counted. Sentences are equal whose first columns have equal tokens."""
     shared_dropout: bool = False
     """Let the views of a sentence share one dropout mask: the paper's 'fixed 0.1' ablation, which
-    collapses unsupervised training."""
+    collapses unsupervised training there."""
     two_encoders: bool = False
     """Encode the first column with one encoder and head and the others with a second pair, which
     starts as their copy (the paper's table 2); the model is the first. Every sentence goes through

@@ -131,7 +131,7 @@ def fit(
         description: the bar's.
 
     Returns:
-        See `FitResult`. On SIGTERM and Ctrl-C the step under way is finished and a checkpoint
+        See `FitResult`. On SIGTERM and Ctrl-C the steps that the device has got are finished and a checkpoint
         written. All that is written while steps go on is whole by then.
 
     Raises:
@@ -501,8 +501,8 @@ class _Signals:
         if number == signal.SIGINT:
             with contextlib.suppress(RuntimeError):  # in the middle of another line
                 said = (
-                    "ending after the step under way, with a checkpoint; a second time ends at "
-                    "once, or once the checkpoint that is being written is whole"
+                    "ending after the steps that the device has got, with a checkpoint; a second "
+                    "time ends at once, or once the checkpoint that is being written is whole"
                 )
                 print(f"\nCtrl-C: {said}", file=sys.stderr)
 
