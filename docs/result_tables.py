@@ -327,6 +327,15 @@ def sbert_nli(name: str, changes: str, folder: str = "") -> str:
     )
 
 
+def raw_ablation(name: str, presets: str, vectors: str, text: str) -> str:
+    """Return the command of ablations from the raw start."""
+    return (
+        f"python -m experiments.tables.ablations --model runs/raw/seed-0/last {vectors} \\\n"
+        f"    --presets {presets} --steps 60 --every 30 --seeds 0 1 2 \\\n"
+        f"    --eval-data DATA {text} \\\n    --output-dir runs/{name}"
+    )
+
+
 BENCH = ".venv-oracle/bin/python -m experiments.bench"
 STS_TABLE = (
     "python -m experiments.tables.sts --num-layers 4 --pooling mean "
@@ -486,9 +495,32 @@ TABLES: dict[str, Made] = {
     "raw-ablations": Made(
         raw_ablations,
         ("ablations_raw.md", "ablations_raw.json"),
-        "python -m experiments.tables.ablations --model runs/raw/seed-0/last --pooling mean "
-        "\\\n    --presets augmentation dropout --steps 60 --every 30 --seeds 0 1 2 "
-        "\\\n    --eval-data DATA --train-files wiki1m_head.txt --output-dir runs/raw_ablations",
+        raw_ablation(
+            "raw_ablations",
+            "augmentation objective dropout",
+            "--pooling mean",
+            "--train-files wiki1m_head.txt",
+        ),
+    ),
+    "raw-ablations-nli": Made(
+        raw_ablations,
+        ("ablations_raw_nli.md", "ablations_raw_nli.json"),
+        raw_ablation(
+            "raw_ablations_nli",
+            "temperature hard-negative",
+            "--pooling mean --head train_only",
+            "--nli snli_dev.jsonl mnli_dev.jsonl",
+        ),
+    ),
+    "raw-ablations-poolers": Made(
+        raw_ablations,
+        ("ablations_raw_poolers.md", "ablations_raw_poolers.json"),
+        raw_ablation(
+            "raw_ablations_poolers",
+            "pooler pooler-nli",
+            "--pooling cls",
+            "--train-files wiki1m_head.txt --nli snli_dev.jsonl mnli_dev.jsonl",
+        ),
     ),
     "ditto": Made(
         as_written,

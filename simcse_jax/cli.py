@@ -490,8 +490,6 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     from simcse_jax.transforms.flow_config import FlowConfig
 
     refuse_empty(args)
-    if {"--train-files", "--dataset"} <= set(args):
-        raise ValueError("--train-files and --dataset both say what to train on; leave one out")
     hidden = NOT_OF_A_FLOW if isinstance(config.objective, FlowConfig) else ()
     for option in args:
         if option.startswith("--") and option[2:].removeprefix("no-").replace("-", "_") in hidden:
@@ -514,7 +512,34 @@ def override(config: Config, name: str, args: list[str]) -> Config:
         default=shape(**values),
         args=args,
     )
-    return Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
+    changed = Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
+    given = set(words(args))
+    if {"--train-files", "--dataset"} <= given:
+        raise ValueError("--train-files and --dataset both say what to train on; leave one out")
+    if "--dataset" in given and changed.data.train_files:
+        raise ValueError(
+            "--dataset has no effect beside the files that the configuration trains on; leave it "
+            "out, or take a configuration without files"
+        )
+    return changed
+
+
+def words(args: Sequence[str]) -> list[str]:
+    """Return the words of a command line, options as they stand in the help.
+
+    >>> words(["--train_files=a.txt"])
+    ['--train-files', 'a.txt']
+    """
+    found = []
+    for arg in args:
+        option, equals, value = arg.partition("=")
+        if not option.startswith("--"):
+            found.append(arg)
+            continue
+        found.append(option.replace("_", "-"))
+        if equals:
+            found.append(value)
+    return found
 
 
 def refuse_empty(args: list[str]) -> None:
@@ -525,8 +550,9 @@ def refuse_empty(args: list[str]) -> None:
     Raises:
         ValueError: there is one; the message names it.
     """
-    several = ("--train-files", "--test-files", "--columns", "--eval-columns", "--seeds")
-    for option, after in itertools.pairwise([*args, "--"]):
+    several = {"--train-files", "--test-files", "--columns", "--eval-columns", "--seeds"}
+    several |= {"--tasks", "--pairs"}
+    for option, after in itertools.pairwise([*words(args), "--"]):
         if option.startswith("--") and after == "":  # of a variable that is not set
             raise ValueError(f"{option} is empty; give a value, or leave it out")
         if option in several and after.startswith("--"):

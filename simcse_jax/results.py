@@ -74,7 +74,7 @@ def write_results(
         "hardware": hardware(),
         "python": platform.python_version(),
         "steps": result.step,
-        "train_seconds": seconds,
+        "train_seconds": seconds,  # of this process, with its evaluations
         "dev_metric": start.metric,
         "dev_before": start.dev.get(start.metric or ""),
         "dev_best": chosen["value"],
@@ -92,28 +92,29 @@ def write_results(
 
 def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) -> None:
     """Print the closing table, and write ``summary.json`` of several seeds."""
-    metric = results[0]["dev_metric"]
+    metric = results[0]["dev_metric"]  # None where nothing chose a model
     rows = [columns_of(scores, found) for found in results]
-    # Without a metric nothing was measured.
     values = np.array([[column.value for column in row] for row in rows], float)
     if len(results) > 1:
         write_summary(config, results, rows[0], values)
-    if metric is None:
+    if not rows[0]:
         return
     shown = [i for i, column in enumerate(rows[0]) if column.heading]
     title = f"{scores.measure} × 100"
-    if not scores.dev_name:  # chosen by a function of the user's, tested as ever
+    if metric is not None and not scores.dev_name:  # chosen by a function of the user's
         title = f"dev is {metric}" + (f"; test is {title}" if len(shown) > 2 else "")
     table = Table(title=f"{config.run.output_dir}: {title}")
     table.add_column("seed", justify="right")
     for i in shown:
         table.add_column(rows[0][i].heading, justify="right")
-        if i == 1:
+        if metric is not None and i == 1:
             table.add_column("at step", justify="right")
 
     def add_row(name: str, cells: Sequence[str], step: str) -> None:
         texts = [cells[i] for i in shown]
-        table.add_row(name, *texts[:2], step, *texts[2:])
+        if metric is not None:
+            texts.insert(2, step)
+        table.add_row(name, *texts)
 
     seeds = config.run.seeds or (config.run.seed,)
     for seed, row, found in zip(seeds, values, results, strict=True):
@@ -123,6 +124,8 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
         cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
         add_row("mean ± sd", cells, "")
     console.print(table)
+    if metric is None:
+        return
     if worse := [str(s) for s, row in zip(seeds, values, strict=True) if row[1] < row[0]]:
         say(
             f"by dev, no model of seed {listed(worse)} is better than {config.model.model} was "
@@ -134,9 +137,9 @@ def close(config: Config, scores: Scores, results: Sequence[Mapping[str, Any]]) 
 
 def columns_of(scores: Scores, found: Mapping[str, Any]) -> list[Column]:
     """Return what the closing table says of a seed; nothing where nothing was measured."""
-    if (metric := found["dev_metric"]) is None:
-        return []
     tests = scores.columns(found["best"], found["last"])
+    if (metric := found["dev_metric"]) is None:
+        return tests
     if scores.one_corpus:
         headings = {"test_best": "", "test_last": "dev last"}  # the best is beside it as dev best
         tests = [c._replace(heading=headings.get(c.name, c.heading)) for c in tests]

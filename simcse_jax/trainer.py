@@ -28,6 +28,7 @@ from simcse_jax.compilation_cache import compilations, enable_compilation_cache
 from simcse_jax.config import (
     OBJECTIVES,
     Config,
+    RunConfig,
     fixed_fields,
     load_config,
     recorded,
@@ -134,6 +135,11 @@ def train(
         config = load_config(config)
     check_text_arguments(sentences is not None, changes)
     config = replace(config, **changes)
+    if changes.get("dataset") and config.data.train_files:
+        raise ValueError(
+            "dataset has no effect beside the configuration's train_files; leave it out, or give "
+            "train_files=() too"
+        )
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
     if not hub.is_whole(folder / "best"):
@@ -337,18 +343,19 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
             one_corpus=False,
         )
     if scores.best_metric is None:
+        nothing = "no model is chosen" if "nli" in data.held_out else "nothing is scored"
         say(
-            "nothing is scored and the last model is kept: name SentEval's folder as eval_data "
+            f"{nothing} and the last model is kept: name SentEval's folder as eval_data "
             "(--eval-data), or install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
         )
     return scores
 
 
 def check_label_columns(config: Config) -> None:
-    """Refuse a column of classes or of similarities that the objective does not learn.
+    """Refuse classes or similarities that the objective does not learn.
 
     Raises:
-        ValueError: there is one.
+        ValueError: the configuration names a column of them, or NLI with its labels.
     """
     objective, data = config.objective, config.data
     if type(objective) not in OBJECTIVES.values():
@@ -360,6 +367,11 @@ def check_label_columns(config: Config) -> None:
                 f"{field} is {name!r}, which this objective does not learn; leave it out, or train "
                 f"Sentence-BERT's {learner}"
             )
+    if data.labelled_nli and kind in ("regression", "triplet"):
+        raise ValueError(
+            f"labelled_nli is set, but Sentence-BERT's {kind} learns no classes; leave it out "
+            "(--no-labelled-nli), or train its softmax"
+        )
 
 
 def checked(evaluate: Evaluate) -> Evaluate:
@@ -405,7 +417,7 @@ def train_seed(
     """
     run, objective = config.run, config.objective
     assert not isinstance(objective, FlowConfig)
-    text = with_positives(data, config.data, run.seed)
+    text = with_positives(data, config.data, run.seed, lambda: load_tokenizer(config).mask_token)
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_rows(len(text), config.data.batch_size)
@@ -602,10 +614,15 @@ def load_model(config: Config) -> Model:
         architecture = dataclasses.replace(
             architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
         )
-    settings = hub.read_settings(folder, config.model.pooling)
-    tokenizer = Tokenizer.from_folder(core, settings.do_lower_case)
     dtype = jnp.dtype(config.model.dtype)
-    return Model(architecture, params, tokenizer, config.model.pooling, dtype)
+    return Model(architecture, params, load_tokenizer(config), config.model.pooling, dtype)
+
+
+def load_tokenizer(config: Config) -> Tokenizer:
+    """Load the tokenizer of the model that training starts from."""
+    folder = hub.find_model(config.model.model)
+    settings = hub.read_settings(folder, config.model.pooling)
+    return Tokenizer.from_folder(hub.encoder_folder(folder), settings.do_lower_case)
 
 
 def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncoder:
@@ -693,6 +710,10 @@ def check_flow(config: Config) -> None:
     if run.epochs != int(run.epochs):
         raise ValueError(
             f"epochs is {run.epochs}; a flow is fitted for whole epochs: give a whole number"
+        )
+    if run.eval_every != RunConfig.eval_every:
+        raise ValueError(
+            f"eval_every is {run.eval_every}, which has no effect on a flow; leave it out"
         )
 
 

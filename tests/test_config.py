@@ -282,6 +282,30 @@ def test_what_is_no_objective_and_no_folder():
         replace(CONFIGS["mlm"], output_dir="")
     with pytest.raises(ValueError, match="--output-dir is empty; give a value, or leave it out"):
         override(CONFIGS["mlm"], "mlm", ["--output-dir", ""])
+    with pytest.raises(ValueError, match="--output-dir is empty; give a value, or leave it out"):
+        override(CONFIGS["mlm"], "mlm", ["--output_dir="])
+
+
+def test_a_data_set_beside_files_is_refused(tmp_path):
+    """However it is spelt, and where the files are those of the configuration."""
+    plain = CONFIGS["unsup_simcse"]
+    with pytest.raises(ValueError, match="--train-files and --dataset both say what to train on"):
+        override(plain, "unsup_simcse", ["--train_files=a.txt", "--dataset=stsb"])
+    with pytest.raises(ValueError, match="--dataset has no effect beside the files that the conf"):
+        override(replace(plain, train_files=(tmp_path,)), "run.json", ["--dataset", "stsb"])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("sbert_stsb", {"margin": 5.0}),
+        ("sbert_nli", {"score": "shifted"}),
+        ("sbert_wikisections", {"num_labels": 4}),
+    ],
+)
+def test_a_field_of_another_kind_of_sentence_bert_is_refused(name, changes):
+    with pytest.raises(ValueError, match="which is of Sentence-BERT's .* and not of its"):
+        replace(CONFIGS[name], **changes)
 
 
 def test_the_share_is_the_augmentations_own():

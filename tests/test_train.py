@@ -60,6 +60,8 @@ def make(golden, tiny_data, tmp_path):
             "learning_rate": 1e-3,
             "output_dir": tmp_path / "run",
         }
+        if name == "flow":
+            del tiny["eval_every"]  # which it does not know
         return replace(CONFIGS[name], **(tiny | changes))
 
     return config
@@ -428,6 +430,30 @@ def test_nli_with_accuracy_on_a_test_file(make, tiny_data, tmp_path, capsys):
     assert stsb["before"]["tasks"] == results["last"]["tasks"]
     with pytest.raises(FileNotFoundError, match=r"classifier\.safetensors does not exist"):
         read_classifier(tmp_path)
+
+
+def test_nli_from_a_model_that_truncates_and_without_similarities(
+    make, golden, tiny_data, tmp_path, monkeypatch, capsys
+):
+    """The classifier reads whole vectors; its accuracy is in the table though nothing chooses."""
+    monkeypatch.setattr(trainer, "sts_scores", lambda *_: no_scores())
+    start = SentenceEncoder.from_pretrained(golden / "tiny-bert", pooling="mean")
+    settings = dataclasses.replace(start.settings, truncate_dim=5)
+    start._but(settings=settings).save_pretrained(tmp_path / "short")
+    files = {"train_files": (tiny_data / "nli.jsonl",), "test_files": (tiny_data / "nli.jsonl",)}
+    config = make("sbert_nli", **files, model=str(tmp_path / "short"), test_before=False)
+    (results,) = train_seeds(replace(config, max_steps=1, eval_data=None))
+    encoder = SentenceEncoder.from_pretrained(tmp_path / "run" / "last")
+    assert encoder.encode("the dog").shape == (5,)
+    objective, classifier = read_classifier(tmp_path / "run" / "last")
+    pairs = read_labelled_nli(files["test_files"])
+    u, v = (encoder.encode(column, truncate_dim=32) for column in pairs.columns)
+    right = np.argmax(objective.classify(classifier, u, v), 1) == np.asarray(pairs.labels)
+    np.testing.assert_allclose(results["last"]["nli"], 100 * np.mean(right))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no model is chosen and the last model is kept" in said
+    assert "NLI, last" in said
+    assert "Spearman" not in said
 
 
 def test_classes_that_no_example_has_are_told_of(make, tmp_path, capsys):
@@ -869,7 +895,7 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("unsup_simcse", "60 rows of training text cannot fill one", **text, batch_size=64)
     fails("unsup_simcse", "does not divide by 8, the devices times", **text, batch_size=12)
     fails("unsup_simcse", r"no\.txt does not exist", train_files=(tiny_data / "no.txt",))
-    fails("unsup_simcse", "none", **text, model=str(tmp_path / "none"))
+    fails("unsup_simcse", "none' does not exist", **text, model=str(tmp_path / "none"))
     fails("unsup_simcse", "'pooler'", **text, pooling="pooler")
     fails("unsup_simcse", "max_length is 25; .* takes 24 tokens", **text, max_length=25)
     fails("unsup_simcse", "there is no data set 'wiki'", dataset="wiki")
@@ -885,6 +911,8 @@ def test_bad_input(make, tiny_data, tmp_path):
         "label_column is 'a', which this .* train Sentence-BERT's soft",
         label_column="a",
     )
+    nli = {"train_files": (tiny_data / "nli.jsonl",), "kind": "regression"}
+    fails("sbert_nli", "labelled_nli is set, but Sentence-BERT's regression learns no", **nli)
     fails("sbert_nli", "score_column is 'a', which this .* Sentence-BERT's regr", score_column="a")
     labelled = {"sentences": {"a": ["x"] * 60, "b": SENTENCES, "l": [4] * 60}}
     labelled |= {"columns": ("a", "b"), "label_column": "l", "labelled_nli": False}
@@ -902,6 +930,8 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_wikisections", "does not exist", dataset_source=tmp_path / "no.xml")
     dump = write_dump(tmp_path / "dump.xml", articles=1)
     fails("sbert_wikisections", "has no triplet for", dataset_source=dump)
+    with pytest.raises(ValueError, match="dataset has no effect beside the configuration's train"):
+        train(make("unsup_simcse", **text), dataset="embedded_triplets")
     (tmp_path / "pairs.csv").write_text("a,b\nx,y\n")
     fails("sbert_nli", "NLI needs premise, hypothesis", train_files=(tmp_path / "pairs.csv",))
     fails("unsup_simcse", "all_tasks needs eval_data", **text, eval_data=None, all_tasks=True)

@@ -29,7 +29,9 @@ of the rows can be compared with a small run's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -46,7 +48,7 @@ from simcse_jax.checks import counted
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig, load_training_data
-from simcse_jax.data.training_text import read_training_file
+from simcse_jax.data.training_text import read_labelled_nli, read_training_file
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.objectives.simcse import Head, SimCSE
@@ -327,6 +329,20 @@ def has_a_head(preset: str) -> bool:
     )
 
 
+def columns_of_nli(files: tuple[Path, ...]) -> int:
+    """Return how many columns the text of NLI can have; 0 without files.
+
+    Raises:
+        ValueError: the files cannot be read, or have neither triplets nor labelled pairs.
+    """
+    if not files:
+        return 0
+    for read in (functools.partial(read_training_file, neutral=True), read_training_file):
+        with contextlib.suppress(ValueError):  # no premise has all that are wanted
+            return len(read(files).columns)
+    return len(read_labelled_nli(files).columns)
+
+
 def missing(data: DataConfig, nli_columns: int) -> str | None:
     """Return what a row would need that is not there; None where nothing is missing.
 
@@ -470,8 +486,7 @@ def main(settings: AblationTable) -> None:
         preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]
         for preset in settings.presets
     }
-    nli = read_training_file(settings.nli, neutral=True) if settings.nli else None
-    nli_columns = 0 if nli is None else len(nli.columns)
+    nli_columns = columns_of_nli(settings.nli)
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():
         for row, config in rows:

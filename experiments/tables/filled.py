@@ -43,9 +43,8 @@ def filled_positives(
     tokenizer = Tokenizer.from_folder(folder, hub.read_settings(folder, "mean").do_lower_case)
     if "mlm" not in params:
         raise ValueError(f"{model} has no masked-LM head, which is to fill in masked words")
-    if tokenizer.mask_id is None:
+    if (mask := tokenizer.mask_token) is None:
         raise ValueError(f"the tokenizer of {model} has no mask token")
-    mask = tokenizer.backend.id_to_token(tokenizer.mask_id)
     masked = [
         mask_words(sentence, np.random.default_rng((seed, row)), share, mask)
         for row, sentence in enumerate(sentences)

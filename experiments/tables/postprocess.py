@@ -4,9 +4,9 @@ r"""Whitening, flow and the calibrations on top of a frozen encoder, scored on S
         --fit target --eval-data SENTEVAL/data/downstream --output-dir runs/whitening
 
 --fit target fits a transform for every task on that task's own sentences, without their scores, as
-the papers' "target" rows do (theirs on train and dev sentences too); --fit FILE ... fits one transform on the sentences of those files
-(text, pairs, triplets, NLI), which makes a model: the folder OUTPUT_DIR/model. A flow is fitted for
-each of --seeds.
+the papers' "target" rows do (theirs on train and dev sentences too); --fit FILE ... fits one
+transform on the sentences of those files (text, pairs, triplets, NLI), which makes a model: the
+folder OUTPUT_DIR/model. A flow is fitted for each of --seeds.
 """
 
 from __future__ import annotations
@@ -82,6 +82,10 @@ def check(settings: PostProcessing) -> None:
         raise ValueError("--dropout draws embeddings anew in every epoch, which only a flow has")
     if settings.k is not None and settings.method not in ("whitening", "all_but_the_top"):
         raise ValueError(f"--k is of whitening and all_but_the_top, not of {settings.method}")
+    for field in ("flow", "epochs", "seeds"):
+        default = getattr(PostProcessing, field)
+        if settings.method != "flow" and getattr(settings, field) != default:
+            raise ValueError(f"--{field} is of a flow, not of {settings.method}; leave it out")
     if not settings.seeds:
         raise ValueError("--seeds needs at least one seed")
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,10 +218,11 @@ def measure_all(
     encoders = sources(settings)
     measured: dict[str, dict[str, Any]] = {}
     missing: dict[Row, dict[str, Any]] = {}
+    text = {"tasks": digest(*map(task_rows, tasks)), "nli": digest(nli)}
     for row in rows(settings.pooling):
         if row.source not in encoders or (row.fit == "NLI" and not nli):
             continue
-        file, key = row_file(settings, row), row_key(settings, row)
+        file, key = row_file(settings, row), row_key(settings, row, text)
         if file.exists() and (known := read_json(file))["key"] == key:
             measured[row.label] = known
         else:
@@ -240,8 +243,27 @@ def row_file(settings: StsTable, row: Row) -> Path:
     return settings.output_dir / "rows" / f"{row.label.replace(' ', '_')}.json"
 
 
-def row_key(settings: StsTable, row: Row) -> dict[str, Any]:
-    """Return what a row's numbers depend on."""
+def task_rows(task: StsTask) -> list[Any]:
+    """Return all that a task says of its pairs."""
+    return [
+        [task.name, pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]
+        for pairs in task.subsets
+    ]
+
+
+def digest(*values: Any) -> str:
+    """Return a digest of what JSON can hold."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
+
+
+def row_key(settings: StsTable, row: Row, text: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a row's numbers depend on; of a model in a folder its path.
+
+    Args:
+        settings: of the table.
+        row: one of its rows.
+        text: digests of the tasks' pairs and of the NLI sentences.
+    """
     key: dict[str, Any] = {"model": settings.model, "num_layers": settings.num_layers}
     if row.source in RUNS:
         key = {
@@ -250,9 +272,9 @@ def row_key(settings: StsTable, row: Row) -> dict[str, Any]:
         }
     if row.method is not None:
         key = {"of": key, "fit": row.fit}
-        key["nli"] = [p.name for p in settings.nli] if row.fit == "NLI" else []
+        key["nli"] = text["nli"] if row.fit == "NLI" else None
         key["seeds"] = list(settings.seeds) if row.method == "flow" else []
-    return key
+    return key | {"tasks": text["tasks"]}
 
 
 # ---------------------------------------------------------------------------------------------

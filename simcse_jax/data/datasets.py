@@ -359,17 +359,24 @@ def check_supervised(config: DataConfig, columns: int) -> None:
         )
 
 
-def with_positives(data: TrainingData, config: DataConfig, seed: int) -> TrainingText:
+def with_positives(
+    data: TrainingData,
+    config: DataConfig,
+    seed: int,
+    mask: Callable[[], str | None] = lambda: "[MASK]",
+) -> TrainingText:
     """Return the text with the positives that the configuration asks for.
 
     Args:
         data: sentences, one column.
         config: which positives.
         seed: of the augmentation's draws.
+        mask: returns the tokenizer's mask token, None where it has none; called where words are
+            masked.
 
     Raises:
         FileNotFoundError: synonyms are asked for and WordNet is not installed.
-        ValueError: the text has positives of its own.
+        ValueError: the text has positives of its own, or words are to be masked without a mask.
     """
     if config.positives == "same":
         return data.text
@@ -377,14 +384,20 @@ def with_positives(data: TrainingData, config: DataConfig, seed: int) -> Trainin
         raise ValueError("positives is 'next-sentence', which needs sentences in reading order")
     if config.positives == "next-sentence":
         return next_sentence_pairs(data.documents, config.window, seed)
-    return augmented_pairs(data.text, _augmentation(config), seed)
+    return augmented_pairs(data.text, _augmentation(config, mask), seed)
 
 
-def _augmentation(config: DataConfig) -> Augmentation:
+def _augmentation(config: DataConfig, mask: Callable[[], str | None]) -> Augmentation:
     if config.positives == "synonym":
         return functools.partial(replace_synonym, synonyms=wordnet_synonyms())
     if config.positives == "delete-one-word":
         return delete_one_word
+    if config.positives == "mask-words":
+        if (token := mask()) is None:
+            raise ValueError(
+                "positives is 'mask-words', but the tokenizer of the model has no mask token"
+            )
+        return functools.partial(mask_words, share=config.share_of_words, mask=token)
     return functools.partial(_BY_SHARE[config.positives], share=config.share_of_words)
 
 

@@ -17,7 +17,7 @@ class Tokenizer:
     """A model folder's tokenizer: one sentence in, its ids out, special tokens included.
 
     Attributes:
-        pad_id, mask_id: ids of the padding and mask tokens; None where there is none.
+        mask_id: the id of the mask token; None where there is none.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, lower_case: bool = False):
@@ -25,7 +25,6 @@ class Tokenizer:
         backend.no_truncation()
         self.backend = backend
         self.lower_case = lower_case
-        self.pad_id = self._first("[PAD]", "<pad>")
         self.mask_id = self._first("[MASK]", "<mask>")
 
     def _first(self, *tokens: str) -> int | None:
@@ -55,6 +54,11 @@ class Tokenizer:
         _check_parts(path)
         _check_normalizer(Path(folder), backend)
         return cls(backend, lower_case)
+
+    @property
+    def mask_token(self) -> str | None:
+        """The mask token as it is written: ``[MASK]`` of BERT, ``<mask>`` of RoBERTa."""
+        return None if self.mask_id is None else self.backend.id_to_token(self.mask_id)
 
     @property
     def vocab_size(self) -> int:

@@ -18,6 +18,7 @@ from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_t
 from simcse_jax.evaluation.triplets import triplet_accuracy
 from simcse_jax.hub import Score
 from simcse_jax.losses.geometry import unit_rows
+from simcse_jax.losses.nli_softmax import feature_width
 from simcse_jax.losses.triplet import Distance
 from simcse_jax.objectives.sbert import read_classifier
 
@@ -198,7 +199,13 @@ def with_nli(scores: Scores, pairs: TrainingText) -> Scores:
         if folder is None:
             return found
         objective, classifier = read_classifier(folder)
-        vectors = encoder.encode([*pairs.columns[0], *pairs.columns[1]], normalize=False)
+        # The classifier learned from whole vectors; a model may be set to truncate them.
+        features = len(classifier["kernel"])
+        vectors = encoder.encode(
+            [*pairs.columns[0], *pairs.columns[1]],
+            normalize=False,
+            truncate_dim=features // feature_width(objective.concatenation),
+        )
         u, v = np.split(vectors, 2)
         called = np.argmax(objective.classify(classifier, u, v), 1)
         return found | {"nli": 100 * float(np.mean(called == np.asarray(pairs.labels)))}
@@ -210,7 +217,8 @@ def with_nli(scores: Scores, pairs: TrainingText) -> Scores:
         ]
         return [*scores.columns(best, last), *accuracy]
 
-    return scores._replace(test=test, columns=columns, measure="Spearman and NLI accuracy")
+    measure = "NLI accuracy" if scores.best_metric is None else "Spearman and NLI accuracy"
+    return scores._replace(test=test, columns=columns, measure=measure)
 
 
 def triplet_scores(

@@ -31,9 +31,6 @@ from jaxtyping import Array, Float, Key
 Permutation = Literal["reverse", "random", "lu"]
 Coupling = Literal["additive", "affine"]
 
-PERMUTATIONS: tuple[Permutation, ...] = ("reverse", "random", "lu")
-COUPLINGS: tuple[Coupling, ...] = ("additive", "affine")
-
 # A flow is useful only as far as it can be undone: TF32 and bfloat16 passes are not enough.
 _EXACT = jax.lax.Precision.HIGHEST
 

@@ -41,6 +41,11 @@ from simcse_jax.objectives.objective import (
 Kind = Literal["softmax", "regression", "triplet"]
 CLASSIFIER_FILE = "classifier.safetensors"
 _COLUMNS = {"softmax": 2, "regression": 2, "triplet": 3}
+_FIELDS = {
+    "softmax": ("concatenation", "use_bias", "num_labels"),
+    "regression": ("score",),
+    "triplet": ("margin", "distance"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,14 @@ class Sbert(TokenObjective):
         check_types(self)
         check_at_least("margin", self.margin, 0)
         check_count("num_labels", self.num_labels, 2, 100_000)
+        for kind, fields in _FIELDS.items():
+            for field in fields:
+                value = getattr(self, field)
+                if kind != self.kind and value != getattr(Sbert, field):
+                    raise ValueError(
+                        f"{field} is {value!r}, which is of Sentence-BERT's {kind} and not of its "
+                        f"{self.kind}; leave it out"
+                    )
 
     def init(self, model: Model, key: Key[Array, ""]) -> Params:
         """See `ObjectiveConfig.init`: a softmax has a fresh ``"classifier"``.

@@ -306,7 +306,8 @@ def _parquet_pieces(
                 f"{path}, row {row + wrong}: the column {column!r} holds a NUL character; delete it"
             )
         row += len(sentences)
-        yield Piece(sentences, sentences, table, _columns_digest(table) if whole else b"")
+        all_columns = (table, _columns_digest(table)) if whole else ()
+        yield Piece(sentences, sentences, *all_columns)
 
 
 def _columns_digest(table: Any) -> bytes:

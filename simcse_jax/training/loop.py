@@ -131,8 +131,8 @@ def fit(
         description: the bar's.
 
     Returns:
-        See `FitResult`. On SIGTERM and Ctrl-C the steps that the device has got are finished and a checkpoint
-        written. All that is written while steps go on is whole by then.
+        See `FitResult`. On SIGTERM and Ctrl-C the steps that the device has got are finished and a
+        checkpoint written. All that is written while steps go on is whole by then.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came a second time.

@@ -53,9 +53,9 @@ def make_step(
 ) -> Step:
     """Make the update of one device, un-jitted.
 
-    Two collectives are in it, and a third with a memory: the objective gathers what it compares
-    over the devices, the gradients are averaged, and what is kept is gathered. So the update does
-    not depend on how many devices there are.
+    What is large crosses the devices twice: the objective gathers what it compares, the gradients
+    are averaged; and a third time with a memory, which is gathered. The rest are means of scalars.
+    So the update does not depend on how many devices there are.
 
     Args:
         objective: what is minimised.

@@ -10,10 +10,8 @@ import jax
 import numpy as np
 
 from simcse_jax.checks import (
-    check_at_least,
     check_between,
     check_count,
-    check_finite,
     check_positive,
     check_types,
 )
@@ -60,9 +58,9 @@ class FlowConfig:
             check_between(field, getattr(self, field), 1, _MOST)
         check_count("init_rows", self.init_rows)
         check_positive("loss_scale", self.loss_scale, finite=True)
-        check_finite("logscale_factor", self.logscale_factor)
-        if self.whiten is not None:
-            check_at_least("whiten", self.whiten, 0)
+        check_positive("logscale_factor", self.logscale_factor, finite=True)
+        if self.whiten is not None:  # at 0 a direction without variance is divided by zero
+            check_between("whiten", self.whiten, 0, 1, "(]")
 
     def model(self) -> Glow:
         """Return the flow's module."""

@@ -48,6 +48,11 @@ def test_positives(text, positives):
     anchors, others = found.columns
     assert any(a != b for a, b in zip(anchors, others, strict=True))
     assert found.fingerprint == with_positives(data, config, seed=3).fingerprint
+    if positives == "mask-words":
+        other = with_positives(data, config, 3, lambda: "<mask>")
+        assert other.columns[1] == tuple(s.replace("[MASK]", "<mask>") for s in others)
+        with pytest.raises(ValueError, match="the tokenizer of the model has no mask token"):
+            with_positives(data, config, 3, lambda: None)
     if positives == "next-sentence":
         # No pair spans the two files.
         assert anchors == (*SENTENCES[:29], *SENTENCES[30:59])

@@ -55,7 +55,7 @@ def test_the_rows_from_one_to_another_come_in_pieces(make, tmp_path):
         assert all(size == 16 for size in sizes[:-1])
         assert sizes[-1] <= 16
         assert (sizes[-1] == 0) == (texts == [])
-        assert all(piece.table is None for piece in pieces) or make is as_parquet
+        assert all(piece.table is None for piece in pieces)
 
 
 @pytest.mark.parametrize("make", [as_text, as_csv, as_json, as_parquet])

@@ -257,6 +257,8 @@ def test_nan_stops(tmp_path):
         (lambda x: Flow.fit(x, "huge"), "one of code, paper, modern"),
         (lambda x: FlowConfig(coupling="cubic"), "additive, affine"),  # type: ignore[arg-type]
         (lambda x: FlowConfig(depth=0), "depth is 0; it must be at least 1"),
+        (lambda x: FlowConfig(whiten=0), "whiten is 0; it must be above 0"),
+        (lambda x: FlowConfig(logscale_factor=0), "logscale_factor is 0; it must be"),
         (lambda x: FlowConfig(levels=2**63), "levels is 9223372036854775808; it must be at most"),
     ],
 )

@@ -91,7 +91,9 @@ def test_calibrations(settings):
     [
         ({"flow": "glow"}, "no flow is called 'glow'; they are code paper modern"),
         ({"dropout": True}, "only a flow"),
-        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (), "method": "flow"}, "at least one seed"),
+        ({"seeds": (0, 1)}, "--seeds is of a flow, not of whitening; leave it out"),
+        ({"epochs": 5}, "--epochs is of a flow"),
         ({"k": 33}, "k is 33; it must be at least 1 and at most 32"),
         ({"k": 5, "method": "flow"}, "--k is of whitening and all_but_the_top, not of flow"),
     ],
