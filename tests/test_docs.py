@@ -300,15 +300,20 @@ def files(tiny_data, tmp_path, monkeypatch):
         for i in range(64)
         for k, label in enumerate(("entailment", "neutral", "contradiction"), 1)
     ]
-    for name in ("nli", "snli_dev", "mnli_dev"):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_nli(tmp_path, rows)
+    write_nli(tmp_path / "two_labels", [row for row in rows if row["label"] != "neutral"])
     names = ("premise", "entailment", "contradiction")
     triplets = [dict(zip(names, (a, b, f"{a} {b}"), strict=True)) for a, b in pairs]
     (tmp_path / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in triplets))
-    (tmp_path / "snli_test").mkdir()
+
+
+def write_nli(folder, rows):
+    (folder / "snli_test").mkdir(parents=True)
+    for name in ("nli", "snli_dev", "mnli_dev"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, field in (("s1", "premise"), ("s2", "hypothesis"), ("labels", "label")):
         lines = "".join(row[field] + "\n" for row in rows)
-        (tmp_path / "snli_test" / f"{name}.test").write_text(lines)
+        (folder / "snli_test" / f"{name}.test").write_text(lines)
 
 
 def downloaded(name, folder, columns):
