@@ -490,8 +490,16 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     from simcse_jax.transforms.flow_config import FlowConfig
 
     refuse_empty(args)
+    given = words(args)
+    if {"--train-files", "--dataset"} <= set(given):
+        raise ValueError("--train-files and --dataset both say what to train on; leave one out")
+    if "--dataset" in given and config.data.train_files:
+        raise ValueError(
+            "--dataset has no effect beside the files that the configuration trains on; leave it "
+            "out, or take a configuration without files"
+        )
     hidden = NOT_OF_A_FLOW if isinstance(config.objective, FlowConfig) else ()
-    for option in args:
+    for option in given:
         if option.startswith("--") and option[2:].removeprefix("no-").replace("-", "_") in hidden:
             raise ValueError(f"{option} has no effect on a flow; leave it out")
     # The objective's own fields become options, so its type must be the one at hand.
@@ -512,16 +520,7 @@ def override(config: Config, name: str, args: list[str]) -> Config:
         default=shape(**values),
         args=args,
     )
-    changed = Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
-    given = set(words(args))
-    if {"--train-files", "--dataset"} <= given:
-        raise ValueError("--train-files and --dataset both say what to train on; leave one out")
-    if "--dataset" in given and changed.data.train_files:
-        raise ValueError(
-            "--dataset has no effect beside the files that the configuration trains on; leave it "
-            "out, or take a configuration without files"
-        )
-    return changed
+    return Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
 
 
 def words(args: Sequence[str]) -> list[str]:

@@ -133,13 +133,8 @@ def train(
     """
     if not isinstance(config, Config):
         config = load_config(config)
-    check_text_arguments(sentences is not None, changes)
+    check_text_arguments(config, sentences is not None, changes)
     config = replace(config, **changes)
-    if changes.get("dataset") and config.data.train_files:
-        raise ValueError(
-            "dataset has no effect beside the configuration's train_files; leave it out, or give "
-            "train_files=() too"
-        )
     results = train_seeds(config, sentences=sentences, evaluate=evaluate)
     folder = Path(results[0]["folder"])
     if not hub.is_whole(folder / "best"):
@@ -286,11 +281,12 @@ def join_others(config: Config) -> Config:
     return replace(config, distributed=False, **alone)
 
 
-def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
+def check_text_arguments(config: Config, sentences: bool, changes: Mapping[str, Any]) -> None:
     """Refuse what `train` is given to train on twice, or not at all.
 
     Raises:
-        ValueError: ``train_files`` and the like beside ``sentences``, or none in ``train_files``.
+        ValueError: ``train_files`` and the like beside ``sentences``, a ``dataset`` beside files of
+            the configuration, or none in ``train_files``.
     """
     others = [name for name in GIVEN_DATA if name not in _HOW]
     if sentences and (twice := next((name for name in others if changes.get(name)), None)):
@@ -300,6 +296,11 @@ def check_text_arguments(sentences: bool, changes: Mapping[str, Any]) -> None:
     if changes.get("train_files") and changes.get("dataset"):
         raise ValueError(
             "train_files and dataset are both given, and both say what to train on; leave one out"
+        )
+    if changes.get("dataset") and config.data.train_files:
+        raise ValueError(
+            "dataset has no effect beside the configuration's train_files; leave it out, or take a "
+            "configuration without files"
         )
     files = changes.get("train_files", True)
     if isinstance(files, str | list | tuple) and not files:
@@ -417,7 +418,7 @@ def train_seed(
     """
     run, objective = config.run, config.objective
     assert not isinstance(objective, FlowConfig)
-    text = with_positives(data, config.data, run.seed, lambda: load_tokenizer(config).mask_token)
+    text = with_positives(data, config.data, run.seed, functools.partial(mask_token, config))
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_rows(len(text), config.data.batch_size)
@@ -615,14 +616,20 @@ def load_model(config: Config) -> Model:
             architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
         )
     dtype = jnp.dtype(config.model.dtype)
-    return Model(architecture, params, load_tokenizer(config), config.model.pooling, dtype)
+    tokenizer = load_tokenizer(folder, config.model.pooling)
+    return Model(architecture, params, tokenizer, config.model.pooling, dtype)
 
 
-def load_tokenizer(config: Config) -> Tokenizer:
-    """Load the tokenizer of the model that training starts from."""
-    folder = hub.find_model(config.model.model)
-    settings = hub.read_settings(folder, config.model.pooling)
+def load_tokenizer(folder: Path, pooling: str) -> Tokenizer:
+    """Load the tokenizer of a model's folder, which is used with this pooling."""
+    settings = hub.read_settings(folder, pooling)
     return Tokenizer.from_folder(hub.encoder_folder(folder), settings.do_lower_case)
+
+
+def mask_token(config: Config) -> str | None:
+    """Return how the tokenizer of the model that training starts from writes a mask."""
+    folder = hub.find_model(config.model.model)
+    return load_tokenizer(folder, config.model.pooling).mask_token
 
 
 def trained_encoder(config: Config, model: Model, params: Any) -> SentenceEncoder:

@@ -29,7 +29,6 @@ of the rows can be compared with a small run's.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -337,10 +336,14 @@ def columns_of_nli(files: tuple[Path, ...]) -> int:
     """
     if not files:
         return 0
-    for read in (functools.partial(read_training_file, neutral=True), read_training_file):
-        with contextlib.suppress(ValueError):  # no premise has all that are wanted
+    errors = []
+    with_neutral = functools.partial(read_training_file, neutral=True)
+    for read in (with_neutral, read_training_file, read_labelled_nli):
+        try:
             return len(read(files).columns)
-    return len(read_labelled_nli(files).columns)
+        except ValueError as error:  # no premise has all that are wanted, or the file is damaged
+            errors.append(error)
+    raise errors[0]
 
 
 def missing(data: DataConfig, nli_columns: int) -> str | None:

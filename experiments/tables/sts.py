@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,8 @@ from experiments.tables.frozen import encode_tasks, transforms_of
 from simcse_jax import SentenceEncoder
 from simcse_jax.checks import counted
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
-from simcse_jax.data.training_text import read_sentences
+from simcse_jax.data.training_text import TrainingText, read_sentences
+from simcse_jax.evaluation.scores import pairs_digest
 from simcse_jax.evaluation.sts import (
     PROTOCOLS,
     Encode,
@@ -218,7 +217,10 @@ def measure_all(
     encoders = sources(settings)
     measured: dict[str, dict[str, Any]] = {}
     missing: dict[Row, dict[str, Any]] = {}
-    text = {"tasks": digest(*map(task_rows, tasks)), "nli": digest(nli)}
+    text = {
+        "tasks": {task.name: list(map(pairs_digest, task.subsets)) for task in tasks},
+        "nli": TrainingText((tuple(nli),)).fingerprint if nli else None,
+    }
     for row in rows(settings.pooling):
         if row.source not in encoders or (row.fit == "NLI" and not nli):
             continue
@@ -243,20 +245,7 @@ def row_file(settings: StsTable, row: Row) -> Path:
     return settings.output_dir / "rows" / f"{row.label.replace(' ', '_')}.json"
 
 
-def task_rows(task: StsTask) -> list[Any]:
-    """Return all that a task says of its pairs."""
-    return [
-        [task.name, pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]
-        for pairs in task.subsets
-    ]
-
-
-def digest(*values: Any) -> str:
-    """Return a digest of what JSON can hold."""
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
-
-
-def row_key(settings: StsTable, row: Row, text: Mapping[str, str]) -> dict[str, Any]:
+def row_key(settings: StsTable, row: Row, text: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row's numbers depend on; of a model in a folder its path.
 
     Args:

@@ -363,7 +363,7 @@ def with_positives(
     data: TrainingData,
     config: DataConfig,
     seed: int,
-    mask: Callable[[], str | None] = lambda: "[MASK]",
+    mask: Callable[[], str | None],
 ) -> TrainingText:
     """Return the text with the positives that the configuration asks for.
 
@@ -392,13 +392,14 @@ def _augmentation(config: DataConfig, mask: Callable[[], str | None]) -> Augment
         return functools.partial(replace_synonym, synonyms=wordnet_synonyms())
     if config.positives == "delete-one-word":
         return delete_one_word
-    if config.positives == "mask-words":
-        if (token := mask()) is None:
-            raise ValueError(
-                "positives is 'mask-words', but the tokenizer of the model has no mask token"
-            )
-        return functools.partial(mask_words, share=config.share_of_words, mask=token)
-    return functools.partial(_BY_SHARE[config.positives], share=config.share_of_words)
+    augment = functools.partial(_BY_SHARE[config.positives], share=config.share_of_words)
+    if config.positives != "mask-words":
+        return augment
+    if (token := mask()) is None:
+        raise ValueError(
+            "positives is 'mask-words', but the tokenizer of the model has no mask token"
+        )
+    return functools.partial(augment, mask=token)
 
 
 # ---------------------------------------------------------------------------------------------

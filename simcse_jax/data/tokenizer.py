@@ -25,11 +25,8 @@ class Tokenizer:
         backend.no_truncation()
         self.backend = backend
         self.lower_case = lower_case
-        self.mask_id = self._first("[MASK]", "<mask>")
-
-    def _first(self, *tokens: str) -> int | None:
-        ids = [self.backend.token_to_id(t) for t in tokens]
-        return next((i for i in ids if i is not None), None)
+        ids = map(backend.token_to_id, ("[MASK]", "<mask>"))
+        self.mask_id = next((i for i in ids if i is not None), None)
 
     @classmethod
     def from_folder(cls, folder: Path, lower_case: bool = False) -> Tokenizer:

@@ -146,13 +146,14 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         _sts_columns,
         note=f"the model is chosen by the pairs that it is scored on, the {len(pairs):,} of "
         f"{file.name}, so its score is no measure of new text",
-        dev_data=_digest(pairs),
+        dev_data=pairs_digest(pairs),
         pairs_file=file.name,
         one_corpus=True,
     )
 
 
-def _digest(pairs: Pairs) -> str:
+def pairs_digest(pairs: Pairs) -> str:
+    """Return a digest of pairs and their scores."""
     rows = [pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]
     return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
 

@@ -39,15 +39,15 @@ def test_positives(text, positives):
     assert [len(document) for document in data.documents] == [30, 30]
     if positives == "synonym" and importlib.util.find_spec("nltk") is None:
         with pytest.raises(FileNotFoundError, match="pip install nltk"):
-            with_positives(data, config, seed=3)
+            with_positives(data, config, 3, lambda: "[MASK]")
         return
-    found = with_positives(data, config, seed=3)
+    found = with_positives(data, config, 3, lambda: "[MASK]")
     if positives == "same":
         assert found is data.text
         return
     anchors, others = found.columns
     assert any(a != b for a, b in zip(anchors, others, strict=True))
-    assert found.fingerprint == with_positives(data, config, seed=3).fingerprint
+    assert found.fingerprint == with_positives(data, config, 3, lambda: "[MASK]").fingerprint
     if positives == "mask-words":
         other = with_positives(data, config, 3, lambda: "<mask>")
         assert other.columns[1] == tuple(s.replace("[MASK]", "<mask>") for s in others)

@@ -1,5 +1,7 @@
 """Every layer of the flow: inverse, log-determinant, initialisation; and the whole as a density."""
 
+from typing import get_args
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 
 from simcse_jax.models.glow import (
     ActNorm,
+    Coupling,
     CouplingLayer,
     Glow,
     InvertibleLinear,
@@ -144,7 +147,7 @@ def test_latent_is_the_split_halves_then_the_rest():
     np.testing.assert_allclose(z, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("coupling", ["additive", "affine"])
+@pytest.mark.parametrize("coupling", get_args(Coupling))
 def test_density_integrates_to_one(coupling):
     # A grid over 2-D, wide enough that the density outside of it is negligible (so the weights
     # move only a little: a steep coupling network shears the density far away).

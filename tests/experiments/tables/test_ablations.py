@@ -101,7 +101,7 @@ def test_what_is_not_asked_for_is_the_papers(tiny_data):
 def test_what_a_row_trains_on(settings):
     def text(preset, label):
         config = configuration(settings, preset, row_of(preset, label))
-        return with_positives(load_training_data(config.data, 0), config.data, 0)
+        return with_positives(load_training_data(config.data, 0), config.data, 0, lambda: "[MASK]")
 
     sentences = tuple(SENTENCES)
     assert text("dropout", "p = 0.1").columns == (sentences,)
