@@ -1,20 +1,22 @@
 r"""Ditto against plain averages: every head on STS-B dev, and the best one on all seven tasks.
 
-    python -m experiments.tables.ditto --models minilm runs/raw_minilm/seed-0/last \
-        --labels MiniLM "raw MiniLM, seed 0" --eval-data SENTEVAL/data/downstream \
+    python -m experiments.tables.ditto --models minilm runs/raw_minilm/seed-{0,1,2}/last \
+        --labels MiniLM "raw MiniLM, seed "{0,1,2} --eval-data SENTEVAL/data/downstream \
         --output-dir runs/ditto
 
 Of every model the score of `ditto-LAYER-HEAD` on STS-B dev for each layer and head, and the share
 of the weight that the first token has: a head that gives it nearly all is `cls` by another name.
 The best head there, the best of those that leave the other tokens at least half, and the one of the
 authors' script for BERT-base (head 10 of layer 1) are then scored on the seven STS tasks beside the
-averages without weights. Writes ditto.json and ditto.md.
+averages without weights. Models whose labels differ in their ", seed N" alone share their rows:
+means ± standard deviations. Writes ditto.json and ditto.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ class DittoTable:
     models: tuple[str, ...] = ("minilm",)
     """'minilm' (embedded), model folders, or Hugging Face hub ids."""
     labels: tuple[str, ...] = ()
-    """What the table calls the models; default: as they are given."""
+    """What the table calls the models (default: as they are given). Those that are "NAME, seed N"
+    share the rows of NAME."""
     output_dir: Path = Path("runs/ditto")
     """The folder that gets ditto.json and ditto.md."""
 
@@ -137,39 +140,71 @@ def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:
     return {"heads": on_dev, "best": best, "rows": rows}
 
 
-def cell(head: Mapping[str, float]) -> str:
-    """Return a head's score and its first token's share."""
-    return f"{head['dev']:.1f} ({head['first']:.2f})"
+def by_name(models: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what was found of each model, several seeds of one under its name without seeds."""
+    groups: dict[str, list[str]] = {}
+    for label in models:
+        groups.setdefault(re.sub(r", seed \d+$", "", label), []).append(label)
+    return {
+        name if len(labels) > 1 else labels[0]: [models[label] for label in labels]
+        for name, labels in groups.items()
+    }
+
+
+def choices(seeds: list[Any]) -> dict[tuple[str, ...], list[str]]:
+    """Return the poolings to show, one for each seed, and what they are the best of."""
+    fixed = (p for p in (*AVERAGES, AUTHORS) if all(p in found["rows"] for found in seeds))
+    shown: dict[tuple[str, ...], list[str]] = {(p,) * len(seeds): [] for p in fixed}
+    for what in seeds[0]["best"]:
+        if all(what in found["best"] for found in seeds):
+            shown.setdefault(tuple(found["best"][what] for found in seeds), []).append(what)
+    return shown
+
+
+def row_of(seeds: list[Any], poolings: tuple[str, ...], notes: list[str]) -> list[str]:
+    """Return a row of the table after the model: pooling, first token's share, scores, average."""
+    names = ", ".join(f"`{pooling}`" for pooling in dict.fromkeys(poolings))
+    heads = [found["heads"].get(p) for found, p in zip(seeds, poolings, strict=True)]
+    first = "" if None in heads else report.mean_and_deviation([head["first"] for head in heads])
+    rows = [found["rows"][p] for found, p in zip(seeds, poolings, strict=True)]
+    columns = [[row[name] for row in rows] for name in COLUMNS]
+    columns.append([float(np.mean([row[name] for name in TASKS])) for row in rows])
+    of_what = f" ({', '.join(notes)})" if notes else ""
+    return [names + of_what, first, *map(report.mean_and_deviation, columns)]
+
+
+def grid(seeds: list[Any]) -> str:
+    """Return the table of every head on STS-B dev and its first token's share; means of seeds."""
+    layers, count = zip(*(map(int, name.split("-")[1:]) for name in seeds[0]["heads"]), strict=True)
+
+    def cell(layer: int, head: int) -> str:
+        of_seeds = [found["heads"][f"ditto-{layer}-{head}"] for found in seeds]
+        dev, first = (np.mean([found[key] for found in of_seeds]) for key in ("dev", "first"))
+        return f"{dev:.1f} ({first:.2f})"
+
+    across = range(1, max(count) + 1)
+    rows = [[str(i), *(cell(i, j) for j in across)] for i in range(1, max(layers) + 1)]
+    return report.markdown(["layer", *map(str, across)], rows)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the tables in Markdown, drawn from the results alone."""
     parts = [f"Spearman × 100, protocol all; {results['hardware']}:"]
-    rows = []
-    for label, found in results["models"].items():
-        for pooling, scores in found["rows"].items():
-            notes = [what for what, name in found["best"].items() if name == pooling]
-            note = f" ({', '.join(notes)})" if notes else ""
-            head = found["heads"].get(pooling)
-            first = "" if head is None else f"{head['first']:.2f}"
-            average = np.mean([scores[name] for name in TASKS])
-            cells = [f"{x:.2f}" for x in (*(scores[name] for name in COLUMNS), average)]
-            rows.append([label, f"`{pooling}`{note}", first, *cells])
+    groups = by_name(results["models"])
+    rows = [
+        [name, *row_of(seeds, poolings, notes)]
+        for name, seeds in groups.items()
+        for poolings, notes in choices(seeds).items()
+    ]
     names = ["model", "pooling", "first token's share", *COLUMNS, "average"]
     parts.append(report.markdown(names, rows))
-    for label, found in results["models"].items():
+    for name, seeds in groups.items():
+        of_seeds = f", means of {len(seeds)} seeds" if len(seeds) > 1 else ""
         parts.append(
-            f"{label}: every head on STS-B dev, and its first token's share; layers down, heads "
-            "across."
+            f"{name}: every head on STS-B dev, and its first token's share{of_seeds}; layers "
+            "down, heads across."
         )
-        scores = found["heads"]
-        layers = max(int(name.split("-")[1]) for name in scores)
-        count = len(scores) // layers
-        table = [
-            [str(i), *(cell(scores[f"ditto-{i}-{j}"]) for j in range(1, count + 1))]
-            for i in range(1, layers + 1)
-        ]
-        parts.append(report.markdown(["layer", *map(str, range(1, count + 1))], table))
+        parts.append(grid(seeds))
     return "\n\n".join(parts) + "\n"
 
 

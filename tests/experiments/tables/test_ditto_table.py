@@ -37,3 +37,25 @@ def test_the_table(tiny_data, golden, tmp_path, monkeypatch):
     assert str(golden) not in text + (tmp_path / "ditto.json").read_text()
     with pytest.raises(ValueError, match="labels are 1; there must be one for each of the 2"):
         ditto.DittoTable(tiny_data, ("a", "b"), ("c",))
+
+
+def test_seeds_of_one_model_share_their_rows():
+    def found(best, mean, heads):
+        rows = {pooling: dict.fromkeys(ditto.COLUMNS, mean) for pooling in ("mean", *heads)}
+        shares = {pooling: {"dev": dev, "first": 0.25} for pooling, dev in heads.items()}
+        return {"heads": shares, "best": {"best on dev": best}, "rows": rows}
+
+    models = {
+        "raw, seed 0": found("ditto-1-1", 50.0, {"ditto-1-1": 60.0, "ditto-1-2": 10.0}),
+        "other, seed 7": found("ditto-1-1", 1.0, {"ditto-1-1": 5.0}),
+        "raw, seed 1": found("ditto-1-2", 53.0, {"ditto-1-1": 30.0, "ditto-1-2": 31.0}),
+    }
+    text = ditto.markdown({"hardware": "a CPU", "models": models})
+    lines = text.splitlines()
+    several, best, alone = [line for line in lines if line.startswith(("| raw", "| other"))][:3]
+    assert several.startswith("| raw | `mean` |  | 51.50 ± 2.12 | ")
+    name = "| raw | `ditto-1-1`, `ditto-1-2` (best on dev) | 0.25 ± 0.00 | 51.50 ± 2.12 | "
+    assert best.startswith(name)
+    assert alone.startswith("| other, seed 7 | `mean` |  | 1.00 | ")
+    assert "| 1 | 45.0 (0.25) | 20.5 (0.25) |" in lines  # the mean of each head's seeds
+    assert "first token's share, means of 2 seeds; layers" in text
