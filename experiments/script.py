@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import tyro
 
-from simcse_jax.cli import naming_options, run_or_explain
+from simcse_jax.cli import check_options, naming_options, run_or_explain
 from simcse_jax.help_texts import shown
 
 
@@ -20,9 +21,12 @@ def run_script(main: Callable[[Any], object], settings: type, description: str |
         settings: a dataclass, each of whose fields is an option.
         description: the script's docstring, for the help.
     """
+    fields = dataclasses.fields(settings)
+    several = ("--" + f.name.replace("_", "-") for f in fields if str(f.type).startswith("tuple"))
 
     def run() -> None:
-        with naming_options([field.name for field in dataclasses.fields(settings)]):
+        check_options(sys.argv[1:], [*several])
+        with naming_options([field.name for field in fields]):
             main(tyro.cli(shown(settings), description=description))
 
     run_or_explain(run)

@@ -27,7 +27,14 @@ from simcse_jax import __version__, hosts
 from simcse_jax.checks import check_count, counted, did_you_mean, one_line, quoted
 from simcse_jax.extras import MissingExtra
 from simcse_jax.help_texts import of_the_command_line, shown
-from simcse_jax.io import check_not_input, is_special, spoken, write_json, written_file
+from simcse_jax.io import (
+    check_not_input,
+    is_special,
+    read_json,
+    spoken,
+    write_json,
+    written_file,
+)
 from simcse_jax.process import SIGTERM_EXIT_CODE, Interrupted, Terminated, unwinding_on_sigterm
 
 if TYPE_CHECKING:
@@ -246,6 +253,7 @@ class Evaluate:
             raise ValueError("--columns has no effect without --pairs")
         if self.output is not None:
             check_not_input(self.output, self.pairs)
+            check_is_result(self.output)
         tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
         own = [read_pairs(source, self.columns) for source in self.pairs]
         tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
@@ -410,7 +418,7 @@ def run_command(args: list[str]) -> None:
         known = ", ".join(commands)
         _print_error(f"there is no command {quoted(args[0])}; there are {known}{near}")
         raise SystemExit(2)
-    run_or_explain(lambda: refuse_empty(args))
+    run_or_explain(lambda: check_options(args))
     if args[1:2] == [""]:
         _print_error("the file is empty text; name a file")
         raise SystemExit(2)
@@ -489,7 +497,7 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     from simcse_jax.config import DESCRIPTIONS, NOT_OF_A_FLOW, Config, field_names
     from simcse_jax.transforms.flow_config import FlowConfig
 
-    refuse_empty(args)
+    check_options(args)
     given = words(args)
     if {"--train-files", "--dataset"} <= set(given):
         raise ValueError("--train-files and --dataset both say what to train on; leave one out")
@@ -523,6 +531,25 @@ def override(config: Config, name: str, args: list[str]) -> Config:
     return Config(**{name: kind(**vars(getattr(parsed, name))) for name, kind in kinds.items()})
 
 
+def check_is_result(output: Path) -> None:
+    """Refuse a file that is there and is no result of `evaluate`, a model's own one perhaps.
+
+    Raises:
+        FileExistsError: it is such a file.
+    """
+    if not output.is_file() or not output.stat().st_size:
+        return
+    try:
+        found = read_json(output)
+    except ValueError:
+        found = None
+    if not (isinstance(found, dict) and "tasks" in found):
+        raise FileExistsError(
+            f"{output} is there and is no result of evaluate, which would replace it; give another "
+            "--output"
+        )
+
+
 def words(args: Sequence[str]) -> list[str]:
     """Return the words of a command line, options as they stand in the help.
 
@@ -541,21 +568,42 @@ def words(args: Sequence[str]) -> list[str]:
     return found
 
 
-def refuse_empty(args: list[str]) -> None:
-    """Refuse an option with an empty value, and one of several values that is given none.
+SEVERAL = (
+    "--train-files",
+    "--test-files",
+    "--columns",
+    "--eval-columns",
+    "--seeds",
+    "--tasks",
+    "--pairs",
+)
+"""The options of several values."""
 
-    Either would be as if it were not there.
+
+def check_options(args: Sequence[str], several: Iterable[str] = SEVERAL) -> None:
+    """Refuse an option that is given twice, with an empty value, or with none of several values.
+
+    What it says would be as if it were not there: of two, the last alone is read.
+
+    Args:
+        args: the words of a command line.
+        several: the options of several values.
 
     Raises:
         ValueError: there is one; the message names it.
     """
-    several = {"--train-files", "--test-files", "--columns", "--eval-columns", "--seeds"}
-    several |= {"--tasks", "--pairs"}
-    for option, after in itertools.pairwise([*words(args), "--"]):
-        if option.startswith("--") and after == "":  # of a variable that is not set
-            raise ValueError(f"{option} is empty; give a value, or leave it out")
-        if option in several and after.startswith("--"):
-            raise ValueError(f"{option} is given without a value; name some, or leave it out")
+    given: set[str] = set()
+    option = ""
+    for word, after in itertools.pairwise([*words(args), "--"]):
+        if word.startswith("--"):
+            option = word
+            if option in given:
+                raise ValueError(f"{option} is given twice; give it once, with all that it is")
+            given.add(option)
+            if option in several and after.startswith("--"):
+                raise ValueError(f"{option} is given without a value; name some, or leave it out")
+        if option and after == "":  # of a variable that is not set
+            raise ValueError(f"{option} is given an empty value; give another, or leave it out")
 
 
 def run_or_explain(run: Callable[[], None], again: str = "") -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import numbers
 import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ from simcse_jax.objectives import (
     SimCSEPlusPlus,
     WhitenedCSE,
 )
+from simcse_jax.process import Interrupted
 from simcse_jax.training.devices import Parallel
 from simcse_jax.training.optimizer import OptimizerConfig
 from simcse_jax.transforms.flow_config import AUTHORS_OPTIMIZER, FlowConfig
@@ -405,7 +407,7 @@ def _run_file(path: Path) -> types.ModuleType:
     Nothing compiled is left beside the file.
 
     Raises:
-        ValueError: it is no Python.
+        ValueError: it is no Python, or raises an error.
     """
     module = types.ModuleType(f"simcse_jax_configuration.{path.stem}")
     module.__file__ = str(path.absolute())
@@ -413,7 +415,15 @@ def _run_file(path: Path) -> types.ModuleType:
     try:
         exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
     except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
+        line = "" if error.lineno is None else f", line {error.lineno}"
+        raise ValueError(f"{path}{line}: not Python ({error.msg})") from None
+    except Interrupted:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        number = max((f.lineno or 0 for f in frames if f.filename == module.__file__), default=0)
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}, line {number}: {kind}{error}") from error
     return module
 
 

@@ -331,8 +331,10 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
     else:
         scores = sts_scores(*measured)
     objective = config.objective
-    if "nli" in data.held_out and isinstance(objective, Sbert) and objective.kind == "softmax":
-        scores = with_nli(scores, data.held_out["nli"])
+    softmax = isinstance(objective, Sbert) and objective.kind == "softmax"
+    if with_accuracy := softmax and "nli" in data.held_out:
+        chosen = evaluate is not None or scores.best_metric is not None
+        scores = with_nli(scores, data.held_out["nli"], chosen)
     if evaluate is not None:
         # Its first number chooses; what that is called is known once it was asked.
         return scores._replace(
@@ -344,7 +346,7 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
             one_corpus=False,
         )
     if scores.best_metric is None:
-        nothing = "no model is chosen" if "nli" in data.held_out else "nothing is scored"
+        nothing = "no model is chosen" if with_accuracy else "nothing is scored"
         say(
             f"{nothing} and the last model is kept: name SentEval's folder as eval_data "
             "(--eval-data), or install the Lee corpus by `pip install --no-deps gensim==4.4.0`"
@@ -608,7 +610,7 @@ def load_model(config: Config) -> Model:
     if config.data.max_length > architecture.max_length:
         raise ValueError(
             f"max_length is {config.data.max_length}; {folder} takes {architecture.max_length} "
-            "tokens at most"
+            "tokens at most; give that or less"
         )
     architecture, params = hub.load_params(core, architecture, config.model.num_layers)
     if (rate := config.model.dropout) is not None:

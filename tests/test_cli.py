@@ -378,8 +378,14 @@ def test_evaluate_on_pairs_of_ones_own(model, tmp_path, capsys):
     tasks = json.loads(results.read_text())["tasks"]
     same = tasks["STS-B"] | {"subsets": {"own": tasks["STS-B"]["subsets"]["test"]}}
     assert tasks == {"STS-B": tasks["STS-B"], "own": same}
-    main([*args, *model])
+    main([*args, *model, "--output", str(results)])  # its own result is replaced
+    assert json.loads(results.read_text())["tasks"].keys() == {"own"}
     assert f"{tasks['own']['all']:.2f}" in capsys.readouterr().out
+    for text in ("my notes", '{"model_type": "bert"}', "[]"):
+        (tmp_path / "notes").write_text(text)
+        is_there = "notes is there and is no result of evaluate"
+        fails([*args, *model, "--output", str(tmp_path / "notes")], capsys, is_there)
+        assert (tmp_path / "notes").read_text() == text
     fails(args[:3], capsys, "own.tsv has no column 'sentence1'; name one of those it has: stars,")
     fails(["evaluate"], capsys, "give --data, SentEval's folder, or --pairs")
     fails(["evaluate", "--pairs", str(own), "--tasks", "STS-B"], capsys, "--tasks has no effect")
@@ -468,7 +474,8 @@ def test_whiten_writes_a_model_that_applies_it(golden, tmp_path, monkeypatch, ca
     fails(few, capsys, "few.txt: 2 embeddings of 32 dimensions")
     again = ["whiten", "text.csv", "--output-dir", "other", "--model", "whitened"]
     fails(again, capsys, "whitened ends with a whitening, which whitening would replace; whiten")
-    fails(["whiten", "text.csv", "--output-dir", ""], capsys, "--output-dir is empty; give a value")
+    empty = "--output-dir is given an empty value; give another, or leave it out"
+    fails(["whiten", "text.csv", "--output-dir", ""], capsys, empty)
     fails(["whiten", "", "--output-dir", "other"], capsys, "the file is empty text; name a file")
     os.mkfifo("pipe.csv")
     fails(

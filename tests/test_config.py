@@ -90,6 +90,15 @@ def test_help_of_an_objective_in_a_python_file(tmp_path, capsys):
     file.write_text("CONFIG =\n")
     with pytest.raises(ValueError, match=r"json\.py, line 1: not Python \(invalid syntax\)"):
         load_config(file)
+    file.write_text("x = 1\nx / 0\n")
+    with pytest.raises(ValueError, match=r"json\.py, line 2: ZeroDivisionError: division by zero"):
+        load_config(file)
+    file.write_text(
+        "from simcse_jax.config import CONFIGS, replace\n\n"
+        "CONFIG = replace(CONFIGS['mlm'], batchsize=3)\n"
+    )
+    with pytest.raises(ValueError, match=r"json\.py, line 3: .*batchsize"):
+        load_config(file)
 
 
 def test_fields_are_changed_by_name_alone():
@@ -280,10 +289,14 @@ def test_what_is_no_objective_and_no_folder():
         configs.Config(3)
     with pytest.raises(ValueError, match="output_dir is ''"):
         replace(CONFIGS["mlm"], output_dir="")
-    with pytest.raises(ValueError, match="--output-dir is empty; give a value, or leave it out"):
+    with pytest.raises(ValueError, match="--output-dir is given an empty value; give another"):
         override(CONFIGS["mlm"], "mlm", ["--output-dir", ""])
-    with pytest.raises(ValueError, match="--output-dir is empty; give a value, or leave it out"):
+    with pytest.raises(ValueError, match="--output-dir is given an empty value; give another"):
         override(CONFIGS["mlm"], "mlm", ["--output_dir="])
+    with pytest.raises(ValueError, match="--train-files is given twice; give it once, with all"):
+        override(CONFIGS["mlm"], "mlm", ["--train-files", "a", "b", "--train_files=c"])
+    with pytest.raises(ValueError, match="--columns is given an empty value"):
+        override(CONFIGS["mlm"], "mlm", ["--columns", "text", ""])
 
 
 def test_a_data_set_beside_files_is_refused(tmp_path):

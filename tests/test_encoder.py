@@ -80,12 +80,15 @@ def test_equals_what_was_recorded(golden, name, options):
     if not name.endswith("bfloat16"):
         np.testing.assert_allclose(found, recorded[name], atol=1e-6, rtol=1e-6)
         return
-    # Which way a product is rounded is the processor's choice, so that no element has one right
-    # value in bfloat16; how far the vectors lie from those of float32 is the type's.
+    # Which way a sum is rounded is the processor's choice, so that no element has one right value
+    # in bfloat16; how far the vectors lie from those of float32 is the type's. Most of that is the
+    # weights' rounding, which all processors share, so that the recorded vectors are nearer. (Not
+    # by --xla_allow_excess_precision=false, which rounds after each operation of a fusion too.)
     exact = recorded[name.removesuffix(" bfloat16")]
-    of_the_type = rms(recorded[name] - exact)
-    np.testing.assert_allclose(rms(found - exact), of_the_type, rtol=0.25)
-    assert rms(found - recorded[name]) < of_the_type
+    of_the_type = recorded[name] - exact
+    np.testing.assert_allclose(rms(found - exact), rms(of_the_type), rtol=0.25)
+    assert rms(found - recorded[name]) < rms(of_the_type)
+    assert abs(found - recorded[name]).max() < abs(of_the_type).max()
 
 
 def rms(difference):

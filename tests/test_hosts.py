@@ -113,7 +113,7 @@ def assert_it_says_one_was_lost(end: tuple[int, str, str]) -> None:
 
 
 def errors_of(end: tuple[int, str, str]) -> str:
-    """What it said at its end, without whom it waited for at first, which a slow machine's says."""
+    """Its errors, without the lines that say whom it waits for: a slow machine prints them."""
     return re.sub(r"^process \d of \d .*waits for .*\n", "", end[2], flags=re.MULTILINE)
 
 

@@ -806,6 +806,20 @@ def test_a_measure_of_ones_own_chooses_the_best_model(make, tmp_path, capsys):
     assert "by the user's own measure `mine`, which is 3.00" in card(tmp_path / "run/best").text
 
 
+def test_masked_words_are_masked_as_the_models_tokenizer_does(make, golden, monkeypatch):
+    class MasksAreKnown(Exception):
+        pass
+
+    def with_positives(text, data, seed, mask):
+        raise MasksAreKnown(mask())
+
+    monkeypatch.setattr(trainer, "with_positives", with_positives)
+    config = make("unsup_simcse", positives="mask-words", share=0.2)
+    for model, mask in (("tiny-bert", r"\[MASK\]"), ("tiny-roberta", "<mask>")):
+        with pytest.raises(MasksAreKnown, match=mask):
+            train(replace(config, model=str(golden / model)))
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_arguments_that_cannot_be_so(make, tiny_data, tmp_path):
     """One sentence for each, and before anything is trained."""

@@ -34,7 +34,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ from simcse_jax.checks import counted
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig, load_training_data
-from simcse_jax.data.training_text import read_labelled_nli, read_training_file
+from simcse_jax.data.training_text import TrainingText, read_labelled_nli, read_training_file
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json_lines, write_json, write_text
 from simcse_jax.objectives.simcse import Head, SimCSE
@@ -328,33 +328,42 @@ def has_a_head(preset: str) -> bool:
     )
 
 
-def columns_of_nli(files: tuple[Path, ...]) -> int:
-    """Return how many columns the text of NLI can have; 0 without files.
+def nli_has(files: tuple[Path, ...]) -> tuple[int, bool]:
+    """Return how many columns --nli has for SimCSE, and whether it has labelled pairs.
 
     Raises:
-        ValueError: the files cannot be read, or have neither triplets nor labelled pairs.
+        ValueError: the files have neither, or cannot be read.
     """
     if not files:
-        return 0
-    errors = []
-    with_neutral = functools.partial(read_training_file, neutral=True)
-    for read in (with_neutral, read_training_file, read_labelled_nli):
+        return 0, False
+    errors: list[ValueError] = []
+
+    def columns(read: Callable[[tuple[Path, ...]], TrainingText]) -> int:
         try:
             return len(read(files).columns)
         except ValueError as error:  # no premise has all that are wanted, or the file is damaged
             errors.append(error)
-    raise errors[0]
+            return 0
+
+    with_neutral = functools.partial(read_training_file, neutral=True)
+    found = columns(with_neutral) or columns(read_training_file), columns(read_labelled_nli) > 0
+    if not any(found):
+        raise errors[0]
+    return found
 
 
-def missing(data: DataConfig, nli_columns: int) -> str | None:
+def missing(data: DataConfig, nli_columns: int, nli_labels: bool) -> str | None:
     """Return what a row would need that is not there; None where nothing is missing.
 
     Args:
         data: of the row.
-        nli_columns: how many columns the text of --nli can have, 0 where there is none.
+        nli_columns: how many columns --nli has for SimCSE, 0 where it has none.
+        nli_labels: whether --nli has labelled pairs.
     """
-    if needs_nli(data) and not nli_columns:
+    if needs_nli(data) and not nli_columns and not nli_labels:
         return "needs --nli"
+    if data.labelled_nli and not nli_labels:
+        return "needs premises, hypotheses and labels in --nli"
     if (data.columns or 0) > nli_columns:
         return f"needs {data.columns} columns"
     if data.positives == "synonym":
@@ -393,6 +402,7 @@ def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
     later = [line for line in read_json_lines(folder / "metrics.jsonl") if "eval" in line]
     return {
         "settings": found["settings"],
+        "hardware": found["hardware"],
         "before": found["dev_before"],
         "best": found["dev_best"],
         "best_step": found["best_step"],
@@ -451,6 +461,11 @@ def likeness(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"Spearman's {text}."
 
 
+def seeds_of(row: Mapping[str, Any]) -> list[int]:
+    """Return the seeds of a row's runs."""
+    return [run["settings"]["seed"] for run in row["runs"]]
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables in Markdown, drawn from the results alone."""
     how = results["settings"]
@@ -472,6 +487,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += [f"## {preset}", report.markdown(["row", "paper", "ours"], table(rows))]
         if (order := likeness(rows)) is not None:
             parts.append(order)
+        if others := [row for row in rows if row["runs"] and seeds_of(row) != list(how["seeds"])]:
+            named = (f"{row['label']} ({', '.join(map(str, seeds_of(row)))})" for row in others)
+            parts.append(f"Not of all seeds: {', '.join(named)}.")
         reasons = [(row["label"], row["not_run"]) for row in rows if row["not_run"]]
         if reasons:
             parts.append("\n".join(f"Not run: {label} ({why})." for label, why in reasons))
@@ -482,6 +500,8 @@ def main(settings: AblationTable) -> None:
     """Train every row, write both files, and print the tables."""
     if not settings.presets or not settings.seeds:
         raise ValueError("--presets and --seeds need one each or more")
+    if len(set(settings.presets)) < len(settings.presets):
+        raise ValueError("a preset is named twice; name each once")
     if settings.head is not None and not any(map(has_a_head, settings.presets)):
         raise ValueError("--head has no effect on these presets; leave it out")
     # All of them first: what cannot be should not come out after hours of training.
@@ -489,11 +509,11 @@ def main(settings: AblationTable) -> None:
         preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]
         for preset in settings.presets
     }
-    nli_columns = columns_of_nli(settings.nli)
+    of_nli = nli_has(settings.nli)
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():
         for row, config in rows:
-            why = row.not_run or missing(config.data, nli_columns)
+            why = row.not_run or missing(config.data, *of_nli)
             if row.filled and not why:
                 why = write_filled(settings)
             if why:
@@ -501,6 +521,8 @@ def main(settings: AblationTable) -> None:
             runs = [] if why else [scores_of(found) for found in train_seeds(config)]
             known = {"label": row.label, "paper": row.paper, "not_run": why, "runs": runs}
             tables[preset].append(known)
+    if not any(row["runs"] for rows in tables.values() for row in rows):
+        raise ValueError("no row of these presets can be run; what each needs stands above")
     how = {name: in_common(tables, field) for name, field in FIELDS.items()}
     results = report.results_record(settings, **how) | {"tables": tables}
     write_json(settings.output_dir / "ablations.json", results)

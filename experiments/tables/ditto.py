@@ -33,6 +33,7 @@ from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.evaluation.sts import cosine, evaluate_sts, spearman
+from simcse_jax.hub import find_model
 from simcse_jax.io import write_json, write_text
 from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
 from simcse_jax.models.ditto import diagonal_attention
@@ -64,6 +65,9 @@ class DittoTable:
                 f"labels are {len(self.labels)}; there must be one for each of the "
                 f"{len(self.models)} models, or none"
             )
+        labels = self.labels or self.models
+        if len(set(labels)) < len(labels):
+            raise ValueError("two models have the same label; seeds of one are 'NAME, seed N'")
 
 
 def heads(config: BertConfig) -> list[str]:
@@ -141,10 +145,18 @@ def measure(model: str, tasks: list[StsTask], dev: Pairs) -> dict[str, Any]:
 
 
 def by_name(models: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return what was found of each model, several seeds of one under its name without seeds."""
+    """Return what was found of each model; several seeds of one, "NAME, seed N", under NAME.
+
+    Raises:
+        ValueError: seeds of one name have other heads, so that they are no seeds of one model.
+    """
     groups: dict[str, list[str]] = {}
     for label in models:
-        groups.setdefault(re.sub(r", seed \d+$", "", label), []).append(label)
+        seed = re.fullmatch(r"(.*), seed \d+", label)
+        groups.setdefault(seed[1] if seed and seed[1] not in models else label, []).append(label)
+    for name, labels in groups.items():
+        if any(models[x]["heads"].keys() != models[labels[0]]["heads"].keys() for x in labels):
+            raise ValueError(f"the seeds of {name} differ in their heads: they are other models")
     return {
         name if len(labels) > 1 else labels[0]: [models[label] for label in labels]
         for name, labels in groups.items()
@@ -152,7 +164,10 @@ def by_name(models: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def choices(seeds: list[Any]) -> dict[tuple[str, ...], list[str]]:
-    """Return the poolings to show, one for each seed, and what they are the best of."""
+    """Return the poolings to show, one for each seed, and what they are the best of.
+
+    The best is chosen for each seed, among its own heads; it is shown where every seed has one.
+    """
     fixed = (p for p in (*AVERAGES, AUTHORS) if all(p in found["rows"] for found in seeds))
     shown: dict[tuple[str, ...], list[str]] = {(p,) * len(seeds): [] for p in fixed}
     for what in seeds[0]["best"]:
@@ -163,7 +178,8 @@ def choices(seeds: list[Any]) -> dict[tuple[str, ...], list[str]]:
 
 def row_of(seeds: list[Any], poolings: tuple[str, ...], notes: list[str]) -> list[str]:
     """Return a row of the table after the model: pooling, first token's share, scores, average."""
-    names = ", ".join(f"`{pooling}`" for pooling in dict.fromkeys(poolings))
+    distinct = poolings[:1] if len(set(poolings)) == 1 else poolings  # else one for each seed
+    names = ", ".join(f"`{pooling}`" for pooling in distinct)
     heads = [found["heads"].get(p) for found, p in zip(seeds, poolings, strict=True)]
     first = "" if None in heads else report.mean_and_deviation([head["first"] for head in heads])
     rows = [found["rows"][p] for found, p in zip(seeds, poolings, strict=True)]
@@ -210,6 +226,10 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def main(settings: DittoTable) -> None:
     """Measure every model, and write the tables."""
+    if not settings.models:
+        raise ValueError("models is empty; name one or more")
+    for model in settings.models:  # before any is measured
+        find_model(model)
     tasks = list(read_sts(settings.eval_data).values())
     dev = read_stsb(settings.eval_data, "dev")
     labels = settings.labels or settings.models
@@ -220,8 +240,8 @@ def main(settings: DittoTable) -> None:
     record = report.results_record(settings, models=list(labels))
     record["settings"].pop("labels")
     results = record | {"models": models}
-    text = markdown(results)
     write_json(settings.output_dir / "ditto.json", results)
+    text = markdown(results)
     write_text(settings.output_dir / "ditto.md", text)
     print(text)
 

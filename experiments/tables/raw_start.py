@@ -198,9 +198,10 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def main(settings: RawStart) -> None:
     """Train every seed, measure, and write the table."""
+    if not settings.seeds:
+        raise ValueError("seeds is empty; name one or more")
     text, held = split(read_sentences(settings.train_files), settings.held_out)
     dev = read_stsb(settings.eval_data, "dev")
-    start = measure(SentenceEncoder.from_pretrained(settings.model, pooling="mean"), dev, held)
     config = replace(
         CONFIG,
         model=settings.model,
@@ -212,6 +213,7 @@ def main(settings: RawStart) -> None:
         resume=settings.resume,
         output_dir=settings.output_dir,
     )
+    start = measure(SentenceEncoder.from_pretrained(settings.model, pooling="mean"), dev, held)
     runs = train_seeds(config, sentences=text, evaluate=lambda model: measure(model, dev, held))
     found = {}
     for seed, run in zip(settings.seeds, runs, strict=True):

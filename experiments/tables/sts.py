@@ -6,8 +6,8 @@ r"""Every method on the seven STS tasks, for one encoder, in all protocols, besi
 
 With BERT-base that is SimCSE's Table 5 and, under wmean, its Table B.3. What is trained is taken
 from finished runs (folders of `simcse-jax train`); a row without its run, or without --nli, is
-marked as not run. Rows that were measured before with the same
-settings are read from the output folder instead of repeated. Writes table.md, .tex and .json.
+marked as not run. Rows that were measured before with the same settings on the same sentences are
+read from the output folder instead of repeated. Writes table.md, .tex and .json.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def nli_examples(table: Table) -> NliFile:
             f"{table.source} has the columns {listed(table.names)}; "
             "NLI needs premise, hypothesis and label, or sentence1, sentence2 and gold_label"
         )
-    premise, hypothesis, label = (table.names.index(field) for field in fields)
+    premise, hypothesis, label = map(table.column, fields)
     examples, unlabelled = [], 0
     for row in range(len(table.rows)):
         gold = _label(table.place(row), table.rows[row][label])

@@ -371,6 +371,11 @@ def _table_columns(table: Table, choice: ColumnChoice) -> _Columns:
             "label"
         )
     rows = range(len(table.rows))
+    if names == ("premise", "hypothesis") and not choice.texts and place is None:
+        raise ValueError(
+            f"{table.header}: premise and hypothesis are columns of NLI, but there is no label; "
+            "add it, or name the two as columns to train on every row as a pair of equal meaning"
+        )
     found = [None if place is None else _label(table, row, place, choice) for row in rows]
     kept = rows if place is None else [row for row in rows if found[row] is not None]
     columns = tuple(

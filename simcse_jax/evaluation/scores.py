@@ -192,8 +192,14 @@ def _sts_columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
     return columns
 
 
-def with_nli(scores: Scores, pairs: TrainingText) -> Scores:
-    """Add the accuracy of the softmax classifier on held-out NLI pairs to the test."""
+def with_nli(scores: Scores, pairs: TrainingText, chosen: bool = True) -> Scores:
+    """Add the accuracy of the softmax classifier on held-out NLI pairs to the test.
+
+    Args:
+        scores: the others.
+        pairs: the held-out ones.
+        chosen: whether the best model is another than the last; else one accuracy is shown.
+    """
 
     def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
         found = scores.test(encoder, folder)
@@ -212,9 +218,10 @@ def with_nli(scores: Scores, pairs: TrainingText) -> Scores:
         return found | {"nli": 100 * float(np.mean(called == np.asarray(pairs.labels)))}
 
     def columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
+        of_best, of_last = ("NLI, best", "NLI, last") if chosen else ("", "NLI")
         accuracy = [
-            Column("nli_best", "NLI, best", best["nli"]),
-            Column("nli_last", "NLI, last", last["nli"]),
+            Column("nli_best", of_best, best["nli"]),
+            Column("nli_last", of_last, last["nli"]),
         ]
         return [*scores.columns(best, last), *accuracy]
 

@@ -69,8 +69,9 @@ class ESimCSE(ContrastiveWithHead):
     def check_rows(self, rows: int, batch_size: int) -> None:
         """See `ObjectiveConfig.check_rows`: else a sentence meets itself, as its own negative.
 
-        Within an epoch: after the text is shuffled for the next one, the queue may still hold it,
-        as in the authors' code; the shorter it is beside the text, the more rarely.
+        Within an epoch: after the text is shuffled for the next one, the queue may still hold it
+        (the authors empty theirs at every epoch); the shorter it is beside the text, the more
+        rarely.
         """
         if rows < self.queue_size + batch_size:
             most = rows - batch_size

@@ -262,6 +262,8 @@ def test_labels_are_part_of_the_fingerprint_and_as_many_as_rows():
             ("premise", "hypothesis", "gold"),
             "'gold' holds the labels of NLI; leave columns out",
         ),
+        (["premise,hypothesis", "a dog,no dog"], (), "columns of NLI, but there is no label; add"),
+        (["premise,hypothesis,label,label", "a,b,0,1"], (), "several columns 'label'; rename all"),
     ],
 )
 def test_numbers_and_labels_are_no_sentences(tmp_path, rows, columns, message):
@@ -269,3 +271,9 @@ def test_numbers_and_labels_are_no_sentences(tmp_path, rows, columns, message):
     file.write_text("\n".join(rows) + "\n")
     with pytest.raises(ValueError, match=message):
         read_training_file(file, choice=ColumnChoice(columns))
+
+
+def test_nli_without_labels_can_be_meant(tmp_path):
+    file = write(tmp_path / "rows.csv", "premise,hypothesis\na dog,the dog\n")
+    text = read_training_file(file, choice=ColumnChoice(("premise", "hypothesis")))
+    assert text.columns == (("a dog",), ("the dog",))

@@ -43,6 +43,7 @@ class Settings:
     """A script's."""
 
     held_out: int = 1
+    seeds: tuple[int, ...] = (0,)
 
 
 def test_what_is_wrong_is_one_line_that_names_the_option(monkeypatch, capsys):
@@ -58,3 +59,11 @@ def test_what_is_wrong_is_one_line_that_names_the_option(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_script(main, Settings, "A script.")
     assert capsys.readouterr().err == "error: --held-out is 0; it must be at least 1\n"
+    for args, says in (
+        (["--seeds", "--held-out", "1"], "--seeds is given without a value"),
+        (["--held-out", "1", "--held_out=2"], "--held-out is given twice"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["script", *args])
+        with pytest.raises(SystemExit, match="2"):
+            run_script(main, Settings, "A script.")
+        assert capsys.readouterr().err.startswith(f"error: {says}")

@@ -1,6 +1,7 @@
 """The ablations: what each row changes, what trains, and the table."""
 
 import dataclasses
+import json
 import math
 import sys
 
@@ -115,9 +116,9 @@ def test_what_a_row_trains_on(settings):
 
 
 def test_rows_that_cannot_be_run(settings, monkeypatch):
-    def missing(preset, label, nli_columns=3):
+    def missing(preset, label, nli_columns=3, nli_labels=False):
         data = configuration(settings, preset, row_of(preset, label)).data
-        return ablations.missing(data, nli_columns)
+        return ablations.missing(data, nli_columns, nli_labels)
 
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.setitem(sys.modules, "nltk.corpus", None)
@@ -127,6 +128,28 @@ def test_rows_that_cannot_be_run(settings, monkeypatch):
     assert missing("temperature", "τ = 0.05", nli_columns=2) == "needs 3 columns"
     assert missing("hard-negative", "none", nli_columns=2) is None
     assert missing("sbert-pooling", "mean", nli_columns=0) == "needs --nli"
+    assert "labels in --nli" in missing("sbert-pooling", "mean", nli_columns=3)
+    assert missing("sbert-pooling", "mean", nli_columns=0, nli_labels=True) is None
+
+
+def test_what_nli_has(tmp_path):
+    def file(name, text):
+        (tmp_path / name).write_text(text)
+        return (tmp_path / name,)
+
+    def pairs(*labels):
+        lines = ({"premise": "p", "hypothesis": f"h {x}", "label": x} for x in labels)
+        return file("pairs.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+
+    labels = ("entailment", "neutral", "contradiction")
+    assert ablations.nli_has(()) == (0, False)
+    assert ablations.nli_has(pairs(*labels)) == (4, True)
+    assert ablations.nli_has(pairs(*labels[::2])) == (3, True)  # no neutral hypothesis
+    assert ablations.nli_has(pairs(*labels[:2])) == (0, True)  # no contradiction: no triplets
+    triplets = file("triplets.csv", "sent0,sent1,hard_neg\na,b,c\n")
+    assert ablations.nli_has(triplets) == (3, False)
+    with pytest.raises(ValueError, match="pairs.jsonl"):
+        ablations.nli_has(pairs("maybe"))
 
 
 def test_every_row_has_a_folder_of_its_own(settings):
@@ -192,9 +215,10 @@ def test_bad_settings(settings):
     assert hub.find_model(settings.model).is_dir()
 
 
-def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
-    results = read_json(results_folder / "ablations.json")
-    assert ablations.markdown(results) == (results_folder / "ablations.md").read_text()
+@pytest.mark.parametrize("name", ["", "_raw", "_raw_nli", "_raw_poolers"])
+def test_the_committed_table_is_drawn_from_its_numbers(results_folder, name):
+    results = read_json(results_folder / f"ablations{name}.json")
+    assert ablations.markdown(results) == (results_folder / f"ablations{name}.md").read_text()
 
 
 def test_how_far_the_order_is_the_papers():

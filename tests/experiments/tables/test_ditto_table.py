@@ -39,23 +39,41 @@ def test_the_table(tiny_data, golden, tmp_path, monkeypatch):
         ditto.DittoTable(tiny_data, ("a", "b"), ("c",))
 
 
-def test_seeds_of_one_model_share_their_rows():
-    def found(best, mean, heads):
-        rows = {pooling: dict.fromkeys(ditto.COLUMNS, mean) for pooling in ("mean", *heads)}
-        shares = {pooling: {"dev": dev, "first": 0.25} for pooling, dev in heads.items()}
-        return {"heads": shares, "best": {"best on dev": best}, "rows": rows}
+def found(best, scores, shares):
+    """What `measure` returns of a model with heads 1 and 2 in one layer, scores the same a row."""
+    rows = {pooling: dict.fromkeys(ditto.COLUMNS, score) for pooling, score in scores.items()}
+    heads = {p: {"dev": scores[p], "first": share} for p, share in shares.items()}
+    return {"heads": heads, "best": {"best on dev": best}, "rows": rows}
 
+
+ONE, TWO = "ditto-1-1", "ditto-1-2"
+
+
+def test_seeds_of_one_model_share_their_rows():
     models = {
-        "raw, seed 0": found("ditto-1-1", 50.0, {"ditto-1-1": 60.0, "ditto-1-2": 10.0}),
-        "other, seed 7": found("ditto-1-1", 1.0, {"ditto-1-1": 5.0}),
-        "raw, seed 1": found("ditto-1-2", 53.0, {"ditto-1-1": 30.0, "ditto-1-2": 31.0}),
+        "raw, seed 0": found(ONE, {"mean": 50.0, ONE: 60.0, TWO: 10.0}, {ONE: 0.2, TWO: 0.1}),
+        "other, seed 7": found(ONE, {"mean": 1.0, ONE: 5.0}, {ONE: 0.25}),
+        "raw, seed 1": found(TWO, {"mean": 53.0, ONE: 30.0, TWO: 66.0}, {ONE: 0.3, TWO: 0.4}),
+        "raw, seed 2": found(ONE, {"mean": 53.0, ONE: 66.0, TWO: 50.0}, {ONE: 0.4, TWO: 0.4}),
     }
     text = ditto.markdown({"hardware": "a CPU", "models": models})
     lines = text.splitlines()
     several, best, alone = [line for line in lines if line.startswith(("| raw", "| other"))][:3]
-    assert several.startswith("| raw | `mean` |  | 51.50 ± 2.12 | ")
-    name = "| raw | `ditto-1-1`, `ditto-1-2` (best on dev) | 0.25 ± 0.00 | 51.50 ± 2.12 | "
+    assert several.startswith("| raw | `mean` |  | 52.00 ± 1.73 | ")
+    # Of each seed its own best: 60, 66 and 66, with 0.2, 0.4 and 0.4 of the first token's weight.
+    name = f"| raw | `{ONE}`, `{TWO}`, `{ONE}` (best on dev) | 0.33 ± 0.12 | 64.00 ± 3.46 | "
     assert best.startswith(name)
     assert alone.startswith("| other, seed 7 | `mean` |  | 1.00 | ")
-    assert "| 1 | 45.0 (0.25) | 20.5 (0.25) |" in lines  # the mean of each head's seeds
-    assert "first token's share, means of 2 seeds; layers" in text
+    assert "| 1 | 52.0 (0.30) | 42.0 (0.30) |" in lines  # the mean of each head's seeds
+    assert "first token's share, means of 3 seeds; layers" in text
+
+
+def test_what_is_no_seed_is_not_averaged_as_one(tmp_path):
+    own = {ONE: 5.0, "mean": 1.0}
+    models = {"raw": found(ONE, own, {ONE: 0.2}), "raw, seed 0": found(ONE, own, {ONE: 0.2})}
+    assert list(ditto.by_name(models)) == ["raw", "raw, seed 0"]
+    more = found(ONE, {**own, TWO: 4.0}, {ONE: 0.2, TWO: 0.2})
+    with pytest.raises(ValueError, match="the seeds of raw differ in their heads"):
+        ditto.by_name({"raw, seed 0": models["raw"], "raw, seed 1": more})
+    with pytest.raises(ValueError, match="two models have the same label"):
+        ditto.DittoTable(tmp_path, ("a", "b"), ("c", "c"))

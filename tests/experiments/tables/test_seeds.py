@@ -22,12 +22,13 @@ def test_the_best_of_k_is_the_mean_over_all_choices():
         assert found[k - 1] == pytest.approx(np.mean(chosen), abs=1e-12)
 
 
-def trained(folder, dev, test):
+def trained(folder, dev, test, metric="stsb_dev"):
     columns = ["dev_before", "dev_best", "test_best", "test_last"]
     rows = [[60.0, d, t, 0.0] for d, t in zip(dev, test, strict=True)]
     summary = {"seeds": list(range(len(dev))), "columns": columns, "per_seed": rows}
     folder.mkdir()
-    text = json.dumps({**summary, "settings": {"max_steps": 3}, "hardware": "a CPU"})
+    settings = {"max_steps": 3, "dev_metric": metric}
+    text = json.dumps({**summary, "settings": settings, "hardware": "a CPU"})
     (folder / "summary.json").write_text(text)
     return folder
 
@@ -52,7 +53,7 @@ def test_the_table_and_the_picture(tmp_path, capsys):
     assert lines[-1] == "| flow | 4 | 63.00 ± 2.94 | 60.00 to 66.00 |  | 64.83 |  |"
     assert (tmp_path / "out" / "seeds.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((tmp_path / "out" / "seeds.json").read_text())
-    assert found["runs"]["SimCSE"]["settings"] == {"max_steps": 3}
+    assert found["runs"]["SimCSE"]["settings"]["max_steps"] == 3
     assert "seeds.json, seeds.md and seeds.png" in " ".join(capsys.readouterr().out.split())
 
 
@@ -62,6 +63,7 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
     other = trained(tmp_path / "other", [80.0, 81.0], [70.0, 71.0])
     text = (other / "summary.json").read_text()
     (other / "summary.json").write_text(text.replace("test_best", "lee_best"))
+    lee = trained(tmp_path / "lee", [80.0, 81.0], [70.0, 71.0], metric="lee_spearman")
     keyless = tmp_path / "keyless"
     keyless.mkdir()
     (keyless / "summary.json").write_text('{"seeds": [0, 1]}')
@@ -72,6 +74,7 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
         (fitted(tmp_path / "null", [70.0, None]), ValueError, "not finite"),
         (keyless, ValueError, "keyless has no scores as they are written there: KeyError"),
         (other, ValueError, "has no scores of STS-B"),
+        (lee, ValueError, "has no scores of STS-B dev and test; train with --eval-data"),
     ]:
         with pytest.raises(error, match=message):
             seeds.main(seeds.Seeds({"x": folder}, output_dir=tmp_path / "out"))

@@ -1,13 +1,16 @@
 """The table of all methods: finished runs are used, rows kept, papers' numbers beside ours."""
 
+import dataclasses
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from experiments.tables import sts
 from experiments.tables.sts import StsTable, lines, main, paper_rows, rows
 from simcse_jax import SentenceEncoder
-from simcse_jax.data.senteval import read_sts
+from simcse_jax.data.senteval import Pairs, StsTask, read_sts
 from simcse_jax.evaluation.sts import evaluate_sts
 
 
@@ -80,9 +83,28 @@ def test_what_is_there_is_measured_and_the_rest_marked(
     monkeypatch.setattr(sts, "measure", fail)
     main(settings)
     assert (tmp_path / "out" / "table.md").read_text() == text
+    assert_other_pairs_are_measured_again(settings, tmp_path / "other data", monkeypatch)
     (finished / "seed-1" / "results.json").write_text('{"settings": {"seed": 1, "steps": 9}}')
     with pytest.raises(AssertionError, match="measured again"):
         main(settings)
+
+
+def assert_other_pairs_are_measured_again(settings, folder, monkeypatch):
+    shutil.copytree(settings.eval_data, folder)
+    elsewhere = dataclasses.replace(settings, eval_data=folder)
+    main(elsewhere)
+    pairs = Pairs("test", ("a", "b"), ("c", "d"), np.array([1.0, 2.0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(sts, "read_sts", lambda _: {"STS-B": StsTask("STS-B", (pairs,))})
+        with pytest.raises(AssertionError, match="measured again"):
+            main(elsewhere)
+
+
+def test_rows_depend_on_the_sentences_they_are_fitted_on(tmp_path):
+    fitted = next(row for row in rows("cls") if row.fit == "NLI")
+    texts = ({"tasks": {"STS-B": ["1"]}, "nli": nli} for nli in ("2", "3"))
+    one, other = (sts.row_key(StsTable(tmp_path), fitted, text) for text in texts)
+    assert one != other
 
 
 def test_a_folder_that_is_no_run(tmp_path):
