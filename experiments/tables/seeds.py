@@ -69,9 +69,8 @@ def scores_in(folder: Path) -> dict[str, Any]:
     """Return what `read_scores` does, as it stands in the run's file."""
     if (file := folder / "summary.json").is_file():
         found = read_json(file)
-        of_stsb = (
-            found["settings"].get("dev_metric") == "stsb_dev"
-        )  # not of Lee, or one's own pairs
+        # Not those of the Lee corpus, or of pairs of one's own.
+        of_stsb = found["settings"].get("dev_metric") == "stsb_dev"
         if not of_stsb or not {"dev_best", "test_best"} <= set(found["columns"]):
             raise ValueError(f"{file} has no scores of STS-B dev and test; train with --eval-data")
         seeds = found["seeds"]

@@ -319,8 +319,7 @@ def _wikipedia_text() -> TrainingText:
     found = tuple(wikipedia.sentences(wikipedia.embedded_wikipedia()))
     return TrainingText(
         (found,),
-        f"gensim's Wikipedia excerpt: {len(found):,} sentences, each is its own positive "
-        "(unsupervised)",
+        f"gensim's Wikipedia excerpt: {len(found):,} sentences",
     )
 
 

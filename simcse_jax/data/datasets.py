@@ -485,8 +485,8 @@ def _prepared(config: DataConfig, seed: int, eval_data: Path | None) -> Training
 def _given(config: DataConfig, seed: int, eval_data: Path | None) -> TrainingData:
     """The sentences that were handed to `simcse_jax.train`, which no configuration holds."""
     raise ValueError(
-        f"the data set {GIVEN!r} stands for the sentences that train() was given; give them again, "
-        "or train on files"
+        f"the data set {GIVEN!r} stands for the sentences that train() was given; give them again "
+        "(sentences), or train on files (train_files) without it"
     )
 
 

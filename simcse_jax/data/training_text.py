@@ -57,8 +57,8 @@ NLI_LABELS: tuple[Label, ...] = get_args(Label)
 _KINDS: dict[int, Kind] = {1: "sentences", 2: "pairs", 3: "triplets"}
 # More columns are hard negatives.
 _MORE: Kind = "examples"
+# Sentences are whatever the objective makes of them.
 _MEANING = {
-    "sentences": "each is its own positive (unsupervised)",
     "pairs": "the second is the positive (supervised)",
     "triplets": "the second is the positive, the third the hard negative (supervised)",
     "examples": "the second is the positive, the others are hard negatives (supervised)",
@@ -315,9 +315,10 @@ def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = N
     named = f" ({', '.join(part.names)})" if part is not None and part.names else ""
     count = counted(rows, kind.removesuffix("s"))
     width = counted(len(columns), "column")
-    if part is None or not part.label:
-        return f"{name}: {count} from {width}{named}, {_MEANING[kind]}"
-    return f"{name}: {count} from {width}{named}, each with its {part.label}"
+    meaning = (
+        _MEANING.get(kind) if part is None or not part.label else f"each with its {part.label}"
+    )
+    return f"{name}: {count} from {width}{named}" + (f", {meaning}" if meaning else "")
 
 
 def _read(path: Path, choice: ColumnChoice = WHOLE) -> _Columns | NliFile:

@@ -108,10 +108,14 @@ def check_pooling(pooling: str, config: BertConfig) -> None:
     layers, _ = layers_and_reduction(pooling)
     layer, head = ditto_head(pooling) or (max(layers), 1)
     if layer > config.num_hidden_layers:
-        raise ValueError(f"pooling {pooling!r} needs layer {layer} of {config.num_hidden_layers}")
+        raise ValueError(
+            f"pooling {pooling!r} needs layer {layer} of {config.num_hidden_layers}; name one of 1 "
+            f"to {config.num_hidden_layers}"
+        )
     if head > config.num_attention_heads:
         raise ValueError(
-            f"pooling {pooling!r} needs head {head} of {config.num_attention_heads} in a layer"
+            f"pooling {pooling!r} needs head {head} of {config.num_attention_heads} in a layer; "
+            f"name one of 1 to {config.num_attention_heads}"
         )
 
 

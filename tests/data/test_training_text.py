@@ -22,10 +22,7 @@ def test_a_txt_file_is_a_sentence_a_line(tmp_path):
     text = read_training_file(path)
     assert text.kind == "sentences"
     assert text.columns == (("One.", 'Two,\tand "more"\u2028.', "Three."),)
-    assert text.description == (
-        "a.txt: 3 sentences from 1 column, each is its own positive (unsupervised); "
-        "2 blank lines left out"
-    )
+    assert text.description == ("a.txt: 3 sentences from 1 column; 2 blank lines left out")
     assert len(text) == 3
     assert text.rows([2, 0]) == [("Three.",), ("One.",)]
 

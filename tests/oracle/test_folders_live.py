@@ -43,7 +43,10 @@ def compare(folder):
     ours = SentenceEncoder.from_pretrained(folder)
     theirs = st.SentenceTransformer(str(folder), device="cpu")
     assert ours.max_length == theirs.max_seq_length
-    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5, rtol=0)
+    expected = theirs.encode(TEXTS)
+    # Of the largest number: a LayerNorm makes it 8, and float32's rounding grows with it.
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(ours.encode(TEXTS), expected, atol=1e-5 * scale, rtol=0)
     normalised = theirs.encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(ours.encode(TEXTS, normalize=True), normalised, atol=1e-5, rtol=0)
     return ours, theirs
