@@ -315,9 +315,9 @@ def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = N
     named = f" ({', '.join(part.names)})" if part is not None and part.names else ""
     count = counted(rows, kind.removesuffix("s"))
     width = counted(len(columns), "column")
-    meaning = (
-        _MEANING.get(kind) if part is None or not part.label else f"each with its {part.label}"
-    )
+    meaning = _MEANING.get(kind, "")
+    if part is not None and part.label:
+        meaning = f"each with its {part.label}"
     return f"{name}: {count} from {width}{named}" + (f", {meaning}" if meaning else "")
 
 
