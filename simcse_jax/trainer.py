@@ -68,6 +68,7 @@ from simcse_jax.training import (
 from simcse_jax.training.checkpoint import ChangedSettings, latest_step
 from simcse_jax.training.run_folder import (
     CHECKPOINTS,
+    METRICS,
     RESULTS,
     RUN,
     check_folder,
@@ -223,6 +224,11 @@ def check_folders(config: Config, own: Sequence[Config]) -> None:
         check_folder(one.run.output_dir, fixed_fields(one), config.run.resume)
         check_scored_tasks(one)
     if config.run.seeds:
+        if (config.run.output_dir / METRICS).exists():
+            raise FileExistsError(
+                f"{config.run.output_dir} holds a run of one seed; choose another folder for "
+                "several"
+            )
         fixed = fixed_fields(config)
         del fixed["seed"]
         check_folder(config.run.output_dir, fixed, config.run.resume)
@@ -474,7 +480,7 @@ def train_seed(
             checkpoint_seconds=60 * run.checkpoint_minutes,
             resume=run.resume,
             evaluation=evaluation_of(config, scores, untrained, start.metric, card),
-            metrics_file=run.output_dir / "metrics.jsonl",
+            metrics_file=run.output_dir / METRICS,
             on_record=record,
             on_start=lambda done: say_start(config, done, total),
             log_every=5,

@@ -268,6 +268,9 @@ def test_seeds_are_refused_before_any_is_trained(make, tiny_data, tmp_path, monk
         train_seeds(replace(config, resume=True))
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["seed-0", "seed-1"]
     assert not list((tmp_path / "run" / "seed-0").iterdir())
+    one = replace(config, output_dir=tmp_path / "run" / "seed-1", resume=True)
+    with pytest.raises(FileExistsError, match="seed-1 holds a run of one seed; choose another"):
+        train_seeds(one)
 
 
 def test_a_seed_is_reproduced_by_its_own_configuration(make, tiny_data, tmp_path):

@@ -26,8 +26,9 @@ from simcse_jax.training.writers import WANDB
 
 LOCK = "run.lock"
 RUN, RESULTS, SUMMARY, CHECKPOINTS = "run.json", "results.json", "summary.json", "checkpoints"
+METRICS = "metrics.jsonl"
 MODELS = ("best", "last")
-OWN = (RUN, RESULTS, SUMMARY, CHECKPOINTS, *MODELS, "metrics.jsonl", "tensorboard", WANDB)
+OWN = (RUN, RESULTS, SUMMARY, CHECKPOINTS, *MODELS, METRICS, "tensorboard", WANDB)
 
 T = TypeVar("T")
 
