@@ -369,13 +369,13 @@ def test_the_commands_run(page, tiny_data, golden, files, monkeypatch, capsys):
 
 
 def changed(words, more):
-    """The words with these options instead of their own, each of which has one value."""
+    """The words with these options instead of their own, whose values end at the next option."""
     options = [word for word in more if word.startswith("--")]
     kept, skipped = [], False
     for word in words:
-        if not skipped and word not in options:
+        skipped = word in options if word.startswith("--") else skipped
+        if not skipped:
             kept.append(word)
-        skipped = word in options and not word.startswith("--no-")
     return kept + more
 
 
