@@ -583,7 +583,7 @@ SEVERAL = (
 def check_options(args: Sequence[str], several: Iterable[str] = SEVERAL) -> None:
     """Refuse an option that is given twice, with an empty value, or with none of several values.
 
-    What it says would be as if it were not there: of two, the last alone is read.
+    Each would be as if it were not there: of an option given twice, only the last is read.
 
     Args:
         args: the words of a command line.
@@ -598,7 +598,7 @@ def check_options(args: Sequence[str], several: Iterable[str] = SEVERAL) -> None
         if word.startswith("--"):
             option = word
             if option in given:
-                raise ValueError(f"{option} is given twice; give it once, with all that it is")
+                raise ValueError(f"{option} is given twice; give it once, with all its values")
             given.add(option)
             if option in several and after.startswith("--"):
                 raise ValueError(f"{option} is given without a value; name some, or leave it out")

@@ -218,8 +218,8 @@ class TrainingBatches:
             said = getattr(text, "description", "")
             read = f" ({said})" if said else ""
             raise ValueError(
-                f"{counted(rows, 'row')} of training text{read} cannot fill one batch of "
-                f"{batch_size}; give more text or a batch size of at most {rows}"
+                f"{counted(rows, 'row')} of training text cannot fill one batch of {batch_size}; "
+                f"give more text or a batch size of at most {rows}{read}"
             )
         if not 0 <= process_index < process_count:
             raise ValueError(

@@ -59,9 +59,9 @@ _KINDS: dict[int, Kind] = {1: "sentences", 2: "pairs", 3: "triplets"}
 _MORE: Kind = "examples"
 # Sentences are whatever the objective makes of them.
 _MEANING = {
-    "pairs": "the second is the positive (supervised)",
-    "triplets": "the second is the positive, the third the hard negative (supervised)",
-    "examples": "the second is the positive, the others are hard negatives (supervised)",
+    "pairs": ", the second is the positive (supervised)",
+    "triplets": ", the second is the positive, the third the hard negative (supervised)",
+    "examples": ", the second is the positive, the others are hard negatives (supervised)",
 }
 # Columns that betray a labelled file, whose third column would be taken for a sentence.
 _NO_TEXT = frozenset({"label", "labels", "gold_label", "score", "similarity", "relatedness_score"})
@@ -315,10 +315,9 @@ def _describe(name: str, rows: int, columns: Sequence, part: _Columns | None = N
     named = f" ({', '.join(part.names)})" if part is not None and part.names else ""
     count = counted(rows, kind.removesuffix("s"))
     width = counted(len(columns), "column")
-    meaning = _MEANING.get(kind, "")
-    if part is not None and part.label:
-        meaning = f"each with its {part.label}"
-    return f"{name}: {count} from {width}{named}" + (f", {meaning}" if meaning else "")
+    label = None if part is None else part.label
+    meaning = f", each with its {label}" if label else _MEANING.get(kind, "")
+    return f"{name}: {count} from {width}{named}{meaning}"
 
 
 def _read(path: Path, choice: ColumnChoice = WHOLE) -> _Columns | NliFile:

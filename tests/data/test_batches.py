@@ -336,10 +336,7 @@ def test_dealing_costs_no_density_on_real_text(shared_data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"batch_size": 11},
-            "10 rows of training text.* cannot fill one batch of 11; .* at most 10",
-        ),
+        ({"batch_size": 11}, "10 rows of training text cannot fill one batch of 11; .* at most 10"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"shards": 3}, "a batch of 8 examples does not divide by 3, .*; take 6 or 9"),
         ({"shards": 16}, "does not divide by 16, .*; take 16"),

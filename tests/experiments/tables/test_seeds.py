@@ -53,7 +53,7 @@ def test_the_table_and_the_picture(tmp_path, capsys):
     assert lines[-1] == "| flow | 4 | 63.00 ± 2.94 | 60.00 to 66.00 |  | 64.83 |  |"
     assert (tmp_path / "out" / "seeds.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((tmp_path / "out" / "seeds.json").read_text())
-    assert found["runs"]["SimCSE"]["settings"]["max_steps"] == 3
+    assert found["runs"]["SimCSE"]["settings"] == {"max_steps": 3, "dev_metric": "stsb_dev"}
     assert "seeds.json, seeds.md and seeds.png" in " ".join(capsys.readouterr().out.split())
 
 
