@@ -398,7 +398,7 @@ def load_config(name: str | Path) -> Config:
         if not isinstance(config, Config):
             raise ValueError(f"{path} does not define CONFIG, a simcse_jax.config.Config")
         return config
-    return from_json(io.read_json(path), path)
+    return from_json(io.read_json(path, fields_once=True), path)
 
 
 def _run_file(path: Path) -> types.ModuleType:

@@ -471,14 +471,18 @@ def check_is_file(path: AnyPath) -> None:
         raise OSError(f"{path} is a folder, a pipe or a device; it must be a file")
 
 
-def read_json(path: AnyPath) -> Any:
+def read_json(path: AnyPath, fields_once: bool = False) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: the file.
+        fields_once: refuse an object that has a field twice, of which JSON's readers take the last.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is not UTF-8 or not JSON; the message names file and line.
     """
-    return parse_json(_read_text(path), path)
+    return parse_json(_read_text(path), path, fields_once=fields_once)
 
 
 def read_object(path: AnyPath) -> dict[str, Any]:
@@ -504,14 +508,14 @@ def read_json_lines(path: AnyPath) -> list[Any]:
     return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
 
 
-def parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
-    """Parse JSON that stands in a file from this line on.
+def parse_json(text: str, path: AnyPath, first_line: int = 1, *, fields_once: bool = False) -> Any:
+    """Parse JSON that stands in a file from this line on; see `read_json`.
 
     Raises:
         ValueError: it is not JSON; the message names file and line.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_fields_once if fields_once else None)
     except RecursionError:
         raise ValueError(f"{path}: its JSON is nested too deep to be read") from None
     except json.JSONDecodeError as error:
@@ -521,6 +525,15 @@ def parse_json(text: str, path: AnyPath, first_line: int = 1) -> Any:
         ) from error
     except ValueError as error:  # a whole number of thousands of digits
         raise ValueError(f"{path}: not JSON that can be read ({error})") from error
+
+
+def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} is there twice; leave one out")
+    return fields
 
 
 def read_lines(path: AnyPath, encoding: str = "utf-8") -> list[str]:

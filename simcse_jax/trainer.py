@@ -538,7 +538,7 @@ def say_start(config: Config, start: int, total: int) -> None:
     say(
         f"{begins}; a checkpoint is written every {minutes}{also} and on "
         "Ctrl-C, from which --resume (in Python resume=True) continues. The first step is being "
-        "compiled, which takes up to a minute on a CPU"
+        "compiled, which takes a minute or so on a CPU"
     )
 
 

@@ -180,6 +180,10 @@ def test_places_and_what_is_asked_for_may_differ_when_resumed():
         ('{"objective": {"type": "simcse"}, "run": {"seed": 1.5}}', "run.seed is 1.5; it must"),
         ('{"objective": {"type": "simcse"}, "run": {"parallel": "none"}}', "one of shard_map"),
         ('{"objective": {"type": "simcse"}, "run": 3}', "run has no field 3"),
+        (
+            '{"objective": {"type": "simcse"}, "run": {"seed": 1, "seed": 2}}',
+            r"the field 'seed' is there twice; leave one out",
+        ),
     ],
 )
 def test_files_that_are_refused(tmp_path, text, message):

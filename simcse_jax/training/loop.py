@@ -383,11 +383,13 @@ class _Metrics:
             for (step, _, _), metrics in zip(asked, fetched, strict=True):
                 values = {name: float(value) for name, value in metrics.items()}
                 self._check(step, values)
-                rate = {"sentences_per_second": round(speed, 1)}
-                self._records.write({"step": step, **values, **rate})
+                self._records.write(
+                    {"step": step, **values, "sentences_per_second": round(speed, 1)}
+                )
         finally:
             self._records.flush()
-        said = {"loss": f"{values['loss']:.4f}", "speed": f"{speed:.0f} sentences/s"}
+        rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
+        said = {"loss": f"{values['loss']:.4f}", "speed": f"{rate} sentences/s"}
         self._shown.show_metrics(step, said)
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:
