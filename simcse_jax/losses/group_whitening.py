@@ -14,7 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from simcse_jax.arrays import AnyArray
 from simcse_jax.checks import check_count
@@ -31,8 +31,9 @@ def group_whitening(
 ) -> Float[Array, "B D"]:
     """Whiten a batch in groups of its channels (WhitenedCSE, "shuffled group whitening").
 
-    Directions of a group that do not vary beyond rounding stay about zero, where the authors' code
-    divides by zero.
+    What does not vary beyond rounding, a channel or a direction of a group, becomes zero and has no
+    gradient. The authors' code divides by it: MiniLM has three channels that are constant, and
+    their gradients would be a thousand times those of all others.
 
     Args:
       x: ``[B, D]``; there should be more rows than a group has channels.
@@ -57,6 +58,7 @@ def group_whitening(
     wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
     grouped = wide[:, order].reshape(rows, groups, -1)  # [B G F]
     centred = grouped - mean_over_shares(grouped.mean(0), axis_name)
+    centred = jnp.where(_varies(grouped, centred, axis_name), centred, 0.0)
     exact = lax.Precision.HIGHEST
     products = jnp.einsum("BGF,BGE->GFE", centred, centred, precision=exact)
     covariance = mean_over_shares(products / rows, axis_name)
@@ -66,38 +68,56 @@ def group_whitening(
     return whitened.reshape(rows, width)[:, jnp.argsort(order)]
 
 
+def _varies(
+    x: Float[Array, "B G F"], centred: Float[Array, "B G F"], axis_name: str | None
+) -> Bool[Array, "G F"]:
+    """Tell which channels vary by more than the rounding of a mean of B equal numbers."""
+    rounding = x.shape[0] * jnp.finfo(x.dtype).eps
+    variance, power = (mean_over_shares((a**2).mean(0), axis_name) for a in (centred, x))
+    return lax.stop_gradient(variance > rounding**2 * power)
+
+
 @jax.custom_jvp
 def inverse_root(covariance: Float[AnyArray, "G F F"]) -> Float[Array, "G F F"]:
     """Return the symmetric ``Σ^(-1/2)`` of positive semidefinite matrices.
 
-    Eigenvalues are raised to at least ε F times the largest. The derivative is written out,
-    ``U (K ∘ (Uᵀ dΣ U)) Uᵀ`` with ``K_ij = -1 / (a_i a_j (a_i + a_j))``, ``a = √λ``: that of the
-    eigenvectors, from which JAX would make it, is infinite where two eigenvalues are equal.
+    Of the eigenvalues up to ε F times the largest, which are zero but for rounding, it is that of
+    the pseudo-inverse: zero. The derivative is written out, ``U (K ∘ (Uᵀ dΣ U)) Uᵀ`` with the
+    divided differences of ``f(λ) = λ^(-1/2)``, ``K_ij = -1 / (a_i a_j (a_i + a_j))`` for
+    ``a = √λ``: that of the eigenvectors, from which JAX would make it, is infinite where two
+    eigenvalues are equal.
     """
-    roots, vectors = _spectrum(jnp.asarray(covariance))
-    return _turned(vectors, vectors / roots[:, None])
+    roots, kept, vectors = _spectrum(jnp.asarray(covariance))
+    return _turned(vectors, vectors * (kept / roots)[:, None])
 
 
 @inverse_root.defjvp
 def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    roots, vectors = _spectrum(primals[0])
+    roots, kept, vectors = _spectrum(primals[0])
     left, right = roots[:, :, None], roots[:, None, :]
+    both, one = kept[:, :, None] & kept[:, None, :], kept[:, :, None] ^ kept[:, None, :]
     inner = jnp.einsum(
         "GFA,GFE,GEC->GAC", vectors, tangents[0], vectors, precision=lax.Precision.HIGHEST
     )
-    inner = -inner / (left * right * (left + right))
+    # With f = 0 for one of the two, whose λ is zero, K is f / λ of the other.
+    inner *= jnp.where(both, -1 / (left * right * (left + right)), 0.0) + jnp.where(
+        one, 1 / jnp.maximum(left, right) ** 3, 0.0
+    )
     outer = jnp.einsum("GFA,GAC->GFC", vectors, inner, precision=lax.Precision.HIGHEST)
-    return _turned(vectors, vectors / roots[:, None]), _turned(vectors, outer)
+    return _turned(vectors, vectors * (kept / roots)[:, None]), _turned(vectors, outer)
 
 
 def _spectrum(
     covariance: Float[Array, "G F F"],
-) -> tuple[Float[Array, "G F"], Float[Array, "G F F"]]:
-    """Return the roots of the eigenvalues, which are positive, and the eigenvectors."""
+) -> tuple[Float[Array, "G F"], Bool[Array, "G F"], Float[Array, "G F F"]]:
+    """Return the roots of the eigenvalues, which of those are not zero, and the eigenvectors.
+
+    The roots are positive, also of what is zero, so that one can divide by them.
+    """
     values, vectors = jnp.linalg.eigh(covariance)
     info = jnp.finfo(covariance.dtype)
     floor = info.eps * values.shape[-1] * values[:, -1:] + info.tiny**0.5
-    return jnp.sqrt(jnp.maximum(values, floor)), vectors
+    return jnp.sqrt(jnp.maximum(values, floor)), values > floor, vectors
 
 
 def _turned(vectors: Float[Array, "G F F"], scaled: Float[Array, "G F F"]) -> Array:

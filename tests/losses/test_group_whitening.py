@@ -84,19 +84,48 @@ def test_gradients_with_and_without_the_matrices():
         np.testing.assert_allclose(jax.grad(total)(x, False), wanted, atol=1e-10)
 
 
-def test_what_does_not_vary_gives_no_nan():
-    """Equal sentences, a constant channel, and one that repeats another."""
-    constant = X.copy()
-    constant[:, 1], constant[:, 3] = 5.0, constant[:, 2]
-    for x in (np.ones_like(X), constant):
-        for gradient in (False, True):
+@pytest.mark.parametrize("gradient", [False, True], ids=["of constants", "whole"])
+@pytest.mark.parametrize("constant", [1.0, 0.1, -0.7, 0.0])
+def test_a_constant_channel_is_zero_and_has_no_gradient(constant, gradient):
+    """Constants of which a mean is not exact; the other channels are whitened as without it."""
+    x = X.copy()
+    x[:, 1] = constant
+    weights = RNG.normal(size=X.shape)
 
-            def total(x, gradient=gradient):
-                return group_whitening(x, 3, whitening_gradient=gradient).sum()
+    def total(x):
+        white = group_whitening(x, 3, whitening_gradient=gradient)
+        return jnp.sum(weights * jnp.sin(white)), white
 
-            value, slope = jax.value_and_grad(total)(jnp.asarray(x, jnp.float32))
-            assert np.isfinite(value)
-            assert np.isfinite(slope).all()
+    for given in (x, np.full_like(x, constant)):
+        slope, white = jax.grad(total, has_aux=True)(jnp.asarray(given, jnp.float32))
+        rest = [0, 2, 3] if given is x else []
+        zero = [c for c in range(4) if c not in rest]
+        np.testing.assert_allclose(white[:, zero], 0, atol=2e-6)
+        assert not slope[:, zero].any()
+        np.testing.assert_allclose(
+            white[:, rest], by_hand(x[:, rest], 1, np.arange(len(rest))), atol=2e-5
+        )
+        assert np.abs(slope).max() < 10
+
+
+def test_a_channel_that_repeats_another():
+    """Whitened by the pseudo-inverse of the covariance: half of the channel's own each."""
+    x = X.copy()
+    x[:, 3] = x[:, 2]
+    part = x[:, :4] - x[:, :4].mean(0)
+    values, vectors = np.linalg.eigh(part.T @ part / len(x))
+    kept = values > 1e-9
+    assert kept.sum() == 3
+    wanted = part @ vectors[:, kept] @ np.diag(values[kept] ** -0.5) @ vectors[:, kept].T
+    found = group_whitening(jnp.asarray(x, jnp.float32), 3)
+    np.testing.assert_allclose(found[:, :4], wanted, atol=2e-5)
+
+
+def test_the_derivative_where_a_direction_does_not_vary():
+    """Of ``A Aᵀ``, whose third eigenvalue stays zero however A changes."""
+    with jax.enable_x64(True):
+        a = jnp.asarray(RNG.normal(size=(2, 3, 2)))
+        check_grads(lambda a: inverse_root(a @ jnp.swapaxes(a, 1, 2)), (a,), 1, rtol=1e-5)
 
 
 def test_groups_that_do_not_fit_are_refused():
