@@ -161,7 +161,7 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
         return f"Sentence-BERT ({objective.kind})", _SBERT[objective.kind], ("sbert",)
     if isinstance(objective, MaskedLM):
         said = (
-            "Continued pretraining: masked words are predicted (Devlin et al. 2019). Nothing "
+            "Continued pretraining: masked tokens are predicted (Devlin et al. 2019). Nothing "
             "compares sentences, so that the vectors are those of a language model."
         )
         return "masked language modelling", said, ("bert",)

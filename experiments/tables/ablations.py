@@ -82,14 +82,12 @@ class Row:
         paper: Spearman × 100 on STS-B dev; None where none is printed.
         changes: fields of the configuration, by name.
         filled: whether the positives are sentences whose masked words the model has filled in.
-        not_run: why it cannot be run here.
     """
 
     label: str
     paper: float | None = None
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     filled: bool = False
-    not_run: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,12 +392,16 @@ def write_filled(settings: AblationTable) -> str | None:
     return None
 
 
+def delete_models(run: Path) -> None:
+    """Delete what a finished run of ours has beside its numbers: of a BERT-base two gigabytes."""
+    for name in ("checkpoints", "best", "last"):
+        shutil.rmtree(run / name, ignore_errors=True)
+
+
 def scores_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of a finished run on STS-B dev and at the end; its models are deleted."""
-    folder = Path(found["folder"])
-    for name in ("checkpoints", "best", "last"):  # two gigabytes of a BERT-base, for each run
-        shutil.rmtree(folder / name, ignore_errors=True)
-    later = [line for line in read_json_lines(folder / "metrics.jsonl") if "eval" in line]
+    """Return the scores of a finished run on STS-B dev and at the end."""
+    metrics = read_json_lines(Path(found["folder"]) / "metrics.jsonl")
+    later = [line for line in metrics if "eval" in line]
     return {
         "settings": found["settings"],
         "hardware": found["hardware"],
@@ -513,12 +515,15 @@ def main(settings: AblationTable) -> None:
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():
         for row, config in rows:
-            why = row.not_run or missing(config.data, *of_nli)
+            why = missing(config.data, *of_nli)
             if row.filled and not why:
                 why = write_filled(settings)
             if why:
                 report.console.print(f"{preset}, {row.label}: not run ({why})")
-            runs = [] if why else [scores_of(found) for found in train_seeds(config)]
+            finished = [] if why else train_seeds(config)
+            for found in finished:
+                delete_models(Path(found["folder"]))
+            runs = [scores_of(found) for found in finished]
             known = {"label": row.label, "paper": row.paper, "not_run": why, "runs": runs}
             tables[preset].append(known)
     if not any(row["runs"] for rows in tables.values() for row in rows):
@@ -527,9 +532,9 @@ def main(settings: AblationTable) -> None:
     results = report.results_record(settings, **how) | {"tables": tables}
     write_json(settings.output_dir / "ablations.json", results)
     write_text(settings.output_dir / "ablations.md", markdown(results))
-    for preset, found in tables.items():
+    for preset, of_preset in tables.items():
         title = f"{preset}: best Spearman × 100 on STS-B dev"
-        report.print_table(title, ["row", "paper, BERT-base", "ours"], table(found))
+        report.print_table(title, ["row", "paper, BERT-base", "ours"], table(of_preset))
     report.console.print(f"{settings.output_dir}: ablations.json, ablations.md and every run")
 
 

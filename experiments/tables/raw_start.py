@@ -4,7 +4,7 @@ r"""What masked language modelling makes of MiniLM: the way to a raw encoder, st
         --eval-data SENTEVAL/data/downstream --output-dir runs/raw_minilm
 
 It trains the configuration raw_minilm, one run a seed, and measures on the way: the loss and the
-accuracy of masked words in sentences that are held out, and of STS-B dev the score of three
+accuracy of masked tokens in sentences that are held out, and of STS-B dev the score of three
 poolings, and of the mean of the tokens the average cosine, the uniformity and the spectrum. The raw
 encoder of a seed is OUTPUT_DIR/seed-K/last. Writes raw_start.json and raw_start.md.
 """
@@ -69,7 +69,7 @@ class RawStart:
     seeds: tuple[int, ...] = CONFIG.run.seeds
     """One run for each of these seeds."""
     held_out: int = 1000
-    """So many of the sentences are not trained on: masked words are guessed in them."""
+    """So many of the sentences are not trained on: masked tokens are guessed in them."""
     dtype: str = "float32"
     """The compute type of training, float32 or bfloat16."""
     resume: bool = False
@@ -96,8 +96,8 @@ def split(sentences: Sequence[str], held_out: int) -> tuple[list[str], list[str]
     return [s for s in distinct if s not in kept], held
 
 
-def masked_words(encoder: SentenceEncoder, sentences: Sequence[str]) -> dict[str, float]:
-    """Return accuracy and loss of masked words; the same ones are masked at every call."""
+def masked_tokens(encoder: SentenceEncoder, sentences: Sequence[str]) -> dict[str, float]:
+    """Return accuracy and loss of masked tokens; the same ones are masked at every call."""
     model = Model(encoder.config, encoder.params, encoder.tokenizer, "mean", jnp.dtype("float32"))
     tokens, limit = masking_tokens(model), CONFIG.data.max_length
     ids = encoder.tokenizer(list(sentences), limit)[0]
@@ -114,7 +114,7 @@ def masked_words(encoder: SentenceEncoder, sentences: Sequence[str]) -> dict[str
 def guesses(
     config: BertConfig, tokens: MaskingTokens, params: Any, batch: Batch, key: Any
 ) -> tuple[Any, Any, Any]:
-    """Return how many masked words are guessed, the sum of their losses, and their number."""
+    """Return how many masked tokens are guessed, the sum of their losses, and their number."""
     keys = jax.random.split(key, batch.input_ids.size // TOKENS_PER_SEGMENT)
     ids, labels = mask_tokens(batch, keys, tokens, config.vocab_size)
     rows = dataclasses.replace(batch, input_ids=ids)
@@ -149,7 +149,7 @@ def geometry(vectors: np.ndarray) -> dict[str, float]:
 
 def measure(encoder: SentenceEncoder, dev: Pairs, held: Sequence[str]) -> dict[str, float]:
     """Return everything that is measured of an encoder, by name."""
-    found = masked_words(encoder, held) if "mlm" in encoder.params else {}
+    found = masked_tokens(encoder, held) if "mlm" in encoder.params else {}
     distinct = list(dict.fromkeys((*dev.sentences1, *dev.sentences2)))
     row = {sentence: i for i, sentence in enumerate(distinct)}
     sides = [[row[s] for s in side] for side in (dev.sentences1, dev.sentences2)]
@@ -166,8 +166,8 @@ def measure(encoder: SentenceEncoder, dev: Pairs, held: Sequence[str]) -> dict[s
 # ---------------------------------------------------------------------------------------------
 
 COLUMNS = {
-    "masked_loss": "loss of masked words",
-    "masked_accuracy": "masked words guessed, %",
+    "masked_loss": "loss of masked tokens",
+    "masked_accuracy": "masked tokens guessed, %",
     "mean": "mean, STS-B dev",
     "first-last": "first-last, STS-B dev",
     "cls": "cls, STS-B dev",

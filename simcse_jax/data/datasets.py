@@ -34,7 +34,6 @@ from simcse_jax.data.libraries import SPELLINGS, TFDS, parse, read_named
 from simcse_jax.data.senteval import read_stsb
 from simcse_jax.data.tables import check_columns
 from simcse_jax.data.training_text import (
-    WHOLE,
     ColumnChoice,
     TrainingText,
     read_labelled_nli,
@@ -149,9 +148,10 @@ class DataConfig:
 
     @property
     def choice(self) -> ColumnChoice:
-        """Return which columns are named."""
+        """Return which columns are named, or how many of the first are asked for."""
         names = self.columns if isinstance(self.columns, tuple) else ()
-        return ColumnChoice(names, self.label_column, self.score_column, self.highest_score)
+        first = self.columns if isinstance(self.columns, int) else None
+        return ColumnChoice(names, self.label_column, self.score_column, self.highest_score, first)
 
     @property
     def share_of_words(self) -> float:
@@ -249,7 +249,7 @@ def load_training_data(
         )
     elif config.dataset in DATASETS:
         data = DATASETS[config.dataset](config, seed, eval_data)
-        if config.choice != WHOLE:
+        if config.choice.by_name:
             data = data._replace(text=_chosen(data.text, config))
     else:
         raise ValueError(
@@ -315,7 +315,7 @@ def _of_library(config: DataConfig, seed: int) -> TrainingData:
             if parts.split not in ("", "train"):
                 raise ValueError(f"{name} has one split, train, which needs no naming")
             text = builders.load(parts.name, source=source)  # type: ignore[call-overload]
-            return TrainingData(text if config.choice == WHOLE else _chosen(text, config))
+            return TrainingData(_chosen(text, config) if config.choice.by_name else text)
     table = read_named(name, source, config.choice.names)
     text = text_of_table(table, config.choice, **config.reading(seed))
     return _with_documents(text, config)
@@ -525,7 +525,7 @@ def _read_labelled(files: Sequence[Path], choice: ColumnChoice) -> TrainingText:
     Raises:
         ValueError: the texts are named, but not the classes.
     """
-    if choice == WHOLE:
+    if not choice.by_name:
         return read_labelled_nli(files)
     if choice.label is None:
         raise ValueError("label_column is missing: name the column of the classes beside columns")

@@ -131,7 +131,7 @@ class TrainingText:
 
 
 class ColumnChoice(NamedTuple):
-    """Which columns of a table are trained on, by their names.
+    """Which columns of a table are trained on, by their names or by their number.
 
     Attributes:
         texts: in the order sentence, positive, hard negatives; default: all but the
@@ -139,12 +139,19 @@ class ColumnChoice(NamedTuple):
         label: the column of each row's class, or None.
         score: the column of each row's similarity, or None.
         highest_score: of the scale of the scores, which are divided by it.
+        first: so many of the table's first columns, where none is named.
     """
 
     texts: tuple[str, ...] = ()
     label: str | None = None
     score: str | None = None
     highest_score: float = 1.0
+    first: int | None = None
+
+    @property
+    def by_name(self) -> bool:
+        """Return whether any column is named; none is of what is NLI, or of plain text."""
+        return bool(self.texts) or self.label is not None or self.score is not None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,7 +178,7 @@ def read_training_file(
             the layout `s1.<split>, s2.<split>, labels.<split>`; or several of the same kind, read
             as one. The premises of several NLI files are put together.
         seed: which contradiction (and entailment) is drawn for each premise of NLI files.
-        choice: which columns are read, by their names; by default all, or those of NLI.
+        choice: which columns are read; by default all, or those of NLI.
         neutral: whether each premise of NLI gets a neutral hypothesis as a second hard negative.
 
     Raises:
@@ -197,7 +204,7 @@ def text_of_table(
 
     Args:
         table: of whatever source.
-        choice: which columns are read, by their names; by default all, or those of NLI.
+        choice: which columns are read; by default all, or those of NLI.
         seed: which contradiction (and entailment) is drawn for each premise of NLI.
         labelled: whether NLI stays pairs with a label instead of becoming triplets.
         neutral: see `read_training_file`.
@@ -243,7 +250,7 @@ def text_of_sentences(
     if rows and isinstance(rows[0], Mapping):
         table = table_of_rows(rows, "sentences", choice.names)
         return text_of_table(table, choice, seed=seed, labelled=labelled, neutral=neutral)
-    if choice != WHOLE:
+    if choice.by_name:
         raise ValueError(
             "columns are named, but sentences has none by name; leave the names out, or give a "
             "dataset, a frame or rows that are mappings"
@@ -326,7 +333,7 @@ def _read(path: Path, choice: ColumnChoice = WHOLE) -> _Columns | NliFile:
     if is_saved(path):
         raise ValueError(f"{path} was written by save_to_disk; give it as the dataset hf:{path}")
     suffix = path.suffix.lower()
-    if choice != WHOLE and suffix not in SUFFIXES:
+    if choice.by_name and suffix not in SUFFIXES:
         raise ValueError(
             f"{path} has no columns by name, as {', '.join(SUFFIXES)} have; name none, or give "
             "such a file"
@@ -348,7 +355,7 @@ def _read(path: Path, choice: ColumnChoice = WHOLE) -> _Columns | NliFile:
 
 
 def _part_of(table: Table, choice: ColumnChoice) -> _Columns | NliFile:
-    if choice == WHOLE and nli_fields(table.names) is not None:
+    if not choice.by_name and nli_fields(table.names) is not None:
         return nli_examples(table)
     return _table_columns(table, choice)
 
@@ -357,11 +364,13 @@ def _table_columns(table: Table, choice: ColumnChoice) -> _Columns:
     label = choice.label if choice.score is None else choice.score
     place = None if label is None else table.column(label)
     names = choice.texts or tuple(name for name in table.names if name != label)
-    if len(names) not in _KINDS and not choice.texts:  # who names them wants hard negatives
+    if choice.first is not None:
+        names = names[: choice.first]
+    elif len(names) not in _KINDS and not choice.texts:  # who names them wants hard negatives
         raise ValueError(
             f"{table.header}: {len(names)} columns ({listed(names)}), which is neither sentences "
             "(1), pairs (2), triplets (3) nor NLI (premise, hypothesis, label); name those to "
-            "train on as columns, or keep them alone"
+            "train on as columns, or give their number where they are the first"
         )
     wrong = next((name for name in names if name.lower() in _NO_TEXT), None)
     if wrong is not None and not choice.texts:

@@ -32,7 +32,7 @@ def masked_lm_loss(
 
     .. math:: \ell = -\frac{1}{|M|} \sum_{(b,l) \in M} \log p_{b,l}(\text{label}_{b,l})
 
-    M are the masked positions. SimCSE's section 4 adds it to its own loss, times λ.
+    M are the masked positions. SimCSE adds it to its own loss, times λ (table D.2 of the paper).
 
     Args:
       logits: ``[B, L, V]``, any float dtype; the softmax is computed in float32.

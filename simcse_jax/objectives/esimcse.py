@@ -85,12 +85,12 @@ class ESimCSE(ContrastiveWithHead):
     def init_frozen(self, params: Params) -> Params:
         """See `ObjectiveConfig.init_frozen`.
 
-        ``slow_encoder``, a copy of the encoder; ``queue``, ``[Q, D]`` float32; and ``filled``,
+        ``momentum_encoder``, a copy of the encoder; ``queue``, ``[Q, D]`` float32; and ``filled``,
         int32: how many of its rows, the last ones, hold a sentence.
         """
         width = params["head"]["dense"]["kernel"].shape[-1]
         return {
-            "slow_encoder": params["encoder"],
+            "momentum_encoder": params["encoder"],
             "queue": jnp.zeros((self.queue_size, width), jnp.float32),
             "filled": jnp.zeros((), jnp.int32),
         }
@@ -108,7 +108,7 @@ class ESimCSE(ContrastiveWithHead):
             return embed_columns(encoder, params, batch, dropout)
 
         def embed_for_the_queue(params: Params, batch: TrainingBatch) -> Float[Array, "B D"]:
-            slow = {"encoder": params["slow_encoder"], "head": params["head"]}
+            slow = {"encoder": params["momentum_encoder"], "head": params["head"]}
             # Sentences share rows with their positives, which are embedded too and left out.
             return embed_columns(encoder, slow, batch)[:, 0]
 
@@ -135,13 +135,13 @@ class ESimCSE(ContrastiveWithHead):
         }
 
     def follow(self, params: Params, kept: Params) -> Params:
-        """Return what is kept, with the slow encoder ``λ θ_m + (1 - λ) θ`` (section 3.2)."""
+        """Return what is kept, with the momentum encoder ``λ θ_m + (1 - λ) θ`` (section 3.2)."""
 
         def nearer(slow: Array, fast: Array) -> Array:
             return self.momentum * slow + (1 - self.momentum) * fast
 
-        slow = jax.tree.map(nearer, kept["slow_encoder"], params["encoder"])
-        return kept | {"slow_encoder": slow}
+        slow = jax.tree.map(nearer, kept["momentum_encoder"], params["encoder"])
+        return kept | {"momentum_encoder": slow}
 
     def store(self, kept: Params, vectors: Float[Array, "B D"], batch: TrainingBatch) -> Params:
         """Return what is kept, with the global batch at the queue's end, in the batch's order.

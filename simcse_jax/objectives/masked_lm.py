@@ -1,7 +1,7 @@
 """Masked language modelling (Devlin et al. 2019): alone, or beside another objective.
 
 Alone it is continued pretraining, also called domain-adaptive; beside the contrastive loss it is
-SimCSE's auxiliary term (section 5.3 of the paper).
+SimCSE's auxiliary term (table D.2 of the paper).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from simcse_jax.objectives.objective import (
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLM(TokenObjective):
-    """Predict masked words (continued pretraining)."""
+    """Predict masked tokens (continued pretraining)."""
 
     probability: float = 0.15
     """The share of the tokens that are to be predicted."""

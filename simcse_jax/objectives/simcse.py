@@ -77,12 +77,12 @@ class SimCSE(TokenObjective):
     starts as their copy (the paper's table 2); the model is the first. Every sentence goes through
     both, so that a step costs twice as much."""
     mlm_weight: float = 0.0
-    """The weight λ of an auxiliary masked-LM loss (section 5.3 of the paper); 0 is without."""
+    """The weight λ of an auxiliary masked-LM loss (table D.2 of the paper); 0 is without."""
     mlm_probability: float = 0.15
     """The share of the tokens that the masked-LM loss predicts."""
     mlm_decoder: Literal["tied", "copied"] = "tied"
-    """What masked words are guessed with: the word embeddings ('tied'), or a matrix of its own that
-    begins as their copy ('copied', as in the authors' code) and is not part of the model."""
+    """What masked tokens are guessed with: the word embeddings ('tied'), or a matrix of its own
+    that begins as their copy ('copied', as in the authors' code) and is not part of the model."""
 
     views: ClassVar[int] = 2
 

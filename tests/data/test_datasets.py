@@ -70,6 +70,23 @@ def test_the_first_columns_only(tmp_path):
         load_training_data(dataclasses.replace(config, columns=4), 0)
 
 
+def test_a_number_of_columns_says_what_is_trained_on_of_a_wide_file(tmp_path):
+    """Several hard negatives; and columns behind them, which are not looked at."""
+    file = tmp_path / "wide.csv"
+    file.write_text("anchor,positive,negative,other,label\na,b,c,d,1\ne,f,g,h,0\n")
+    for columns in (4, 2):
+        found = load_training_data(DataConfig(train_files=(file,), columns=columns), 0).text
+        assert found.columns == (("a", "e"), ("b", "f"), ("c", "g"), ("d", "h"))[:columns]
+    table = {"one": ["a"], "two": ["b"], "three": ["c"], "four": ["d"]}
+    given = given_data(table, DataConfig(columns=4), 0)
+    assert given.text.columns == (("a",), ("b",), ("c",), ("d",))
+    with pytest.raises(ValueError, match="or give their number where they are the first"):
+        load_training_data(DataConfig(train_files=(file,)), 0)
+    file.write_text("a,b,c,d,e\nv,w,x,y,z\n")
+    with pytest.raises(ValueError, match="columns is 6, but the training text has 5 only"):
+        load_training_data(DataConfig(train_files=(file,), columns=6), 0)
+
+
 def test_labelled_columns_by_name(tmp_path):
     """Pairs of anybody's with classes, a tenth of which is held out."""
     names = {"columns": ("question", "answer"), "label_column": "good"}

@@ -1,9 +1,9 @@
 """Ditto's weights against attention computed in float64 from the parameters, and its pooling."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from ditto_by_hand import weights_by_hand
 from safetensors.numpy import load_file
 
 from simcse_jax import SentenceEncoder, hub
@@ -11,25 +11,8 @@ from simcse_jax.hub import sentence_transformers
 from simcse_jax.io import read_json
 from simcse_jax.models import BertEncoder, SentenceModel, one_a_row
 from simcse_jax.models.ditto import diagonal_attention
-from simcse_jax.models.relative_positions import bucket
 
 TEXTS = ["a dog eats", "the cat sat", "a bird", "two dogs eat the bird", "dog"]
-
-
-def weights_by_hand(config, encoder, state, layer, head):
-    """One sentence without padding, ``[L, D]``: softmax of its scores, the diagonal, in float64."""
-    qkv = encoder[f"layer_{layer - 1}"]["attention"]["qkv"]
-    kernel, bias = (np.asarray(qkv[name], np.float64) for name in ("kernel", "bias"))
-    query, key, _ = np.split(state @ kernel + bias, 3, axis=1)
-    size = config.hidden_size // config.num_attention_heads
-    query, key = (np.split(x, config.num_attention_heads, axis=1)[head - 1] for x in (query, key))
-    scores = query @ key.T / np.sqrt(size)
-    if config.relative_attention_num_buckets:
-        places = np.arange(len(state))
-        table = np.asarray(encoder["relative_positions"]["embedding"], np.float64)
-        scores += table[np.asarray(bucket(jnp.asarray(places[None] - places[:, None]))), head - 1]
-    attention = np.exp(scores - scores.max(1, keepdims=True))
-    return np.diagonal(attention / attention.sum(1, keepdims=True))
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-roberta", "tiny-mpnet", "tiny-electra"])

@@ -89,7 +89,7 @@ def test_two_steps_are_those_of_the_equations(tiny):
         new = embedded(tiny, slow, params["head"], examples)[:, 0]
         queue = jnp.concatenate([queue, new])[-12:]
         kept = states[step + 1].frozen
-        assert worst(kept["slow_encoder"], slow) < 1e-6
+        assert worst(kept["momentum_encoder"], slow) < 1e-6
         assert int(kept["filled"]) == len(queue)
         np.testing.assert_allclose(kept["queue"][-len(queue) :], queue, atol=2e-5)
 
@@ -120,11 +120,11 @@ def test_a_queue_shorter_than_a_batch_has_its_last_sentences(tiny):
     assert int(kept["filled"]) == 3
     new = embedded(tiny, start["encoder"], start["head"], EXAMPLES[0])[-3:, 0]
     np.testing.assert_allclose(kept["queue"], new, atol=2e-5)
-    assert worst(kept["slow_encoder"], start["encoder"]) < 1e-7  # not yet the updated one
+    assert worst(kept["momentum_encoder"], start["encoder"]) < 1e-7  # not yet the updated one
 
 
 def test_a_resumed_run_has_the_same_queue(tiny, tmp_path):
-    """Parameters, slow encoder and queue have the same bits as without an interruption."""
+    """Parameters, momentum encoder and queue have the same bits as without an interruption."""
     objective = ESimCSE(queue_size=12)
     mesh = make_mesh(jax.devices()[:1])
     step = compile_step(make_step(objective.build(tiny.model()), SGD), mesh)

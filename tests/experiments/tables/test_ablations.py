@@ -161,11 +161,16 @@ def test_every_row_has_a_folder_of_its_own(settings):
     assert len(set(folders)) == len(folders)
 
 
+def no_wordnet():
+    raise FileNotFoundError("no WordNet")
+
+
 @pytest.mark.slow
 def test_table_and_reuse(settings, tiny_data, golden, monkeypatch):
-    rows = (Row("SimCSE", 82.5), Row("two encoders", 80.7, not_run="one encoder"))
+    rows = (Row("SimCSE", 82.5), Row("synonym", 77.4, {"positives": "synonym"}))
     base = replace(CONFIGS["unsup_simcse"], learning_rate=1e-3)
     monkeypatch.setitem(ABLATIONS, "dropout", Ablation(base, rows))
+    monkeypatch.setattr(ablations, "wordnet_synonyms", no_wordnet)
     settings = dataclasses.replace(settings, presets=("dropout",))
     ablations.main(settings)
     out = settings.output_dir
@@ -188,7 +193,8 @@ def test_table_and_reuse(settings, tiny_data, golden, monkeypatch):
     )
     assert "| SimCSE | 82.5 | " in text
     assert " ± " in text
-    assert "| two encoders | 80.7 | not run |" in text
+    assert "| synonym | 77.4 | not run |" in text
+    assert "Not run: synonym (no WordNet)." in text
     assert str(tiny_data) not in text + (out / "ablations.json").read_text()
     left = {path.name for path in (out / "dropout" / "SimCSE" / "seed-0").iterdir()}
     assert left == {"run.json", "metrics.jsonl", "results.json", "tensorboard"}

@@ -1,11 +1,14 @@
 """Ditto's table: every head at once gives what one at a time gives, and the rows of the best."""
 
+import numpy as np
 import pytest
+from ditto_by_hand import weights_by_hand
 
 from experiments.tables import ditto
 from simcse_jax import SentenceEncoder
 from simcse_jax.data.senteval import StsTask, read_sts, read_stsb
 from simcse_jax.io import read_json
+from simcse_jax.models import BertEncoder, one_a_row
 
 
 def test_all_heads_at_once_are_each_head_alone(tiny_data, golden):
@@ -17,8 +20,26 @@ def test_all_heads_at_once_are_each_head_alone(tiny_data, golden):
     last = f"ditto-{config.num_hidden_layers}-{config.num_attention_heads}"
     for pooling in ("ditto-1-1", last):
         alone = ditto.score(model, pooling, [StsTask("dev", (dev,))])["dev"]
-        assert 0 < found[pooling]["first"] < 1
         assert found[pooling]["dev"] == pytest.approx(alone, abs=0.5)  # ranks of few pairs
+
+
+def test_the_first_tokens_share(tiny_data, golden):
+    """A sentence at a time, with the attention computed in float64."""
+    model = str(golden / "tiny-bert")
+    encoder = SentenceEncoder.from_pretrained(model, pooling="mean")
+    config, params = encoder.config, encoder.params["encoder"]
+    dev = read_stsb(tiny_data, "dev")
+    found = ditto.score_heads(model, dev)
+    sentences = list(dict.fromkeys((*dev.sentences1, *dev.sentences2)))
+    for layer, head in ((1, 1), (config.num_hidden_layers, config.num_attention_heads)):
+        shares = []
+        for ids in encoder.tokenizer(sentences, config.max_length)[0]:
+            batch = one_a_row(np.asarray(ids)[None], np.ones((1, len(ids))))
+            state = BertEncoder(config).apply({"params": params}, batch)[layer - 1][0]
+            weights = weights_by_hand(config, params, np.asarray(state, np.float64), layer, head)
+            shares.append(weights[0] / weights.sum())
+        wanted = np.mean(shares)
+        assert found[f"ditto-{layer}-{head}"]["first"] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_table(tiny_data, golden, tmp_path, monkeypatch):
