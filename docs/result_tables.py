@@ -344,7 +344,7 @@ STS_TABLE = (
 )
 RAW_TABLE = (
     "simcse-jax train unsup_simcse --model runs/raw/seed-0/last --pooling mean --max-steps 100 "
-    "\\\n    --seeds 0 1 2 --train-files wiki1m_head.txt --eval-data DATA "
+    "\\\n    --eval-every 50 --seeds 0 1 2 --train-files wiki1m_head.txt --eval-data DATA "
     "--output-dir runs/raw_unsup\n"
     "simcse-jax train sup_simcse --model runs/raw/seed-0/last --pooling mean --head none "
     "\\\n    --batch-size 128 --learning-rate 1e-4 --max-steps 120 --eval-every 60 --seeds 0 1 2 "
