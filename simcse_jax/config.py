@@ -419,7 +419,7 @@ def _run_file(path: Path) -> types.ModuleType:
         raise ValueError(f"{path}{line}: not Python ({error.msg})") from None
     except Interrupted:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         number = max((f.lineno or 0 for f in frames if f.filename == module.__file__), default=0)
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -90,6 +90,9 @@ def test_help_of_an_objective_in_a_python_file(tmp_path, capsys):
     file.write_text("CONFIG =\n")
     with pytest.raises(ValueError, match=r"json\.py, line 1: not Python \(invalid syntax\)"):
         load_config(file)
+    file.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ValueError, match=r"json\.py, line 2: SystemExit: 0"):
+        load_config(file)
     file.write_text("x = 1\nx / 0\n")
     with pytest.raises(ValueError, match=r"json\.py, line 2: ZeroDivisionError: division by zero"):
         load_config(file)

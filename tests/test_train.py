@@ -925,6 +925,10 @@ def test_bad_input(make, tiny_data, tmp_path):
     fails("sbert_stsb", "'regression' needs a label for each pair", sentences=[("a", "b")] * 8)
     fails("unsup_simcse", "columns is 2, but the training text has 1", **text, columns=2)
     fails("sbert_nli", "train_files is missing: name NLI files")
+    triplets = [("a", "b", "c")] * 8
+    fails("whitened_cse", "WhitenedCSE takes sentences or pairs, the text has 3", triplets)
+    pairs = [("a", "b")] * 8
+    fails("sup_simcse", "but the text has no hard negatives", pairs, hard_negative_weight=1.0)
     fails(
         "unsup_simcse",
         "label_column is 'a', which this .* train Sentence-BERT's soft",

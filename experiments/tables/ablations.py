@@ -47,6 +47,7 @@ from simcse_jax.checks import counted
 from simcse_jax.config import CONFIGS, Config, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig, load_training_data
+from simcse_jax.data.senteval import read_stsb
 from simcse_jax.data.training_text import TrainingText, read_labelled_nli, read_training_file
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json_lines, write_json, write_text
@@ -452,13 +453,16 @@ def likeness(rows: Sequence[Mapping[str, Any]]) -> str | None:
     if len(both) < 3:
         return None
     papers = np.array([row["paper"] for row in both])
+
+    def rho(ours: Sequence[float]) -> str:
+        return f"{spearman(papers, np.array(ours)):.2f}" if np.ptp(ours) else "none, all are equal"
+
     by_seed = [{run["settings"]["seed"]: run["best"] for run in row["runs"]} for row in both]
-    means = np.array([np.mean(list(scores.values())) for scores in by_seed])
-    text = f"ρ between the paper's {len(both)} rows and ours: {spearman(papers, means):.2f}"
+    means = [float(np.mean(list(scores.values()))) for scores in by_seed]
+    text = f"ρ between the paper's {len(both)} rows and ours: {rho(means)}"
     shared = sorted(set.intersection(*map(set, by_seed)))
     if len(shared) > 1:
-        each = [spearman(papers, np.array([own[seed] for own in by_seed])) for seed in shared]
-        seeds = ", ".join(f"{rho:.2f}" for rho in each)
+        seeds = ", ".join(rho([own[seed] for own in by_seed]) for seed in shared)
         text += f"; of seeds {', '.join(map(str, shared))} alone: {seeds}"
     return f"Spearman's {text}."
 
@@ -506,6 +510,7 @@ def main(settings: AblationTable) -> None:
         raise ValueError("a preset is named twice; name each once")
     if settings.head is not None and not any(map(has_a_head, settings.presets)):
         raise ValueError("--head has no effect on these presets; leave it out")
+    read_stsb(settings.eval_data, "dev")  # of a file of pairs the scores would be of those
     # All of them first: what cannot be should not come out after hours of training.
     configs = {
         preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]

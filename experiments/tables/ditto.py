@@ -33,7 +33,6 @@ from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.evaluation.sts import cosine, evaluate_sts, spearman
-from simcse_jax.hub import find_model
 from simcse_jax.io import write_json, write_text
 from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
 from simcse_jax.models.ditto import diagonal_attention
@@ -228,8 +227,9 @@ def main(settings: DittoTable) -> None:
     """Measure every model, and write the tables."""
     if not settings.models:
         raise ValueError("models is empty; name one or more")
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
     for model in settings.models:  # before any is measured
-        find_model(model)
+        SentenceEncoder.from_pretrained(model, pooling=AVERAGES[0], normalize=False)
     tasks = list(read_sts(settings.eval_data).values())
     dev = read_stsb(settings.eval_data, "dev")
     labels = settings.labels or settings.models

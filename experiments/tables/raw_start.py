@@ -201,6 +201,12 @@ def main(settings: RawStart) -> None:
     if not settings.seeds:
         raise ValueError("seeds is empty; name one or more")
     text, held = split(read_sentences(settings.train_files), settings.held_out)
+    batch_size = CONFIG.data.batch_size
+    if len(text) < batch_size:
+        raise ValueError(
+            f"train_files has {len(text)} distinct sentences beside those held out, which cannot "
+            f"fill one batch of {batch_size}; give more"
+        )
     dev = read_stsb(settings.eval_data, "dev")
     config = replace(
         CONFIG,

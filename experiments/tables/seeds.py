@@ -13,7 +13,8 @@ seeds.md and seeds.png.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +163,17 @@ def markdown(results: Mapping[str, Any]) -> str:
     return f"Spearman × 100; {'; '.join(where)}.\n\n{report.markdown(*table(results))}\n"
 
 
+def bins_of(scores: Sequence[float]) -> int:
+    """Return the number of bins by Freedman and Diaconis' rule, of few scores at most as many."""
+    quarter, three = np.percentile(scores, (25, 75))
+    width = 2 * (three - quarter) / len(scores) ** (1 / 3)
+    return len(scores) if width * len(scores) <= np.ptp(scores) else ceil(np.ptp(scores) / width)
+
+
 def draw_histogram(axes: Axes, name: str, run: Mapping[str, Any]) -> None:
     """Draw how the seeds' scores are spread, each of them as a stroke below."""
     test = run["test"]
-    axes.hist(test, bins="fd", color=ALLOWED, alpha=0.6)
+    axes.hist(test, bins=bins_of(test), color=ALLOWED, alpha=0.6)
     axes.plot(test, [0] * len(test), "|", color="black", ms=9, clip_on=False)
     axes.axvline(float(np.mean(test)), color="black", lw=1, ls="--", label="mean")
     axes.set_title(f"{name}: {len(test)} seeds", fontsize=10)

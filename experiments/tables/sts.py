@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from simcse_jax.evaluation.sts import (
 )
 from simcse_jax.io import read_json, write_json, write_text
 from simcse_jax.machine import hardware
+from simcse_jax.training.run_folder import read_results
 from simcse_jax.transforms import FittedKind, Transform, fit
 
 PAPERS = Path(__file__).parents[1] / "papers"
@@ -146,14 +147,17 @@ def run_models(run: Path) -> dict[str, Path]:
     results = sorted(run.glob("seed-*/results.json")) or list(run.glob("results.json"))
     if not results:
         raise FileNotFoundError(f"{run} has no results.json: it is no finished run of training")
-    return {str(read_json(p)["settings"]["seed"]): p.parent / "best" for p in results}
+    unfinished = [p for p in run.glob("seed-*") if not (p / "results.json").is_file()]
+    if unfinished:
+        raise FileNotFoundError(f"{unfinished[0]} has no results.json; end its run by --resume")
+    return {str(read_results(p)["settings"]["seed"]): p.parent / "best" for p in results}
 
 
 def check_objective(name: str, models: Mapping[str, Path]) -> None:
     """Raise ValueError where models are not of the method whose run they are given as."""
     wanted = OBJECTIVES.get(name, name)
     for model in models.values():
-        found = read_json(model.parent / "results.json")["settings"].get("type", wanted)
+        found = read_results(model.parent / "results.json")["settings"].get("type", wanted)
         if found != wanted:
             raise ValueError(f"{model.parent} is a run of {found}; --{name} needs one of {wanted}")
 
@@ -198,8 +202,8 @@ def measure_source(
     encoders: Mapping[str, Callable[[], SentenceEncoder]],
     tasks: Sequence[StsTask],
     nli: list[str],
-) -> dict[str, dict[str, Any]]:
-    """Return the scores of a source's rows, by label and by the seeds of encoder and flow."""
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield a source's rows with their scores by seed of encoder and flow, once all are there."""
     runs: dict[str, dict[str, Any]] = {row.label: {} for row in mine}
     text = nli if any(row.fit == "NLI" for row in mine) else []
     for seed, load in encoders.items():
@@ -207,7 +211,8 @@ def measure_source(
         for row in tqdm(mine, desc=f"{mine[0].source} {seed}".strip(), unit=" row"):
             scores = measure(row, tasks, nli, settings.seeds, cached)
             runs[row.label] |= {f"{seed} {flow}".strip(): own for flow, own in scores.items()}
-    return runs
+            if seed == [*encoders][-1]:
+                yield row, runs[row.label]
 
 
 def measure_all(
@@ -225,17 +230,15 @@ def measure_all(
         if row.source not in encoders or (row.fit == "NLI" and not nli):
             continue
         file, key = row_file(settings, row), row_key(settings, row, text)
-        if file.exists() and (known := read_json(file))["key"] == key:
+        if (known := known_row(file)) is not None and known["key"] == key:
             measured[row.label] = known
         else:
             missing[row] = key
     # By source, so that every encoder is loaded, and encodes, once.
     for source in dict.fromkeys(row.source for row in missing):
         mine = [row for row in missing if row.source == source]
-        runs = measure_source(settings, mine, encoders[source], tasks, nli)
-        for row in mine:
-            how = {"key": missing[row], "hardware": hardware()}
-            measured[row.label] = how | {"runs": runs[row.label]}
+        for row, runs in measure_source(settings, mine, encoders[source], tasks, nli):
+            measured[row.label] = {"key": missing[row], "hardware": hardware(), "runs": runs}
             write_json(row_file(settings, row), measured[row.label])
     return measured
 
@@ -243,6 +246,20 @@ def measure_all(
 def row_file(settings: StsTable, row: Row) -> Path:
     """Return where a row is kept."""
     return settings.output_dir / "rows" / f"{row.label.replace(' ', '_')}.json"
+
+
+def known_row(file: Path) -> dict[str, Any] | None:
+    """Read a row that was measured; None where there is none.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    if not file.exists():
+        return None
+    found = read_json(file)
+    if not isinstance(found, dict) or not {"key", "hardware", "runs"} <= found.keys():
+        raise ValueError(f"{file} is no row that this script wrote; move it away")
+    return found
 
 
 def row_key(settings: StsTable, row: Row, text: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +273,7 @@ def row_key(settings: StsTable, row: Row, text: Mapping[str, Any]) -> dict[str, 
     key: dict[str, Any] = {"model": settings.model, "num_layers": settings.num_layers}
     if row.source in RUNS:
         key = {
-            str(seed): read_json(model.parent / "results.json")["settings"]
+            str(seed): read_results(model.parent / "results.json")["settings"]
             for seed, model in run_models(getattr(settings, row.source)).items()
         }
     if row.method is not None:

@@ -224,6 +224,11 @@ def _check_header(path: Path, line: int, row: tuple[str, ...]) -> None:
             f"{path}, line {line}: the first row should name the columns, one word each, but holds "
             f"{quoted(wrong)}; put a header such as sent0,sent1,hard_neg above it"
         )
+    if len(row) == 1 and ";" in row[0]:
+        raise ValueError(
+            f"{path}, line {line}: the one column {quoted(row[0])} looks like several; separate "
+            "cells by commas in .csv, by tabs in .tsv"
+        )
 
 
 def _json_rows(

@@ -110,8 +110,13 @@ class SimCSE(TokenObjective):
             )
 
     def check_text(self, columns: int, labels: bool) -> None:
-        """See `ObjectiveConfig.check_text`: without labels, which would be taken for nothing."""
+        """See `ObjectiveConfig.check_text`: nothing is given that would be taken for nothing."""
         refuse_labels("SimCSE", labels)
+        if self.hard_negative_weight and columns < 3:
+            raise ValueError(
+                f"hard_negative_weight is {self.hard_negative_weight}, but the text has no hard "
+                "negatives; leave it out, or give three columns"
+            )
 
     def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`: a single example needs a hard negative."""

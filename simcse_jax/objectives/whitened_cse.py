@@ -47,7 +47,7 @@ class WhitenedCSE(ContrastiveWithHead):
     losses of the positives are added. Not as there, each view is whitened by its own statistics and
     shuffle: their code cuts the batch into thirds of the sentences with all their views, so that
     the views of a sentence share both. A text of one column has each sentence three times, which
-    makes two positives; of more columns the first is the anchor and every other a positive.
+    makes two positives; of two columns the second is the one positive.
     """
 
     temperature: float = 0.05
@@ -90,6 +90,15 @@ class WhitenedCSE(ContrastiveWithHead):
         raise ValueError(
             f"groups is {self.groups}; it must divide the model's {width} channels: take {near}"
         )
+
+    def check_text(self, columns: int, labels: bool) -> None:
+        """See `ObjectiveConfig.check_text`: sentences or pairs; there are no hard negatives."""
+        super().check_text(columns, labels)
+        if columns > 2:
+            raise ValueError(
+                f"WhitenedCSE takes sentences or pairs, the text has {columns} columns: columns 2 "
+                "takes the first two of them"
+            )
 
     def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`: a group needs more examples than it has channels."""

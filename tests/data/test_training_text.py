@@ -127,6 +127,7 @@ def test_the_fingerprint_tells_texts_apart():
         ),
         ("x.csv", 'a,b\n1,2\n"3,4\n5,6\n', r"x\.csv, line 3: not a row .*mend its quotes"),
         ("x.csv", "A man plays.,A man.\n", r"the first row should name the columns"),
+        ("x.csv", "one;two\na b;c d\n", r"x\.csv, line 1: the one column 'one;two' looks like"),
         (
             "x.csv",
             "a,b,c,d\n1,2,3,4\n",

@@ -242,3 +242,16 @@ def test_how_far_the_order_is_the_papers():
     rows[1]["runs"] = rows[1]["runs"][:1]
     assert ablations.likeness(rows) == ("Spearman's ρ between the paper's 4 rows and ours: 1.00.")
     assert ablations.likeness(rows[:2]) is None
+    equal = [row(float(i), 5.0, i) for i in range(3)]
+    assert ablations.likeness(equal) == (
+        "Spearman's ρ between the paper's 3 rows and ours: 1.00; "
+        "of seeds 0, 1 alone: none, all are equal, 1.00."
+    )
+
+
+def test_pairs_of_ones_own_are_not_called_stsb(settings, tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("sentence1,sentence2,score\na,b,1\nc,d,2\n")
+    with pytest.raises((ValueError, OSError), match=r"pairs\.csv"):
+        ablations.main(dataclasses.replace(settings, eval_data=file))
+    assert not settings.output_dir.exists()

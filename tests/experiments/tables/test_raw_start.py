@@ -69,6 +69,13 @@ def test_masked_tokens_are_guessed_out_of_their_own_sentence_alone(tiny_data, go
     np.testing.assert_allclose(found["masked_loss"], loss / count, rtol=1e-5)
 
 
+def test_too_little_text_is_told_before_anything_is_measured(tiny_data, monkeypatch):
+    monkeypatch.setattr(raw_start, "measure", None)
+    settings = raw_start.RawStart((tiny_data / "text.txt",), tiny_data, held_out=10)
+    with pytest.raises(ValueError, match="50 distinct sentences .* fill one batch of 128"):
+        raw_start.main(settings)
+
+
 @pytest.mark.slow
 def test_table_of_a_run(tiny_data, golden, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(raw_start, "POOLINGS", ("mean", "cls"))

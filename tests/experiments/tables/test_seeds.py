@@ -83,6 +83,13 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_bins_are_numpys_but_for_one_seed_far_from_all_others():
+    scores = np.random.default_rng(0).normal(size=30)
+    assert seeds.bins_of(scores) == len(np.histogram_bin_edges(scores, "fd")) - 1
+    assert seeds.bins_of([70.00001, 70.00002, 70.00003, 70.00001, 20.0]) == 5
+    assert seeds.bins_of([70.0, 70.0, 70.0]) == 3
+
+
 def test_equal_scores_have_no_correlation(tmp_path):
     runs = {"x": trained(tmp_path / "x", [80.0, 80.0], [70.0, 72.0])}
     seeds.main(seeds.Seeds(runs, k=3, output_dir=tmp_path / "out"))

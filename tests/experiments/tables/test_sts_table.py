@@ -112,6 +112,24 @@ def test_a_folder_that_is_no_run(tmp_path):
         main(StsTable(tmp_path, unsup=tmp_path))
 
 
+def test_what_is_no_row_or_no_finished_seed_is_refused_and_kept(
+    only_stsb, tiny_data, finished, tmp_path
+):
+    row = tmp_path / "out" / "rows" / "cls.json"
+    row.parent.mkdir(parents=True)
+    row.write_text('{"mine": 1}')
+    settings = StsTable(tiny_data, output_dir=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"cls\.json is no row that this script wrote"):
+        main(settings)
+    assert row.read_text() == '{"mine": 1}'
+    (finished / "seed-7").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"seed-7 has no results\.json; end its run"):
+        sts.run_models(finished)
+    (finished / "seed-7" / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match="does not hold the results of a run"):
+        sts.run_models(finished)
+
+
 def test_lines_without_any_measurement():
     table = lines({"pooling": "first-last", "rows": {}}, "mean")
     assert {how for _, _, how in table} == {"not run"}
