@@ -380,10 +380,14 @@ def write_filled(settings: AblationTable) -> str | None:
         Why there can be none; None where there are.
     """
     file = settings.output_dir / FILLED
-    if settings.resume and file.is_file():
-        return None
     data = replace(SENTENCES, train_files=settings.train_files).data
     (text,) = load_training_data(data, NLI_SEED).text.columns
+    if file.is_file():
+        rows = read_json_lines(file)
+        if [row.get("sentence") if isinstance(row, dict) else row for row in rows] != [*text]:
+            raise ValueError(f"{file} is not of this training text; move it away")
+        if settings.resume:
+            return None
     try:
         positives = filled_positives(settings.model, text)
     except ValueError as error:

@@ -30,11 +30,12 @@ from simcse_jax.config import replace
 from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import Pairs, read_stsb
-from simcse_jax.data.training_text import read_sentences
+from simcse_jax.data.training_text import TrainingText, read_sentences
 from simcse_jax.evaluation.geometry import checked_unit_rows, uniformity
 from simcse_jax.evaluation.isotropy import average_cosine, singular_spectrum
+from simcse_jax.evaluation.scores import pairs_digest
 from simcse_jax.evaluation.sts import cosine, spearman
-from simcse_jax.io import read_json_lines, write_json, write_text
+from simcse_jax.io import read_json, read_json_lines, write_json, write_text
 from simcse_jax.losses.masked_lm import IGNORED, masked_lm_loss
 from simcse_jax.models import Batch, BertConfig
 from simcse_jax.objectives import Model
@@ -177,6 +178,23 @@ COLUMNS = {
 }
 
 
+def check_same_data(settings: RawStart, dev: Pairs, held: Sequence[str]) -> None:
+    """Note what the runs of a folder are measured on, and refuse to go on with anything else.
+
+    Raises:
+        ValueError: what was noted is not what is given.
+    """
+    file = settings.output_dir / "measured_on.json"
+    given = {"dev": pairs_digest(dev), "held_out": TrainingText((tuple(held),)).fingerprint}
+    if not file.is_file():
+        write_json(file, given)
+    elif read_json(file) != given:
+        raise ValueError(
+            f"{settings.output_dir} was measured on other pairs or held-out sentences; give the "
+            "same --eval-data, --train-files and --held-out, or another --output-dir"
+        )
+
+
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the table in Markdown: mean and deviation over the seeds, for each step."""
     how = results["settings"]
@@ -208,6 +226,7 @@ def main(settings: RawStart) -> None:
             f"fill one batch of {batch_size}; give more"
         )
     dev = read_stsb(settings.eval_data, "dev")
+    check_same_data(settings, dev, held)
     config = replace(
         CONFIG,
         model=settings.model,

@@ -39,8 +39,8 @@ ALLOWED, FORBIDDEN = "#0072B2", "#D55E00"
 class Seeds:
     """Read the scores of many seeds, and draw them."""
 
-    runs: dict[str, Path]
-    """Names, and folders of runs with several seeds."""
+    runs: tuple[tuple[str, Path], ...]
+    """Names, each with the folder of a run with several seeds."""
     k: int = 5
     """The table says what the best of so many seeds is worth; the picture, of any number."""
     output_dir: Path = Path("runs/seeds_table")
@@ -211,10 +211,14 @@ def main(settings: Seeds) -> None:
     """Read every run, write the files, and print the table."""
     plt = report.pyplot()  # where it is missing, said at once
     check_count("k", settings.k)
-    runs = {name: measured(read_scores(folder)) for name, folder in settings.runs.items()}
-    if not runs:
+    if not settings.runs:
         raise ValueError("--runs needs a name and a folder")
-    results = report.results_record(settings) | {"runs": runs}
+    names = [name for name, _ in settings.runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two runs are called {twice!r}; give each a name of its own")
+    runs = {name: measured(read_scores(folder)) for name, folder in settings.runs}
+    folders = {name: folder.name for name, folder in settings.runs}
+    results = report.results_record(settings, runs=folders) | {"runs": runs}
     write_json(settings.output_dir / "seeds.json", results)
     write_text(settings.output_dir / "seeds.md", markdown(results))
     figure = draw(results)

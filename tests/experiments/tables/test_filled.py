@@ -1,5 +1,6 @@
 """Positives that a masked-LM head fills in, beside transformers' own way of doing it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -84,5 +85,9 @@ def test_the_ablation_trains_on_them(model, tiny_data, tmp_path):
     text = (tiny_data / "text.txt").read_text().splitlines()
     assert [line["sentence"] for line in lines] == text
     assert [line["positive"] for line in lines] == filled_positives(str(model), text)
+    (tmp_path / "other.txt").write_text("a dog\na cat\n")
+    other = dataclasses.replace(settings, train_files=(tmp_path / "other.txt",), resume=True)
+    with pytest.raises(ValueError, match=r"filled\.jsonl is not of this training text"):
+        ablations.write_filled(other)
     config = ablations.configuration(settings, "augmentation", row)
     assert config.data.train_files == (tmp_path / "filled.jsonl",)

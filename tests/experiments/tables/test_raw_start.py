@@ -1,5 +1,7 @@
 """The way from an encoder of similarity to a raw one."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,6 @@ def test_table_of_a_run(tiny_data, golden, tmp_path, monkeypatch, capsys):
     _, held = raw_start.split((tiny_data / "text.txt").read_text().splitlines(), 10)
     again = raw_start.masked_tokens(encoder, held)
     np.testing.assert_allclose(again["masked_loss"], steps[1]["masked_loss"], rtol=1e-5)
+    # What it was measured on is not mixed with anything else.
+    with pytest.raises(ValueError, match="measured on other pairs or held-out sentences"):
+        raw_start.main(dataclasses.replace(settings, held_out=9, resume=True))

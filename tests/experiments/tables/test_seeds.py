@@ -46,7 +46,7 @@ def test_the_table_and_the_picture(tmp_path, capsys):
         "SimCSE": trained(tmp_path / "a", [80.0, 82.0, 81.0], [70.0, 72.0, 74.0]),
         "flow": fitted(tmp_path / "b", [60.0, 61.0, 65.0, 66.0]),
     }
-    seeds.main(seeds.Seeds(runs, k=2, output_dir=tmp_path / "out"))
+    seeds.main(seeds.Seeds(tuple(runs.items()), k=2, output_dir=tmp_path / "out"))
     lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
     # By dev 82 of three pairs twice, 81 once; by the test 74 twice, 72 once.
     assert lines[-2] == "| SimCSE | 3 | 72.00 ± 2.00 | 70.00 to 74.00 | 72.67 | 73.33 | 0.50 |"
@@ -77,10 +77,16 @@ def test_what_is_no_run_of_several_seeds_is_refused(tmp_path):
         (lee, ValueError, "has no scores of STS-B dev and test; train with --eval-data"),
     ]:
         with pytest.raises(error, match=message):
-            seeds.main(seeds.Seeds({"x": folder}, output_dir=tmp_path / "out"))
+            seeds.main(seeds.Seeds((("x", folder),), output_dir=tmp_path / "out"))
     with pytest.raises(ValueError, match="k is 0"):
-        seeds.main(seeds.Seeds({"x": one}, k=0, output_dir=tmp_path / "out"))
+        seeds.main(seeds.Seeds((("x", one),), k=0, output_dir=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_twice_is_refused(tmp_path):
+    runs = (("a", tmp_path / "x"), ("b", tmp_path / "y"), ("a", tmp_path / "z"))
+    with pytest.raises(ValueError, match="two runs are called 'a'"):
+        seeds.main(seeds.Seeds(runs, output_dir=tmp_path / "out"))
 
 
 def test_bins_are_numpys_but_for_one_seed_far_from_all_others():
@@ -92,6 +98,6 @@ def test_bins_are_numpys_but_for_one_seed_far_from_all_others():
 
 def test_equal_scores_have_no_correlation(tmp_path):
     runs = {"x": trained(tmp_path / "x", [80.0, 80.0], [70.0, 72.0])}
-    seeds.main(seeds.Seeds(runs, k=3, output_dir=tmp_path / "out"))
+    seeds.main(seeds.Seeds(tuple(runs.items()), k=3, output_dir=tmp_path / "out"))
     lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
     assert lines[-1] == "| x | 2 | 71.00 ± 1.41 | 70.00 to 72.00 |  |  |  |"
