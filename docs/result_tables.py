@@ -525,8 +525,9 @@ TABLES: dict[str, Made] = {
     "ditto": Made(
         as_written,
         ("ditto.md",),
-        "python -m experiments.tables.ditto --models minilm runs/raw/seed-0/last "
-        '\\\n    --labels MiniLM "raw MiniLM, seed 0" --eval-data DATA --output-dir runs/ditto',
+        "python -m experiments.tables.ditto --models minilm runs/raw/seed-{0,1,2}/last "
+        '\\\n    --labels MiniLM "raw MiniLM, seed "{0,1,2} --eval-data DATA '
+        "--output-dir runs/ditto",
     ),
     "seeds": Made(
         as_written,
