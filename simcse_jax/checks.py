@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,15 @@ def counted(number: float, thing: str) -> str:
     """Return a number of things, of which one is no plural: 1 step, 1,000 steps."""
     text = f"{int(number):,}" if number == int(number) else f"{number:g}"
     return f"{text} {thing}{'' if number == 1 else 's'}"
+
+
+def first_twice(names: Sequence[str]) -> str | None:
+    """Return the first name that is there more than once, or None.
+
+    >>> first_twice(["a", "b", "a"])
+    'a'
+    """
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def first_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from simcse_jax import __version__, hosts
-from simcse_jax.checks import check_count, counted, did_you_mean, one_line, quoted
+from simcse_jax.checks import check_count, counted, did_you_mean, first_twice, one_line, quoted
 from simcse_jax.extras import MissingExtra
 from simcse_jax.help_texts import of_the_command_line, shown
 from simcse_jax.io import (
@@ -257,8 +257,7 @@ class Evaluate:
         tasks = [] if self.data is None else [*read_sts(self.data, self.tasks or TASKS).values()]
         own = [read_pairs(source, self.columns) for source in self.pairs]
         tasks += [StsTask(pairs.name, (pairs,)) for pairs in own]
-        names = [task.name for task in tasks]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := first_twice([task.name for task in tasks]):
             raise ValueError(f"two tasks are called {twice!r}; rename the file of one of them")
         output: AbstractContextManager[Path | None] = (
             nullcontext() if self.output is None else written_file(self.output)

@@ -26,6 +26,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from simcse_jax.checks import first_twice
 from simcse_jax.process import is_alive
 
 AnyPath = str | os.PathLike[str]
@@ -530,8 +531,7 @@ def parse_json(text: str, path: AnyPath, first_line: int = 1, *, fields_once: bo
 def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = first_twice([name for name, _ in pairs])
         raise ValueError(f"the field {twice!r} is there twice; leave one out")
     return fields
 

@@ -227,9 +227,10 @@ def main(settings: DittoTable) -> None:
     """Measure every model, and write the tables."""
     if not settings.models:
         raise ValueError("models is empty; name one or more")
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    for model in settings.models:  # before any is measured
+    # Before any is measured, and a folder is made only where they can be.
+    for model in settings.models:
         SentenceEncoder.from_pretrained(model, pooling=AVERAGES[0], normalize=False)
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
     tasks = list(read_sts(settings.eval_data).values())
     dev = read_stsb(settings.eval_data, "dev")
     labels = settings.labels or settings.models

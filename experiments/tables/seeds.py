@@ -24,7 +24,7 @@ from scipy.special import comb
 
 from experiments import report
 from experiments.script import run_script
-from simcse_jax.checks import check_count
+from simcse_jax.checks import check_count, first_twice
 from simcse_jax.evaluation.sts import spearman
 from simcse_jax.io import read_json, write_json, write_text
 
@@ -213,8 +213,7 @@ def main(settings: Seeds) -> None:
     check_count("k", settings.k)
     if not settings.runs:
         raise ValueError("--runs needs a name and a folder")
-    names = [name for name, _ in settings.runs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := first_twice([name for name, _ in settings.runs]):
         raise ValueError(f"two runs are called {twice!r}; give each a name of its own")
     runs = {name: measured(read_scores(folder)) for name, folder in settings.runs}
     folders = {name: folder.name for name, folder in settings.runs}

@@ -206,12 +206,13 @@ def measure_source(
     """Yield a source's rows with their scores by seed of encoder and flow, once all are there."""
     runs: dict[str, dict[str, Any]] = {row.label: {} for row in mine}
     text = nli if any(row.fit == "NLI" for row in mine) else []
+    *_, last = encoders
     for seed, load in encoders.items():
         cached = encode_tasks(load(), tasks, text)
         for row in tqdm(mine, desc=f"{mine[0].source} {seed}".strip(), unit=" row"):
             scores = measure(row, tasks, nli, settings.seeds, cached)
             runs[row.label] |= {f"{seed} {flow}".strip(): own for flow, own in scores.items()}
-            if seed == [*encoders][-1]:
+            if seed == last:
                 yield row, runs[row.label]
 
 

@@ -17,6 +17,7 @@ from simcse_jax.checks import (
     check_types,
     counted,
     did_you_mean,
+    first_twice,
 )
 from simcse_jax.data.augmentation import (
     Augmentation,
@@ -183,8 +184,7 @@ class DataConfig:
             raise ValueError(
                 f"columns is {self.columns} beside a column by name; name the texts too"
             )
-        names = self.choice.names
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := first_twice(self.choice.names):
             raise ValueError(f"the column {twice!r} is named twice; name each once")
 
     def _check_effect(self) -> None:

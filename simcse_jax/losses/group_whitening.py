@@ -74,7 +74,7 @@ def _varies(
     """Tell which channels vary by more than the rounding of a mean of B equal numbers."""
     rounding = x.shape[0] * jnp.finfo(x.dtype).eps
     variance, power = (mean_over_shares((a**2).mean(0), axis_name) for a in (centred, x))
-    return lax.stop_gradient(variance > rounding**2 * power)
+    return variance > rounding**2 * power
 
 
 @jax.custom_jvp
@@ -87,37 +87,37 @@ def inverse_root(covariance: Float[AnyArray, "G F F"]) -> Float[Array, "G F F"]:
     ``a = √λ``: that of the eigenvectors, from which JAX would make it, is infinite where two
     eigenvalues are equal.
     """
-    roots, kept, vectors = _spectrum(jnp.asarray(covariance))
-    return _turned(vectors, vectors * (kept / roots)[:, None])
+    _, inverse, vectors = _spectrum(jnp.asarray(covariance))
+    return _turned(vectors, vectors * inverse[:, None])
 
 
 @inverse_root.defjvp
 def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    roots, kept, vectors = _spectrum(primals[0])
-    left, right = roots[:, :, None], roots[:, None, :]
-    both, one = kept[:, :, None] & kept[:, None, :], kept[:, :, None] ^ kept[:, None, :]
+    roots, inverse, vectors = _spectrum(primals[0])
+    left, right = inverse[:, :, None], inverse[:, None, :]
     inner = jnp.einsum(
         "GFA,GFE,GEC->GAC", vectors, tangents[0], vectors, precision=lax.Precision.HIGHEST
     )
-    # With f = 0 for one of the two, whose λ is zero, K is f / λ of the other.
-    inner *= jnp.where(both, -1 / (left * right * (left + right)), 0.0) + jnp.where(
-        one, 1 / jnp.maximum(left, right) ** 3, 0.0
-    )
+    # Where f is zero for one of the two, whose λ is zero, K is f / λ = f³ of the other.
+    both = -left * right / (roots[:, :, None] + roots[:, None, :])
+    inner *= jnp.where((left > 0) == (right > 0), both, (left + right) ** 3)
     outer = jnp.einsum("GFA,GAC->GFC", vectors, inner, precision=lax.Precision.HIGHEST)
-    return _turned(vectors, vectors * (kept / roots)[:, None]), _turned(vectors, outer)
+    return _turned(vectors, vectors * inverse[:, None]), _turned(vectors, outer)
 
 
 def _spectrum(
     covariance: Float[Array, "G F F"],
-) -> tuple[Float[Array, "G F"], Bool[Array, "G F"], Float[Array, "G F F"]]:
-    """Return the roots of the eigenvalues, which of those are not zero, and the eigenvectors.
+) -> tuple[Float[Array, "G F"], Float[Array, "G F"], Float[Array, "G F F"]]:
+    """Return the eigenvalues' roots, their inverses, and the eigenvectors.
 
-    The roots are positive, also of what is zero, so that one can divide by them.
+    Of an eigenvalue that is zero but for rounding the root is positive, so that one can divide by
+    it, and the inverse zero.
     """
     values, vectors = jnp.linalg.eigh(covariance)
     info = jnp.finfo(covariance.dtype)
     floor = info.eps * values.shape[-1] * values[:, -1:] + info.tiny**0.5
-    return jnp.sqrt(jnp.maximum(values, floor)), values > floor, vectors
+    roots = jnp.sqrt(jnp.maximum(values, floor))
+    return roots, jnp.where(values > floor, 1 / roots, 0.0), vectors
 
 
 def _turned(vectors: Float[Array, "G F F"], scaled: Float[Array, "G F F"]) -> Array:

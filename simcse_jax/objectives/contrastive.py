@@ -61,6 +61,15 @@ def refuse_labels(name: str, labels: bool) -> None:
         )
 
 
+def refuse_hard_negatives(name: str, columns: int) -> None:
+    """Raise ValueError where a text has more than pairs, which the objective of this name reads."""
+    if columns > 2:
+        raise ValueError(
+            f"{name} takes sentences or pairs, the text has {columns} columns: columns 2 takes the "
+            "first two of them"
+        )
+
+
 def refuse_one_example(batch_size: int) -> None:
     """Raise ValueError for a batch of one example, which has no negatives."""
     if batch_size == 1:

@@ -21,7 +21,11 @@ from simcse_jax.checks import check_between, check_count, check_positive, check_
 from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.queue_info_nce import queue_info_nce
 from simcse_jax.models import SentenceModel
-from simcse_jax.objectives.contrastive import ContrastiveWithHead, geometry_metrics
+from simcse_jax.objectives.contrastive import (
+    ContrastiveWithHead,
+    geometry_metrics,
+    refuse_hard_negatives,
+)
 from simcse_jax.objectives.objective import (
     AXIS,
     Keys,
@@ -60,11 +64,7 @@ class ESimCSE(ContrastiveWithHead):
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`: sentences or pairs; hard negatives are not read."""
         super().check_text(columns, labels)
-        if columns > 2:
-            raise ValueError(
-                f"ESimCSE takes sentences or pairs, the text has {columns} columns: columns 2 "
-                "takes the first two of them"
-            )
+        refuse_hard_negatives(self.method, columns)
 
     def check_rows(self, rows: int, batch_size: int) -> None:
         """See `ObjectiveConfig.check_rows`: else a sentence meets itself, as its own negative.

@@ -26,7 +26,11 @@ from simcse_jax.data.batches import TrainingBatch
 from simcse_jax.losses.group_whitening import group_whitening
 from simcse_jax.losses.info_nce import Implementation, info_nce
 from simcse_jax.models import Projection, SentenceModel
-from simcse_jax.objectives.contrastive import ContrastiveWithHead, geometry_metrics
+from simcse_jax.objectives.contrastive import (
+    ContrastiveWithHead,
+    geometry_metrics,
+    refuse_hard_negatives,
+)
 from simcse_jax.objectives.objective import (
     AXIS,
     Keys,
@@ -94,11 +98,7 @@ class WhitenedCSE(ContrastiveWithHead):
     def check_text(self, columns: int, labels: bool) -> None:
         """See `ObjectiveConfig.check_text`: sentences or pairs; there are no hard negatives."""
         super().check_text(columns, labels)
-        if columns > 2:
-            raise ValueError(
-                f"WhitenedCSE takes sentences or pairs, the text has {columns} columns: columns 2 "
-                "takes the first two of them"
-            )
+        refuse_hard_negatives(self.method, columns)
 
     def check_batch(self, batch_size: int, columns: int, width: int) -> None:
         """See `ObjectiveConfig.check_batch`: a group needs more examples than it has channels."""
