@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ import numpy as np
 from jaxtyping import Real
 
 from simcse_jax.arrays import AnyArray
+
+T = TypeVar("T")
 
 
 def quoted(value: object, most: int = 60) -> str:
@@ -77,13 +79,13 @@ def counted(number: float, thing: str) -> str:
     return f"{text} {thing}{'' if number == 1 else 's'}"
 
 
-def first_twice(names: Sequence[str]) -> str | None:
-    """Return the first name that is there more than once, or None.
+def first_twice(items: Sequence[T]) -> T | None:
+    """Return the first item that is there more than once, or None.
 
     >>> first_twice(["a", "b", "a"])
     'a'
     """
-    return next((name for name in names if names.count(name) > 1), None)
+    return next((item for item in items if items.count(item) > 1), None)
 
 
 def first_line(error: BaseException) -> str:
@@ -163,6 +165,14 @@ def check_seed(name: str, value: object) -> None:
     check_count(name, value, 0, math.inf)
     if value >= 2**32:  # type: ignore[operator]
         raise _wrong(name, value, "at least 0 and below 2**32")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise ValueError for seeds that are none, or of which one is there twice."""
+    for seed in seeds:
+        check_seed("seeds", seed)
+    if (twice := first_twice(seeds)) is not None:
+        raise ValueError(f"seeds has {twice} more than once; name each once")
 
 
 def check_types(config: Any) -> None:

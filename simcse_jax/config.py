@@ -25,6 +25,7 @@ from simcse_jax.checks import (
     check_count,
     check_positive,
     check_seed,
+    check_seeds,
     check_type,
     check_types,
     did_you_mean,
@@ -139,11 +140,7 @@ class RunConfig:
             check_count("max_steps", self.max_steps)
         check_positive("epochs", self.epochs, finite=True)
         check_seed("seed", self.seed)
-        for seed in self.seeds:
-            check_seed("seeds", seed)
-        if len(set(self.seeds)) < len(self.seeds):
-            twice = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
-            raise ValueError(f"seeds has {twice} more than once; each trains a run of its own")
+        check_seeds(self.seeds)
         hosts.check_processes(
             self.distributed, self.coordinator, self.num_processes, self.process_id
         )
@@ -171,7 +168,8 @@ class Config:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if not dataclasses.is_dataclass(self.objective):
+        # Of a class itself, SimCSE for SimCSE(), is_dataclass is true as well.
+        if isinstance(self.objective, type) or not dataclasses.is_dataclass(self.objective):
             raise ValueError(
                 f"the objective is {quoted(self.objective)}; it must be one such as SimCSE()"
             )
@@ -476,10 +474,13 @@ def from_json(value: Any, where: Path | str = "the configuration") -> Config:
 def _section(section: type, fields: Any, where: str) -> Any:
     hints = typing.get_type_hints(section)
     names = {field.name for field in dataclasses.fields(section)}
-    if not isinstance(fields, Mapping) or not fields.keys() <= names:
-        unknown = sorted(fields.keys() - names) if isinstance(fields, Mapping) else [fields]
-        known = ", ".join(sorted(names))
-        near = did_you_mean(str(unknown[0]), names)
+    known = ", ".join(sorted(names))
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"{where} is {quoted(fields)}; it must be a JSON object of {known}, or left out"
+        )
+    if unknown := sorted(fields.keys() - names):
+        near = did_you_mean(unknown[0], names)
         raise ValueError(f"{where} has no field {quoted(unknown[0])}; it has {known}{near}")
     try:
         return section(**{n: _typed(hints[n], x, f"{where}.{n}") for n, x in fields.items()})

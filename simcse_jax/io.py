@@ -509,23 +509,26 @@ def read_json_lines(path: AnyPath) -> list[Any]:
     return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
 
 
-def parse_json(text: str, path: AnyPath, first_line: int = 1, *, fields_once: bool = False) -> Any:
-    """Parse JSON that stands in a file from this line on; see `read_json`.
+def parse_json(
+    text: str, path: AnyPath, line: int | None = None, *, fields_once: bool = False
+) -> Any:
+    """Parse JSON that is a whole file, or a line of one; see `read_json`.
 
     Raises:
         ValueError: it is not JSON; the message names file and line.
     """
+    place = f"{path}" if line is None else f"{path}, line {line}"
     try:
         return json.loads(text, object_pairs_hook=_fields_once if fields_once else None)
     except RecursionError:
-        raise ValueError(f"{path}: its JSON is nested too deep to be read") from None
+        raise ValueError(f"{place}: its JSON is nested too deep to be read") from None
     except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
+        at = error.lineno if line is None else line
         raise ValueError(
-            f"{path}, line {line}: not JSON ({error.msg} at column {error.colno})"
+            f"{path}, line {at}: not JSON ({error.msg} at column {error.colno})"
         ) from error
-    except ValueError as error:  # a whole number of thousands of digits
-        raise ValueError(f"{path}: not JSON that can be read ({error})") from error
+    except ValueError as error:  # a field twice, or a whole number of thousands of digits
+        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
 
 
 def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

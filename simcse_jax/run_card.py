@@ -138,10 +138,13 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
             ("simcse",),
         )
     if isinstance(objective, WhitenedCSE):
+        two = columns == 1 and config.data.positives == "same"
+        one = _positive(config.data.positives, columns)
+        positive = "itself under each of two other dropout masks" if two else one
         said = (
             "Contrastive learning by in-batch InfoNCE of vectors that are whitened in the batch, "
-            "in shuffled groups of their channels (Zhuo et al. 2023). A sentence has several "
-            "positives."
+            f"in shuffled groups of their channels (Zhuo et al. 2023). The positive "
+            f"of a sentence is {positive}."
         )
         return "WhitenedCSE", said, ("whitened_cse",)
     if isinstance(objective, SimCSEPlusPlus):

@@ -348,7 +348,6 @@ def choose_scores(config: Config, data: TrainingData, evaluate: Evaluate | None)
             best_metric=None,
             dev_name="",
             note="",
-            dev_data=None,
             one_corpus=False,
         )
     if scores.best_metric is None:
@@ -430,7 +429,7 @@ def train_seed(
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_rows(len(text), config.data.batch_size)
-    fixed = fixed_fields(config, text.fingerprint) | scores.fixed()
+    fixed = fixed_fields(config, text.fingerprint) | start_digest(config) | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
     if finished is not None:
@@ -628,6 +627,15 @@ def load_model(config: Config) -> Model:
     return Model(architecture, params, tokenizer, config.model.pooling, dtype)
 
 
+def start_digest(config: Config) -> dict[str, str]:
+    """Return a digest of the weights that training starts from, under the name that runs record.
+
+    A folder's path says nothing of them: another model may lie there when a run is resumed.
+    """
+    folder = hub.encoder_folder(hub.find_model(config.model.model))
+    return {"start": hub.weights_digest(folder)}
+
+
 def load_tokenizer(folder: Path, pooling: str) -> Tokenizer:
     """Load the tokenizer of a model's folder, which is used with this pooling."""
     settings = hub.read_settings(folder, pooling)
@@ -738,7 +746,7 @@ def train_flow_seed(
     """Fit a flow to the frozen encoder's vectors, or reuse its finished run; see `train_seed`."""
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
-    fixed = fixed_fields(config, data.text.fingerprint) | scores.fixed()
+    fixed = fixed_fields(config, data.text.fingerprint) | start_digest(config) | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
     if finished is not None:

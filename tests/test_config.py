@@ -182,7 +182,8 @@ def test_places_and_what_is_asked_for_may_differ_when_resumed():
         ('{"objective": {"type": "simcse", "temperature": -1}}', "temperature is -1.0; it must"),
         ('{"objective": {"type": "simcse"}, "run": {"seed": 1.5}}', "run.seed is 1.5; it must"),
         ('{"objective": {"type": "simcse"}, "run": {"parallel": "none"}}', "one of shard_map"),
-        ('{"objective": {"type": "simcse"}, "run": 3}', "run has no field 3"),
+        ('{"objective": {"type": "simcse"}, "run": 3}', "run is 3; it must be a JSON object of"),
+        ('{"objective": {"type": "simcse"}, "model": null}', "model is None; it must be a JSON"),
         (
             '{"objective": {"type": "simcse"}, "run": {"seed": 1, "seed": 2}}',
             r"the field 'seed' is there twice; leave one out",
@@ -294,6 +295,8 @@ def test_an_objective_of_no_known_type(kind):
 def test_what_is_no_objective_and_no_folder():
     with pytest.raises(ValueError, match="the objective is 3; it must be one such as SimCSE"):
         configs.Config(3)
+    with pytest.raises(ValueError, match=r"objective is <class .*SimCSE'>; it must be one such as"):
+        configs.Config(configs.SimCSE)
     with pytest.raises(ValueError, match="output_dir is ''"):
         replace(CONFIGS["mlm"], output_dir="")
     empty = "--output-dir is given an empty value; give another, or leave it out"

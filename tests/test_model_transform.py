@@ -92,7 +92,11 @@ def add_dense(folder, config, *, last=True):
     ("config", "last", "message"),
     [
         ({"activation_function": "torch.nn.modules.activation.ReLU"}, True, "this one has ReLU"),
-        ({"activation_function": "torch.nn.Identity", "use_residual": True}, True, "no residual"),
+        (
+            {"activation_function": "torch.nn.Identity", "use_residual": True},
+            True,
+            "and a residual$",
+        ),
         ({"activation_function": "torch.nn.Identity"}, False, "the modules are Transformer, Dense"),
     ],
 )

@@ -257,6 +257,34 @@ def test_a_best_model_that_was_deleted_is_written_again(make, tiny_data, tmp_pat
     assert "its model best is gone; its checkpoints give it again" in printed
 
 
+def test_a_run_goes_on_from_the_same_weights_and_is_scored_on_the_same_data(
+    make, golden, tiny_data, tmp_path
+):
+    start, data = tmp_path / "start", tmp_path / "data"
+    shutil.copytree(golden / "tiny-bert", start)
+    shutil.copytree(tiny_data, data)
+    text = {"train_files": (tiny_data / "text.txt",)}
+    config = make("unsup_simcse", model=str(start), eval_data=data, max_steps=1, **text)
+    (found,) = train_seeds(config)
+    again = replace(config, resume=True)
+    assert train_seeds(again) == [found]
+    test = data / "STS" / "STSBenchmark" / "sts-test.csv"
+    told = test.read_text()
+    test.write_text("".join(told.splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match="what is scored, by eval_data or test_files, has changed"):
+        train_seeds(again)
+    test.write_text(told)
+    # Another model under the same name, for a finished run and one that was interrupted.
+    encoder = SentenceEncoder.from_pretrained(start, pooling="cls")
+    bigger = encoder.with_params(jax.tree.map(lambda x: 2 * x, encoder.params))
+    shutil.rmtree(start)
+    bigger.save_pretrained(start)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the weights of the model to start from have changed"):
+            train_seeds(again)
+        (tmp_path / "run" / "results.json").unlink(missing_ok=True)
+
+
 def test_seeds_are_refused_before_any_is_trained(make, tiny_data, tmp_path, monkeypatch):
     config = make("unsup_simcse", seeds=(0, 1), train_files=(tiny_data / "text.txt",), max_steps=1)
     train_seeds(replace(config, seeds=(), seed=1, output_dir=tmp_path / "run" / "seed-1"))
@@ -601,7 +629,7 @@ def test_columns_and_scores_of_ones_own_from_the_command_line(
     (tmp_path / "dev.jsonl").write_text(told.replace('"stars": 1', '"stars": 2'))
     with pytest.raises(SystemExit):
         cli.main([*command, "--resume"])
-    assert "the pairs of --eval-data have changed" in capsys.readouterr().err
+    assert "scored, by --eval-data or --test-files, has changed" in capsys.readouterr().err
     assert results["best"]["tasks"]["dev"]["all"] == pytest.approx(results["dev_best"])
     assert library.begun[0]["config"]["data"]["columns"] == ["q", "a b"]
     logged = [{n: x for n, x in r.items() if n != "eval"} for r in library.logged]

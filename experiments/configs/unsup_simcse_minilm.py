@@ -1,4 +1,4 @@
-r"""Unsupervised SimCSE from MiniLM's cls, which was never trained for similarity.
+r"""Unsupervised SimCSE from MiniLM's cls, which its own training did not compare.
 
     simcse-jax train experiments/configs/unsup_simcse_minilm.py --train-files wiki1m_head.txt \
         --eval-data DATA

@@ -44,7 +44,7 @@ from experiments import report
 from experiments.script import run_script
 from experiments.tables.filled import filled_positives
 from simcse_jax.checks import counted
-from simcse_jax.config import CONFIGS, Config, replace
+from simcse_jax.config import CONFIGS, Config, field_names, replace
 from simcse_jax.data.augmentation import wordnet_synonyms
 from simcse_jax.data.datasets import DataConfig, load_training_data
 from simcse_jax.data.senteval import read_stsb
@@ -254,10 +254,11 @@ class AblationTable:
     every: int | None = None
     """STS-B dev is scored every so many steps; default: 25 for SimCSE, 125 for Sentence-BERT."""
     batch_size: int | None = None
-    """The number of examples of a batch; default: the paper's 64 (SimCSE) or 16
-    (Sentence-BERT)."""
+    """The number of examples of a batch; default: 64 for SimCSE, the paper's without labels (it has
+    512 with NLI), and the paper's 16 for Sentence-BERT."""
     learning_rate: float | None = None
-    """The largest learning rate; default: the paper's 3e-5 (SimCSE) or 2e-5 (Sentence-BERT)."""
+    """The largest learning rate; default: 3e-5 for SimCSE, the paper's without labels (it has 5e-5
+    with NLI), and the paper's 2e-5 for Sentence-BERT."""
     max_length: int | None = None
     """Sentences are cut to so many tokens; default: 32 for SimCSE, 128 for Sentence-BERT."""
     seeds: tuple[int, ...] = (0,)
@@ -319,12 +320,54 @@ def configuration(settings: AblationTable, preset: str, row: Row) -> Config:
     )
 
 
-def has_a_head(preset: str) -> bool:
-    """Return whether a preset has rows of SimCSE that are not about its head."""
-    found = ABLATIONS[preset]
-    return isinstance(found.base.objective, SimCSE) and any(
-        "head" not in row.changes for row in found.rows
-    )
+def check_effect(settings: AblationTable, rows: Sequence[tuple[Row, Config]]) -> None:
+    """Refuse options that would change none of the rows.
+
+    Raises:
+        ValueError: the message names the option.
+    """
+    useless = [
+        name
+        for name, field in FIELDS.items()
+        if getattr(settings, name) is not None
+        and all(field in row.changes or field not in field_names(config) for row, config in rows)
+    ]
+    if settings.train_files and not any(of_sentences(config) for _, config in rows):
+        useless.append("train_files")
+    if settings.nli and not any(needs_nli(config.data) for _, config in rows):
+        useless.append("nli")
+    if useless:
+        raise ValueError(
+            f"--{useless[0].replace('_', '-')} has no effect on these presets; leave it out"
+        )
+
+
+def of_sentences(config: Config) -> bool:
+    """Return whether a run trains on sentences, and not on NLI or the pairs of STS-B."""
+    return not needs_nli(config.data) and config.data.dataset != "stsb"
+
+
+def read_sentences(settings: AblationTable) -> tuple[str, ...]:
+    """Read the sentences that the rows without labels train on.
+
+    Raises:
+        ValueError: the files hold pairs or triplets, or a file of other sentences' filled-in
+            positives lies where theirs would.
+    """
+    data = replace(SENTENCES, train_files=settings.train_files).data
+    text = load_training_data(data, NLI_SEED).text
+    if len(text.columns) != 1:
+        raise ValueError(
+            f"{text.description}; rows without labels need one column of sentences: give a file of "
+            "those as --train-files, and NLI or triplets as --nli"
+        )
+    (sentences,) = text.columns
+    file = settings.output_dir / FILLED
+    if file.is_file():
+        rows = read_json_lines(file)
+        if [row.get("sentence") if isinstance(row, dict) else row for row in rows] != [*sentences]:
+            raise ValueError(f"{file} is not of this training text; move it away")
+    return sentences
 
 
 def nli_has(files: tuple[Path, ...]) -> tuple[int, bool]:
@@ -373,26 +416,20 @@ def missing(data: DataConfig, nli_columns: int, nli_labels: bool) -> str | None:
     return None
 
 
-def write_filled(settings: AblationTable) -> str | None:
-    """Write sentences with positives that the model has filled in, unless they are there.
+def write_filled(settings: AblationTable, sentences: Sequence[str]) -> str | None:
+    """Write sentences with positives that the model has filled in; a resumed table has them.
 
     Returns:
         Why there can be none; None where there are.
     """
     file = settings.output_dir / FILLED
-    data = replace(SENTENCES, train_files=settings.train_files).data
-    (text,) = load_training_data(data, NLI_SEED).text.columns
-    if file.is_file():
-        rows = read_json_lines(file)
-        if [row.get("sentence") if isinstance(row, dict) else row for row in rows] != [*text]:
-            raise ValueError(f"{file} is not of this training text; move it away")
-        if settings.resume:
-            return None
+    if settings.resume and file.is_file():
+        return None
     try:
-        positives = filled_positives(settings.model, text)
+        positives = filled_positives(settings.model, sentences)
     except ValueError as error:
         return str(error)
-    rows = ({"sentence": s, "positive": p} for s, p in zip(text, positives, strict=True))
+    rows = ({"sentence": s, "positive": p} for s, p in zip(sentences, positives, strict=True))
     write_text(file, "".join(f"{json.dumps(row)}\n" for row in rows))
     return None
 
@@ -512,21 +549,23 @@ def main(settings: AblationTable) -> None:
         raise ValueError("--presets and --seeds need one each or more")
     if len(set(settings.presets)) < len(settings.presets):
         raise ValueError("a preset is named twice; name each once")
-    if settings.head is not None and not any(map(has_a_head, settings.presets)):
-        raise ValueError("--head has no effect on these presets; leave it out")
     read_stsb(settings.eval_data, "dev")  # of a file of pairs the scores would be of those
     # All of them first: what cannot be should not come out after hours of training.
     configs = {
         preset: [(row, configuration(settings, preset, row)) for row in ABLATIONS[preset].rows]
         for preset in settings.presets
     }
+    all_rows = [found for rows in configs.values() for found in rows]
+    check_effect(settings, all_rows)
+    with_sentences = any(of_sentences(config) for _, config in all_rows)
+    sentences = read_sentences(settings) if with_sentences else ()
     of_nli = nli_has(settings.nli)
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():
         for row, config in rows:
             why = missing(config.data, *of_nli)
             if row.filled and not why:
-                why = write_filled(settings)
+                why = write_filled(settings, sentences)
             if why:
                 report.console.print(f"{preset}, {row.label}: not run ({why})")
             finished = [] if why else train_seeds(config)

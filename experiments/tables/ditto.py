@@ -32,7 +32,7 @@ from simcse_jax import SentenceEncoder
 from simcse_jax.data.encode_batches import encode_batches
 from simcse_jax.data.packing import TOKENS_PER_SEGMENT
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
-from simcse_jax.evaluation.sts import cosine, evaluate_sts, spearman
+from simcse_jax.evaluation.sts import cosine, evaluate_sts, papers_average, spearman
 from simcse_jax.io import write_json, write_text
 from simcse_jax.models import Batch, BertConfig, BertEncoder, pool
 from simcse_jax.models.ditto import diagonal_attention
@@ -183,7 +183,7 @@ def row_of(seeds: list[Any], poolings: tuple[str, ...], notes: list[str]) -> lis
     first = "" if None in heads else report.mean_and_deviation([head["first"] for head in heads])
     rows = [found["rows"][p] for found, p in zip(seeds, poolings, strict=True)]
     columns = [[row[name] for row in rows] for name in COLUMNS]
-    columns.append([float(np.mean([row[name] for name in TASKS])) for row in rows])
+    columns.append([papers_average(row[name] for name in TASKS) for row in rows])
     of_what = f" ({', '.join(notes)})" if notes else ""
     return [names + of_what, first, *map(report.mean_and_deviation, columns)]
 

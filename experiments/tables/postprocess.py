@@ -22,6 +22,7 @@ from experiments import report
 from experiments.script import run_script
 from experiments.tables.frozen import encode_tasks, fit_method, load_frozen, transforms_of
 from simcse_jax import SentenceEncoder
+from simcse_jax.checks import check_seeds
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
@@ -88,6 +89,7 @@ def check(settings: PostProcessing) -> None:
             raise ValueError(f"--{field} is of a flow, not of {settings.method}; leave it out")
     if not settings.seeds:
         raise ValueError("--seeds needs at least one seed")
+    check_seeds(settings.seeds)
 
 
 def cells(runs: Sequence[StsResults], protocol: str) -> list[str]:

@@ -3,9 +3,9 @@ r"""Whitening, flow and the calibrations over MiniLM's layers, target and NLI fi
     python -m experiments.tables.postprocess_grid --eval-data SENTEVAL/data/downstream \
         --nli snli_dev.jsonl mnli_dev.jsonl
 
-MiniLM's cls with all six layers was never trained for similarity; its first five layers are a
-collapsed cone, its first four a raw BERT's. Every sentence is encoded once a depth, all methods
-work on those vectors. Writes postprocess.json (every seed) and postprocess.md (what is printed).
+MiniLM's training compared means, not its cls; that of five or four layers lies in a collapsed cone.
+Every sentence is encoded once a depth, all methods work on those vectors. Writes
+postprocess.json (every seed) and postprocess.md (what is printed).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from experiments import report
 from experiments.script import run_script
 from experiments.tables.frozen import encode_tasks, fit_method, load_frozen, transforms_of
 from simcse_jax import SentenceEncoder
+from simcse_jax.checks import check_seeds
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import read_sentences
 from simcse_jax.evaluation.sts import (
@@ -254,6 +255,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def main(settings: PostProcessingGrid) -> None:
     """Measure, write both files, and print the tables."""
+    check_seeds(settings.seeds)
     if odd := set(settings.layers_all_tasks) - set(settings.layers):
         raise ValueError(f"--layers-all-tasks has {min(odd)}, which --layers lacks")
     fits = {"NLI": read_sentences(settings.nli)} if settings.nli else {}

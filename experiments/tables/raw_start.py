@@ -199,8 +199,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return the table in Markdown: mean and deviation over the seeds, for each step."""
     how = results["settings"]
     title = (
-        f"Masked language modelling from {how['model']}: batches of {CONFIG.data.batch_size}, "
-        f"learning rate {CONFIG.optimizer.learning_rate:g}, {how['dtype']}, "
+        f"Masked language modelling from {how['model']}: batches of {how['batch_size']}, "
+        f"learning rate {how['learning_rate']:g}, {how['dtype']}, "
         f"{how['sentences']:,} sentences, seeds {', '.join(results['seeds'])}; "
         f"{results['hardware']}:"
     )
@@ -244,7 +244,12 @@ def main(settings: RawStart) -> None:
     for seed, run in zip(settings.seeds, runs, strict=True):
         lines = read_json_lines(Path(run["folder"]) / "metrics.jsonl")
         found[str(seed)] = [{"step": x["step"], **x["eval"]} for x in lines if "eval" in x]
-    record = report.results_record(settings, sentences=len(text))
+    record = report.results_record(
+        settings,
+        sentences=len(text),
+        batch_size=batch_size,
+        learning_rate=CONFIG.optimizer.learning_rate,
+    )
     results = record | {"start": start, "seeds": found}
     write_json(settings.output_dir / "raw_start.json", results)
     write_text(settings.output_dir / "raw_start.md", markdown(results) + "\n")

@@ -140,10 +140,10 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def vectors_by_size(settings: Retrieval, raw: Vectors) -> list[tuple[str, Vectors]]:
     """Return the raw unit vectors, and the whitened ones from the most dimensions to the fewest."""
-    for k in settings.dimensions:
-        if not 1 <= k <= raw.shape[1]:
-            raise ValueError(f"--dimensions {k}: the vectors have 1 to {raw.shape[1]}")
     whole = unit_rows(Whitening.fit(raw)(raw))
+    for k in settings.dimensions:
+        if not 1 <= k <= whole.shape[1]:
+            raise ValueError(f"--dimensions {k}: of these vectors 1 to {whole.shape[1]} vary")
     fewer = [k for k in sorted(settings.dimensions, reverse=True) if k < whole.shape[1]]
     white = [whole, *(unit_rows(Whitening.fit(raw, k)(raw)) for k in fewer)]
     return [("raw", unit_rows(raw)), *(("whitening", x) for x in white)]

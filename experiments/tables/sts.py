@@ -23,8 +23,8 @@ from tqdm import tqdm
 from experiments import report
 from experiments.script import run_script
 from experiments.tables.frozen import encode_tasks, transforms_of
-from simcse_jax import SentenceEncoder
-from simcse_jax.checks import counted
+from simcse_jax import SentenceEncoder, hub
+from simcse_jax.checks import check_seeds, counted
 from simcse_jax.data.senteval import TASKS, StsTask, read_sts
 from simcse_jax.data.training_text import TrainingText, read_sentences
 from simcse_jax.evaluation.scores import pairs_digest
@@ -157,9 +157,25 @@ def check_objective(name: str, models: Mapping[str, Path]) -> None:
     """Raise ValueError where models are not of the method whose run they are given as."""
     wanted = OBJECTIVES.get(name, name)
     for model in models.values():
-        found = read_results(model.parent / "results.json")["settings"].get("type", wanted)
+        settings = read_results(model.parent / "results.json")["settings"]
+        found = settings.get("type", wanted)
         if found != wanted:
             raise ValueError(f"{model.parent} is a run of {found}; --{name} needs one of {wanted}")
+        # Its row is of NLI; a regression is of STS-B, which the table scores.
+        if found == "sbert" and (kind := settings.get("kind", "softmax")) != "softmax":
+            raise ValueError(
+                f"{model.parent} is a run of Sentence-BERT's {kind}; --{name} needs one of its "
+                "softmax, which is trained on NLI"
+            )
+
+
+def weights_digests(settings: StsTable, source: str) -> dict[str, str]:
+    """Return a digest of the weights of a source's models by seed: a path says nothing of them."""
+    if source in RUNS:
+        models = run_models(getattr(settings, source))
+    else:
+        models = {"": hub.encoder_folder(hub.find_model(settings.model))}
+    return {seed: hub.weights_digest(folder) for seed, folder in models.items()}
 
 
 def sources(settings: StsTable) -> dict[str, dict[str, Callable[[], SentenceEncoder]]]:
@@ -223,6 +239,7 @@ def measure_all(
     encoders = sources(settings)
     measured: dict[str, dict[str, Any]] = {}
     missing: dict[Row, dict[str, Any]] = {}
+    weights = {source: weights_digests(settings, source) for source in encoders}
     text = {
         "tasks": {task.name: list(map(pairs_digest, task.subsets)) for task in tasks},
         "nli": TrainingText((tuple(nli),)).fingerprint if nli else None,
@@ -230,7 +247,7 @@ def measure_all(
     for row in rows(settings.pooling):
         if row.source not in encoders or (row.fit == "NLI" and not nli):
             continue
-        file, key = row_file(settings, row), row_key(settings, row, text)
+        file, key = row_file(settings, row), row_key(settings, row, text, weights[row.source])
         if (known := known_row(file)) is not None and known["key"] == key:
             measured[row.label] = known
         else:
@@ -263,13 +280,16 @@ def known_row(file: Path) -> dict[str, Any] | None:
     return found
 
 
-def row_key(settings: StsTable, row: Row, text: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row's numbers depend on; of a model in a folder its path.
+def row_key(
+    settings: StsTable, row: Row, text: Mapping[str, Any], weights: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a row's numbers depend on.
 
     Args:
         settings: of the table.
         row: one of its rows.
         text: digests of the tasks' pairs and of the NLI sentences.
+        weights: those of the row's models by seed.
     """
     key: dict[str, Any] = {"model": settings.model, "num_layers": settings.num_layers}
     if row.source in RUNS:
@@ -277,6 +297,7 @@ def row_key(settings: StsTable, row: Row, text: Mapping[str, Any]) -> dict[str, 
             str(seed): read_results(model.parent / "results.json")["settings"]
             for seed, model in run_models(getattr(settings, row.source)).items()
         }
+    key["weights"] = dict(weights)
     if row.method is not None:
         key = {"of": key, "fit": row.fit}
         key["nli"] = text["nli"] if row.fit == "NLI" else None
@@ -352,6 +373,7 @@ def latex(results: Mapping[str, Any]) -> str:
 
 def main(settings: StsTable) -> None:
     """Measure what is missing, and write the table."""
+    check_seeds(settings.seeds)
     for name in RUNS:  # before hours of encoding
         if (run := getattr(settings, name)) is not None:
             check_objective(name, run_models(run))

@@ -16,7 +16,6 @@ are asked for by name are the only ones read: then others may hold anything, the
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any, Literal
 
 from simcse_jax.checks import is_unicode, listed, quoted
 from simcse_jax.data.parquet import parquet_file, whole_parquet
-from simcse_jax.io import open_data, read_lines
+from simcse_jax.io import open_data, parse_json, read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 # What pandas writes beside the columns where the rows were filtered.
@@ -240,14 +239,10 @@ def _json_rows(
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except RecursionError:
-            raise ValueError(f"{path}, line {line}: nested too deep to be read") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {line}: not JSON ({error.msg} at column {error.colno}); each line "
-                'needs one object such as {"sent0": "…", "sent1": "…"}'
-            ) from error
+            row = parse_json(text, path, line, fields_once=True)
+        except ValueError as error:
+            wanted = '{"sent0": "…", "sent1": "…"}'
+            raise ValueError(f"{error}; each line needs one object such as {wanted}") from error
         if not isinstance(row, dict) or not row:
             raise ValueError(
                 f"{path}, line {line}: a JSON object with named texts is wanted, found "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,13 @@ from simcse_jax.data.lee import pair_indices, read_lee
 from simcse_jax.data.pairs import COLUMNS, read_pairs
 from simcse_jax.data.senteval import TASKS, Pairs, StsTask, read_sts, read_stsb
 from simcse_jax.data.training_text import TrainingText
-from simcse_jax.evaluation.sts import evaluate_sts, paired_similarity, results_to_json, spearman
+from simcse_jax.evaluation.sts import (
+    evaluate_sts,
+    paired_similarity,
+    papers_average,
+    results_to_json,
+    spearman,
+)
 from simcse_jax.evaluation.triplets import triplet_accuracy
 from simcse_jax.hub import Score
 from simcse_jax.losses.geometry import unit_rows
@@ -53,8 +59,9 @@ class Scores(NamedTuple):
             the last.
         measure: what the scores are, for people.
         note: what is to be known of them, for people; "" for nothing.
-        dev_data: a digest of the data on the way, where the metric's name does not say which they
-            are; a run goes on with the same alone.
+        scored_on: a digest of the data on the way and at the end, so that a run goes on with the
+            same alone; of SentEval's tasks STS-B stands for all. None where they are always the
+            same.
         pairs_file: the name of the user's own file whose pairs the test is, for the card; "" where
             they are SentEval's or Lee's.
         one_corpus: whether dev and test are the same pairs, so that there is no test to speak of.
@@ -67,13 +74,13 @@ class Scores(NamedTuple):
     columns: Callable[[dict[str, Any], dict[str, Any]], list[Column]]
     measure: str = "Spearman"
     note: str = ""
-    dev_data: str | None = None
+    scored_on: str | None = None
     pairs_file: str = ""
     one_corpus: bool = False
 
     def fixed(self) -> dict[str, str | None]:
         """Return what must not change when the run is resumed."""
-        own = {} if self.dev_data is None else {"dev_data": self.dev_data}
+        own = {} if self.scored_on is None else {"scored_on": self.scored_on}
         return {"dev_metric": self.best_metric, **own}
 
 
@@ -123,7 +130,14 @@ def sts_scores(
     def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
         return results_to_json(evaluate_sts(encoder.encode, tasks))
 
-    return Scores(dev, "stsb_dev", "STS-B dev", test, _sts_columns)
+    return Scores(
+        dev,
+        "stsb_dev",
+        "STS-B dev",
+        test,
+        _sts_columns,
+        scored_on=_joined(map(pairs_digest, (pairs, *tasks["STS-B"].subsets))),
+    )
 
 
 def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
@@ -146,7 +160,7 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         _sts_columns,
         note=f"the model is chosen by the pairs that it is scored on, the {len(pairs):,} of "
         f"{file.name}, so its score is no measure of new text",
-        dev_data=pairs_digest(pairs),
+        scored_on=pairs_digest(pairs),
         pairs_file=file.name,
         one_corpus=True,
     )
@@ -156,6 +170,11 @@ def pairs_digest(pairs: Pairs) -> str:
     """Return a digest of pairs and their scores."""
     rows = [pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]
     return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+
+
+def _joined(digests: Iterable[str | None]) -> str:
+    """Return one digest of several, of which some may be missing."""
+    return hashlib.blake2b(json.dumps([*digests]).encode(), digest_size=8).hexdigest()
 
 
 def _spearman(encoder: SentenceEncoder, pairs: Pairs) -> float:
@@ -186,7 +205,7 @@ def _sts_columns(best: dict[str, Any], last: dict[str, Any]) -> list[Column]:
         headline = scores["lee_spearman"] if task is None else task["all"]
         columns.append(Column(f"test_{which}", f"test, {which}", headline))
         if len(tasks) == len(TASKS):
-            average = float(np.mean([round(tasks[t]["all"], 2) for t in TASKS]))
+            average = papers_average(tasks[t]["all"] for t in TASKS)
             columns.append(Column(f"average_{which}", f"average, {which}", average))
             columns += [Column(f"{task}_{which}", "", tasks[task]["all"]) for task in TASKS]
     return columns
@@ -226,7 +245,8 @@ def with_nli(scores: Scores, pairs: TrainingText, chosen: bool = True) -> Scores
         return [*scores.columns(best, last), *accuracy]
 
     measure = "NLI accuracy" if scores.best_metric is None else "Spearman and NLI accuracy"
-    return scores._replace(test=test, columns=columns, measure=measure)
+    scored_on = _joined((scores.scored_on, pairs.fingerprint))
+    return scores._replace(test=test, columns=columns, measure=measure, scored_on=scored_on)
 
 
 def triplet_scores(
@@ -258,12 +278,21 @@ def triplet_scores(
             for which, scores in both
         ]
         others = [] if sts is None else sts.columns(best, last)
-        renamed = [c._replace(heading=c.heading.replace("test", "STS-B")) for c in others]
+        renamed = [c._replace(heading=c.heading.replace("test", own or "STS-B")) for c in others]
         return [*shown, *hidden, *renamed]
 
     own = "" if sts is None else sts.pairs_file
-    measure = "section-triplet accuracy"
-    return Scores(dev, "sections_dev", "dev", test, columns, measure, pairs_file=own)
+    digests = [part.fingerprint for part in parts.values()]
+    return Scores(
+        dev,
+        "sections_dev",
+        "dev",
+        test,
+        columns,
+        "section-triplet accuracy",
+        scored_on=_joined((*digests, None if sts is None else sts.scored_on)),
+        pairs_file=own,
+    )
 
 
 def _accuracy(

@@ -198,6 +198,11 @@ class TaskResult:
     subsets: dict[str, SubsetResult]
 
 
+def papers_average(scores: Iterable[float]) -> float:
+    """Return the papers' average of tasks: the mean of the scores rounded to two decimals."""
+    return float(np.mean([round(score, 2) for score in scores]))
+
+
 @dataclass(frozen=True)
 class StsResults:
     """The results of all tasks by name, in the order of the tasks."""
@@ -206,11 +211,11 @@ class StsResults:
 
     @property
     def average(self) -> Protocols:
-        """The papers' average: the mean of the tasks' Spearman scores rounded to two decimals."""
+        """The papers' average of the tasks' Spearman scores."""
         scores = [task.spearman for task in self.tasks.values()]
         return Protocols(
             *(
-                float(np.mean([round(getattr(score, protocol), 2) for score in scores]))
+                papers_average(getattr(score, protocol) for score in scores)
                 for protocol in PROTOCOLS
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -87,6 +88,15 @@ def weight_files(folder: Path) -> list[Path]:
             "(folder).save_pretrained(new_folder) writes safetensors"
         )
     raise FileNotFoundError(f"{folder} has no weights: {', '.join(missing)} is missing")
+
+
+def weights_digest(folder: Path) -> str:
+    """Return a digest of the bytes of a folder's weights; errors as of `weight_files`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def _is_file_name(name: Any) -> bool:

@@ -347,9 +347,10 @@ def _read_dense(folder: Path) -> list[Transform]:
     activation = _of_type(path, raw, "activation_function", str, TANH)
     if activation not in (*_IDENTITIES, *_TANHS) or raw.get("use_residual"):
         shown = activation.removeprefix("torch.nn.modules.activation.")
+        residual = " and a residual" if raw.get("use_residual") else ""
         raise ValueError(
             f"{path}: only Dense modules with the activation Identity or Tanh and no residual are "
-            f"read, this one has {shown}"
+            f"read, this one has {shown}{residual}"
         )
     sizes = ("in_features", "out_features")
     _check_keys(path, raw, (*sizes, "bias", "activation_function"), _DENSE)

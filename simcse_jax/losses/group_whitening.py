@@ -71,8 +71,9 @@ def group_whitening(
 def _varies(
     x: Float[Array, "B G F"], centred: Float[Array, "B G F"], axis_name: str | None
 ) -> Bool[Array, "G F"]:
-    """Tell which channels vary by more than the rounding of a mean of B equal numbers."""
-    rounding = x.shape[0] * jnp.finfo(x.dtype).eps
+    """Tell which channels vary by more than the rounding of a mean over the batch's equal rows."""
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    rounding = x.shape[0] * devices * jnp.finfo(x.dtype).eps
     variance, power = (mean_over_shares((a**2).mean(0), axis_name) for a in (centred, x))
     return variance > rounding**2 * power
 

@@ -89,7 +89,7 @@ def init_head(model: Model, key: Key[Array, ""]) -> Params:
     if not cfg.has_masked_lm_head:
         raise ValueError(
             f"a model of type {cfg.model_type} has no masked-LM head; choose another model, or "
-            "mlm_weight 0"
+            "leave masked language modelling out"
         )
     if "mlm" in model.params:
         return model.params["mlm"]
@@ -168,7 +168,7 @@ def masking_tokens(model: Model) -> MaskingTokens:
     if model.tokenizer.mask_id is None:
         raise ValueError(
             "the model's tokenizer has neither [MASK] nor <mask>, which masked language modelling "
-            "needs; choose another model, or mlm_weight 0"
+            "needs; choose another model, or leave it out"
         )
     return MaskingTokens(model.tokenizer.mask_id, tuple(model.tokenizer.special_ids()))
 

@@ -145,7 +145,7 @@ def _json_pieces(
 
 
 def _json_row(line: str, path: str, number: int, column: str) -> dict[str, Any]:
-    row = parse_json(line, spoken(path), number)
+    row = parse_json(line, spoken(path), number, fields_once=True)
     if not isinstance(row, dict):
         wrong = f"holds a {type(row).__name__}; it must be an object with a field {column!r}"
     elif column not in row:

@@ -92,14 +92,15 @@ def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dic
     """
     if "dataset" not in wanted:
         saved = {name: value for name, value in saved.items() if name != "dataset"}
-    # Nobody knows data by their digest.
-    data = {
+    # Nobody knows a text or a model by its digest.
+    digests = {
         "text": "the training text has changed",
-        "dev_data": "the pairs of eval_data have changed",
+        "start": "the weights of the model to start from have changed",
+        "scored_on": "what is scored, by eval_data or test_files, has changed",
     }
     return {
-        name: data[name]
-        if name in data and name in saved and name in wanted
+        name: digests[name]
+        if name in digests and name in saved and name in wanted
         else f"{name} was {quoted(saved.get(name))} and is {quoted(wanted.get(name))}"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)

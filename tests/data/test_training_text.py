@@ -136,6 +136,8 @@ def test_the_fingerprint_tells_texts_apart():
         ("x.csv", "a,b,score\n1,2,3\n", r"the column 'score' holds no sentences; leave it out"),
         ("x.jsonl", '{"a": "b"}\n{"a": \n', r"x\.jsonl, line 2: not JSON \(Expecting value"),
         ("x.jsonl", '["a"]\n', r"line 1: a JSON object with named texts is wanted"),
+        ("x.jsonl", '{"a": "b"}\n{"a": "c", "a": "d"}\n', r"line 2: .*'a' is there twice; leave"),
+        ("x.jsonl", "[" * 9999 + "\n", r"line 1: its JSON is nested too deep to be read; each"),
         (
             "x.jsonl",
             '{"a": "b", "c": "d"}\n{"a": "b"}',

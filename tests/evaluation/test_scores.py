@@ -31,7 +31,13 @@ def test_own_pairs_are_no_published_test_whatever_the_file_is_called(tmp_path):
         "is no measure of new text."
     )
     assert _note(CONFIGS["unsup_simcse"], scores).endswith(note)
-    assert triplet_scores({}, "cosine", scores).pairs_file == file.name
+    of_sections = triplet_scores({}, "cosine", scores)
+    assert of_sections.pairs_file == file.name
+    best = {"sections": 1.0, "sections_cosine": 1.0, "sections_all": 1.0} | scores.test(
+        Lengths(), None
+    )
+    headings = [column.heading for column in of_sections.columns(best, best)]
+    assert [h for h in headings if h][2:] == ["STS-B;.csv, best", "STS-B;.csv, last"]
 
 
 def test_senteval_s_test_is_called_what_it_is():

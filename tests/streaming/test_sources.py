@@ -93,6 +93,7 @@ def test_standard_input_is_text_or_with_a_column_json(monkeypatch):
             r'{"text": "a\u0000b"}',
             r"line 19: the field 'text' holds a NUL character; delete the esc",
         ),
+        ('{"text": "a", "text": "b"}', r"line 19: .*the field 'text' is there twice; leave one"),
         (r'{"text": "\ud83d"}', r"line 19: the field 'text' holds half of a surrogate pair"),
     ],
 )

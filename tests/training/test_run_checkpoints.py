@@ -435,3 +435,12 @@ def test_the_name_of_a_data_set_beside_files_tells_nothing():
     assert changed_settings(old, {"seed": 1}) == {}
     assert changed_settings(old, {"seed": 1, "dataset": "stsb"}).keys() == {"dataset"}
     assert changed_settings({"seed": 1}, old).keys() == {"dataset"}
+
+
+def test_digests_are_said_in_words():
+    digests = {"start": "a", "scored_on": "b"}
+    assert changed_settings(digests, digests) == {}
+    assert list(changed_settings(digests, {"start": "x", "scored_on": "y"}).values()) == [
+        "what is scored, by eval_data or test_files, has changed",
+        "the weights of the model to start from have changed",
+    ]

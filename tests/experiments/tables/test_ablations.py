@@ -86,7 +86,7 @@ def test_what_a_row_changes(settings, preset, label, expected):
         assert fields["train_files"] == files
 
 
-def test_what_is_not_asked_for_is_the_papers(tiny_data):
+def test_what_is_not_asked_for_is_as_the_options_say(tiny_data):
     def fields(preset):
         config = configuration(AblationTable(tiny_data), preset, ABLATIONS[preset].rows[0])
         return fields_of(config)
@@ -171,7 +171,7 @@ def test_table_and_reuse(settings, tiny_data, golden, monkeypatch):
     base = replace(CONFIGS["unsup_simcse"], learning_rate=1e-3)
     monkeypatch.setitem(ABLATIONS, "dropout", Ablation(base, rows))
     monkeypatch.setattr(ablations, "wordnet_synonyms", no_wordnet)
-    settings = dataclasses.replace(settings, presets=("dropout",))
+    settings = dataclasses.replace(settings, presets=("dropout",), nli=())
     ablations.main(settings)
     out = settings.output_dir
     results = read_json(out / "ablations.json")
@@ -213,6 +213,10 @@ def test_bad_settings(settings):
         ({"every": 0}, "eval_every is 0"),
         ({"seeds": ()}, "--presets and --seeds"),
         ({"head": "none", "presets": ("pooler", "sbert-pooling")}, "--head has no effect on these"),
+        ({"presets": ("batch-size",)}, "--batch-size has no effect on these presets; leave it out"),
+        ({"presets": ("pooler-nli",)}, "--train-files has no effect on these presets"),
+        ({"presets": ("dropout",)}, "--nli has no effect on these presets"),
+        ({"train_files": settings.nli, "nli": ()}, r"triplets .*; rows without labels need one"),
         ({"head": "train_and_test", "pooling": "mean"}, "it must be 'cls' where the head is kept"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -98,3 +98,8 @@ def test_what_is_no_seed_is_not_averaged_as_one(tmp_path):
         ditto.by_name({"raw, seed 0": models["raw"], "raw, seed 1": more})
     with pytest.raises(ValueError, match="two models have the same label"):
         ditto.DittoTable(tmp_path, ("a", "b"), ("c", "c"))
+
+
+def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
+    results = read_json(results_folder / "ditto.json")
+    assert ditto.markdown(results) == (results_folder / "ditto.md").read_text()

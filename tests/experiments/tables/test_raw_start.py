@@ -115,3 +115,8 @@ def test_table_of_a_run(tiny_data, golden, tmp_path, monkeypatch, capsys):
     # What it was measured on is not mixed with anything else.
     with pytest.raises(ValueError, match="measured on other pairs or held-out sentences"):
         raw_start.main(dataclasses.replace(settings, held_out=9, resume=True))
+
+
+def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
+    results = read_json(results_folder / "raw_start.json")
+    assert f"{raw_start.markdown(results)}\n" == (results_folder / "raw_start.md").read_text()

@@ -101,3 +101,8 @@ def test_equal_scores_have_no_correlation(tmp_path):
     seeds.main(seeds.Seeds(tuple(runs.items()), k=3, output_dir=tmp_path / "out"))
     lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
     assert lines[-1] == "| x | 2 | 71.00 ± 1.41 | 70.00 to 72.00 |  |  |  |"
+
+
+def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
+    results = json.loads((results_folder / "seeds.json").read_text())
+    assert seeds.markdown(results) == (results_folder / "seeds.md").read_text()

@@ -103,8 +103,12 @@ def assert_other_pairs_are_measured_again(settings, folder, monkeypatch):
 def test_rows_depend_on_the_sentences_they_are_fitted_on(tmp_path):
     fitted = next(row for row in rows("cls") if row.fit == "NLI")
     texts = ({"tasks": {"STS-B": ["1"]}, "nli": nli} for nli in ("2", "3"))
-    one, other = (sts.row_key(StsTable(tmp_path), fitted, text) for text in texts)
+    one, other = (sts.row_key(StsTable(tmp_path), fitted, text, {"": "a"}) for text in texts)
     assert one != other
+    text = {"tasks": {}, "nli": None}
+    assert sts.row_key(StsTable(tmp_path), fitted, text, {"": "b"}) != sts.row_key(
+        StsTable(tmp_path), fitted, text, {"": "c"}
+    )
 
 
 def test_a_folder_that_is_no_run(tmp_path):
@@ -135,7 +139,9 @@ def test_lines_without_any_measurement():
     assert {how for _, _, how in table} == {"not run"}
 
 
-@pytest.mark.parametrize("name", ["minilm_cls", "minilm_5_layers_cls", "minilm_4_layers_mean"])
+@pytest.mark.parametrize(
+    "name", ["minilm_cls", "minilm_5_layers_cls", "minilm_4_layers_mean", "raw_minilm"]
+)
 def test_the_committed_tables_are_drawn_from_their_numbers(results_folder, name):
     file = results_folder / f"sts_table_{name}.json"
     results = json.loads(file.read_text())
@@ -148,3 +154,7 @@ def test_a_run_of_another_method_is_refused(tiny_data, finished, tmp_path):
     file.write_text(json.dumps({"settings": {"seed": 0, "type": "simcse"}}))
     with pytest.raises(ValueError, match="is a run of simcse; --esimcse needs one of esimcse"):
         main(StsTable(tiny_data, esimcse=finished, output_dir=tmp_path / "out"))
+    settings = {"seed": 0, "type": "sbert", "kind": "regression"}
+    file.write_text(json.dumps({"settings": settings}))
+    with pytest.raises(ValueError, match="of Sentence-BERT's regression; --sbert needs one of its"):
+        main(StsTable(tiny_data, sbert=finished, output_dir=tmp_path / "out"))
