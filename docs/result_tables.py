@@ -421,7 +421,7 @@ TABLES: dict[str, Made] = {
     "info-nce": Made(
         info_nce,
         ("bench_info_nce.json",),
-        f"{BENCH}.info_nce --sizes 1024 2048 4096 8192 16384",
+        f"{BENCH}.info_nce --sizes 1024 2048 4096 8192 16384 --repeats 3",
     ),
     "info-nce-large": Made(
         as_written,
@@ -432,7 +432,8 @@ TABLES: dict[str, Made] = {
     "sts": Made(
         sts_protocols,
         ("sts_minilm_mean.json", "sts_minilm_cls.json"),
-        "simcse-jax evaluate --model minilm --pooling mean --data DATA --output results.json",
+        "simcse-jax evaluate --model minilm --pooling mean --data DATA --output results.json\n"
+        "simcse-jax evaluate --model minilm --pooling cls --data DATA --output results_cls.json",
     ),
     "postprocess": Made(
         postprocess,
@@ -443,7 +444,8 @@ TABLES: dict[str, Made] = {
     "retrieval": Made(
         retrieval,
         ("retrieval_cls.json", "retrieval_mean.json"),
-        "python -m experiments.tables.retrieval --pooling cls --output-dir experiments/results",
+        "python -m experiments.tables.retrieval --pooling cls --output-dir experiments/results\n"
+        "python -m experiments.tables.retrieval --pooling mean --output-dir experiments/results",
     ),
     "simcse": Made(
         simcse,

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -22,6 +23,7 @@ import simcse_jax
 from simcse_jax import SentenceEncoder, cli, hosts, hub, trainer
 from simcse_jax.config import load_config
 from simcse_jax.data import datasets, wikipedia
+from simcse_jax.data.nli import read_nli
 from simcse_jax.data.tables import table_of
 from simcse_jax.help_texts import shown
 from simcse_jax.training import make_mesh
@@ -389,6 +391,18 @@ def made(output):
 # ---------------------------------------------------------------------------------------------
 # What is written
 # ---------------------------------------------------------------------------------------------
+
+
+def test_the_lines_that_make_data_make_them(files, tmp_path):
+    for name in ("tune", "validation", "test"):
+        (tmp_path / f"{name}.tsv").write_text(f"{name} one\tone <::::> two\n")
+    shutil.rmtree("two_labels")
+    for block in blocks(ROOT / "docs" / "data.md", "bash"):
+        subprocess.run(["bash", "-e", "-c", block], check=True, cwd=tmp_path)
+    assert Path("wiki_split_15k.txt").read_text() == "tune one\nvalidation one\ntest one\n"
+    for name in ("snli_dev.jsonl", "mnli_dev.jsonl", "snli_test"):
+        whole, two = (read_nli(folder / name) for folder in (tmp_path, tmp_path / "two_labels"))
+        assert two.examples == tuple(e for e in whole.examples if e.label != "neutral")
 
 
 def test_no_page_waits_for_a_number():

@@ -129,6 +129,7 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = [
         "run",
         "seeds",
+        "STS-B dev",
         "STS-B test",
         "lowest to highest",
         f"best of {wanted} by dev",
@@ -147,6 +148,7 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 name,
                 str(len(test)),
+                report.mean_and_deviation(run["dev"]) if "dev" in run else "",
                 report.mean_and_deviation(test),
                 f"{min(test):.2f} to {max(test):.2f}",
                 cell("best_by_dev"),

@@ -49,8 +49,11 @@ def test_the_table_and_the_picture(tmp_path, capsys):
     seeds.main(seeds.Seeds(tuple(runs.items()), k=2, output_dir=tmp_path / "out"))
     lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
     # By dev 82 of three pairs twice, 81 once; by the test 74 twice, 72 once.
-    assert lines[-2] == "| SimCSE | 3 | 72.00 ± 2.00 | 70.00 to 74.00 | 72.67 | 73.33 | 0.50 |"
-    assert lines[-1] == "| flow | 4 | 63.00 ± 2.94 | 60.00 to 66.00 |  | 64.83 |  |"
+    assert (
+        lines[-2]
+        == "| SimCSE | 3 | 81.00 ± 1.00 | 72.00 ± 2.00 | 70.00 to 74.00 | 72.67 | 73.33 | 0.50 |"
+    )
+    assert lines[-1] == "| flow | 4 |  | 63.00 ± 2.94 | 60.00 to 66.00 |  | 64.83 |  |"
     assert (tmp_path / "out" / "seeds.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((tmp_path / "out" / "seeds.json").read_text())
     assert found["runs"]["SimCSE"]["settings"] == {"max_steps": 3, "dev_metric": "stsb_dev"}
@@ -100,7 +103,7 @@ def test_equal_scores_have_no_correlation(tmp_path):
     runs = {"x": trained(tmp_path / "x", [80.0, 80.0], [70.0, 72.0])}
     seeds.main(seeds.Seeds(tuple(runs.items()), k=3, output_dir=tmp_path / "out"))
     lines = (tmp_path / "out" / "seeds.md").read_text().splitlines()
-    assert lines[-1] == "| x | 2 | 71.00 ± 1.41 | 70.00 to 72.00 |  |  |  |"
+    assert lines[-1] == "| x | 2 | 80.00 ± 0.00 | 71.00 ± 1.41 | 70.00 to 72.00 |  |  |  |"
 
 
 def test_the_committed_table_is_drawn_from_its_numbers(results_folder):
