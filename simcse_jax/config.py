@@ -173,6 +173,9 @@ class Config:
             raise ValueError(
                 f"the objective is {quoted(self.objective)}; it must be one such as SimCSE()"
             )
+        for name, kind in _SECTIONS.items():
+            if not isinstance(section := getattr(self, name), kind):
+                raise ValueError(f"{name} is {quoted(section)}; it must be a {kind.__name__}(...)")
         field_names(self)
 
 

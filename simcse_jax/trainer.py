@@ -393,6 +393,8 @@ def checked(evaluate: Evaluate) -> Evaluate:
                 f"evaluate returned {quoted(scores)}; it must return scores by name, such as "
                 "{'accuracy': 0.5}, the first of which chooses the best model"
             )
+        if "step" in names:
+            raise ValueError("evaluate returned a score called 'step', as logs call the update")
         found = {}
         for name, score in scores.items():
             found[name] = (
@@ -430,6 +432,7 @@ def train_seed(
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_rows(len(text), config.data.batch_size)
     fixed = fixed_fields(config, text.fingerprint) | start_digest(config) | scores.fixed()
+    fixed["text_columns"] = len(data.text.rows([0])[0])  # of made positives not counted
     with naming_text(config):
         finished = finished_results(config, fixed)
     if finished is not None:
@@ -628,12 +631,16 @@ def load_model(config: Config) -> Model:
 
 
 def start_digest(config: Config) -> dict[str, str]:
-    """Return a digest of the weights that training starts from, under the name that runs record.
+    """Return a digest of the encoder that training starts from, under the name that runs record.
 
-    A folder's path says nothing of them: another model may lie there when a run is resumed.
+    A folder's path says nothing of it: another model may lie there when a run is resumed. Where it
+    is gone, which a finished run does not mind, there is none.
     """
-    folder = hub.encoder_folder(hub.find_model(config.model.model))
-    return {"start": hub.weights_digest(folder)}
+    try:
+        folder = hub.encoder_folder(hub.find_model(config.model.model))
+        return {"start": hub.encoder_digest(folder)}
+    except FileNotFoundError:
+        return {}
 
 
 def load_tokenizer(folder: Path, pooling: str) -> Tokenizer:
@@ -822,7 +829,7 @@ def finished_results(config: Config, fixed: Mapping[str, Any]) -> dict[str, Any]
         return None
     results = read_results(file)
     # A setting that this version does not know is another one too.
-    known = dict.fromkeys(name for name in results["settings"] if name != "dataset")
+    known = dict.fromkeys(n for n in results["settings"] if n not in ("dataset", "start"))
     check_same_settings(file, results["settings"], {**known, **fixed})
     if not hub.is_whole(folder / "best") and latest_step(folder / CHECKPOINTS) is not None:
         say(f"{folder} is finished, but its model best is gone; its checkpoints give it again")

@@ -297,6 +297,8 @@ def test_what_is_no_objective_and_no_folder():
         configs.Config(3)
     with pytest.raises(ValueError, match=r"objective is <class .*SimCSE'>; it must be one such as"):
         configs.Config(configs.SimCSE)
+    with pytest.raises(ValueError, match=r"model is None; it must be a ModelConfig\(\.\.\.\)"):
+        configs.Config(configs.SimCSE(), None)
     with pytest.raises(ValueError, match="output_dir is ''"):
         replace(CONFIGS["mlm"], output_dir="")
     empty = "--output-dir is given an empty value; give another, or leave it out"

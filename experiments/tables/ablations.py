@@ -347,8 +347,12 @@ def of_sentences(config: Config) -> bool:
     return not needs_nli(config.data) and config.data.dataset != "stsb"
 
 
-def read_sentences(settings: AblationTable) -> tuple[str, ...]:
+def read_sentences(settings: AblationTable, filled: bool) -> tuple[str, ...]:
     """Read the sentences that the rows without labels train on.
+
+    Args:
+        settings: of the table.
+        filled: whether a row wants their masked words filled in.
 
     Raises:
         ValueError: the files hold pairs or triplets, or a file of other sentences' filled-in
@@ -363,7 +367,7 @@ def read_sentences(settings: AblationTable) -> tuple[str, ...]:
         )
     (sentences,) = text.columns
     file = settings.output_dir / FILLED
-    if file.is_file():
+    if filled and file.is_file():
         rows = read_json_lines(file)
         if [row.get("sentence") if isinstance(row, dict) else row for row in rows] != [*sentences]:
             raise ValueError(f"{file} is not of this training text; move it away")
@@ -558,7 +562,8 @@ def main(settings: AblationTable) -> None:
     all_rows = [found for rows in configs.values() for found in rows]
     check_effect(settings, all_rows)
     with_sentences = any(of_sentences(config) for _, config in all_rows)
-    sentences = read_sentences(settings) if with_sentences else ()
+    filled = any(row.filled for row, _ in all_rows)
+    sentences = read_sentences(settings, filled) if with_sentences else ()
     of_nli = nli_has(settings.nli)
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():

@@ -230,9 +230,9 @@ def main(settings: DittoTable) -> None:
     # Before any is measured, and a folder is made only where they can be.
     for model in settings.models:
         SentenceEncoder.from_pretrained(model, pooling=AVERAGES[0], normalize=False)
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
     tasks = list(read_sts(settings.eval_data).values())
     dev = read_stsb(settings.eval_data, "dev")
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
     labels = settings.labels or settings.models
     models = {
         label: measure(model, tasks, dev)

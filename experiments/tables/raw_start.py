@@ -51,6 +51,7 @@ from simcse_jax.trainer import train_seeds
 
 POOLINGS = ("mean", "first-last", "cls")
 MASK_SEED = 0
+MEASURED_ON = "measured_on.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,17 +179,19 @@ COLUMNS = {
 }
 
 
-def check_same_data(settings: RawStart, dev: Pairs, held: Sequence[str]) -> None:
-    """Note what the runs of a folder are measured on, and refuse to go on with anything else.
+def measured_on(dev: Pairs, held: Sequence[str]) -> dict[str, str]:
+    """Return digests of what the runs of a folder are measured on."""
+    return {"dev": pairs_digest(dev), "held_out": TrainingText((tuple(held),)).fingerprint}
+
+
+def check_same_data(settings: RawStart, given: Mapping[str, str]) -> None:
+    """Refuse to go on in a folder whose runs were measured on something else.
 
     Raises:
         ValueError: what was noted is not what is given.
     """
-    file = settings.output_dir / "measured_on.json"
-    given = {"dev": pairs_digest(dev), "held_out": TrainingText((tuple(held),)).fingerprint}
-    if not file.is_file():
-        write_json(file, given)
-    elif read_json(file) != given:
+    file = settings.output_dir / MEASURED_ON
+    if file.is_file() and read_json(file) != given:
         raise ValueError(
             f"{settings.output_dir} was measured on other pairs or held-out sentences; give the "
             "same --eval-data, --train-files and --held-out, or another --output-dir"
@@ -226,7 +229,8 @@ def main(settings: RawStart) -> None:
             f"fill one batch of {batch_size}; give more"
         )
     dev = read_stsb(settings.eval_data, "dev")
-    check_same_data(settings, dev, held)
+    given = measured_on(dev, held)
+    check_same_data(settings, given)
     config = replace(
         CONFIG,
         model=settings.model,
@@ -239,7 +243,12 @@ def main(settings: RawStart) -> None:
         output_dir=settings.output_dir,
     )
     start = measure(SentenceEncoder.from_pretrained(settings.model, pooling="mean"), dev, held)
-    runs = train_seeds(config, sentences=text, evaluate=lambda model: measure(model, dev, held))
+
+    def evaluate(model: SentenceEncoder) -> dict[str, float]:
+        write_json(settings.output_dir / MEASURED_ON, given)  # the folder is a run's by now
+        return measure(model, dev, held)
+
+    runs = train_seeds(config, sentences=text, evaluate=evaluate)
     found = {}
     for seed, run in zip(settings.seeds, runs, strict=True):
         lines = read_json_lines(Path(run["folder"]) / "metrics.jsonl")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from experiments import report
 from experiments.script import run_script
 from experiments.tables.frozen import load_frozen
+from simcse_jax.checks import check_count, check_seed
 from simcse_jax.data.wikipedia import Article, embedded_wikipedia
 from simcse_jax.evaluation.search import similarity_search
 from simcse_jax.io import write_json
@@ -174,6 +175,9 @@ def search_times(
 def main(settings: Retrieval) -> list[dict[str, Any]]:
     """Encode, fit, search, and close with a table."""
     report.pyplot()  # where it is missing, said at once
+    for name in ("queries", "single_queries", "repeats"):
+        check_count(name, getattr(settings, name))
+    check_seed("seed", settings.seed)
     sentences, sections = sections_of(embedded_wikipedia(progress=True))
     queries = choose_queries(sections, settings.queries, settings.seed)
     encoder = load_frozen(settings.model, settings.pooling, settings.num_layers)

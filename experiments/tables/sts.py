@@ -150,17 +150,31 @@ def run_models(run: Path) -> dict[str, Path]:
     unfinished = [p for p in run.glob("seed-*") if not (p / "results.json").is_file()]
     if unfinished:
         raise FileNotFoundError(f"{unfinished[0]} has no results.json; end its run by --resume")
-    return {str(read_results(p)["settings"]["seed"]): p.parent / "best" for p in results}
+    settings = {p: read_results(p)["settings"] for p in results}
+    if strange := [p for p in results if "seed" not in settings[p]]:
+        raise ValueError(f"{strange[0]} is no training's; give the folder of a run")
+    return {str(settings[p]["seed"]): p.parent / "best" for p in results}
 
 
-def check_objective(name: str, models: Mapping[str, Path]) -> None:
-    """Raise ValueError where models are not of the method whose run they are given as."""
+def check_objective(name: str, models: Mapping[str, Path], num_layers: int | None) -> None:
+    """Raise ValueError where models are not of the method or depth that their run is given as."""
     wanted = OBJECTIVES.get(name, name)
     for model in models.values():
         settings = read_results(model.parent / "results.json")["settings"]
         found = settings.get("type", wanted)
         if found != wanted:
             raise ValueError(f"{model.parent} is a run of {found}; --{name} needs one of {wanted}")
+        if (layers := settings.get("num_layers", num_layers)) != num_layers:
+            raise ValueError(
+                f"{model.parent} is of num_layers {layers}; the table is of {num_layers}: give "
+                "--num-layers as the runs have it"
+            )
+        columns = settings.get("text_columns")
+        if columns is not None and name in ("unsup", "sup") and (columns == 1) != (name == "unsup"):
+            raise ValueError(
+                f"{model.parent} was trained on {counted(columns, 'column')}; --unsup needs a run "
+                "on sentences, --sup one on pairs or triplets"
+            )
         # Its row is of NLI; a regression is of STS-B, which the table scores.
         if found == "sbert" and (kind := settings.get("kind", "softmax")) != "softmax":
             raise ValueError(
@@ -169,13 +183,13 @@ def check_objective(name: str, models: Mapping[str, Path]) -> None:
             )
 
 
-def weights_digests(settings: StsTable, source: str) -> dict[str, str]:
-    """Return a digest of the weights of a source's models by seed: a path says nothing of them."""
+def digests_of(settings: StsTable, source: str) -> dict[str, str]:
+    """Return a digest of each of a source's models by seed: a path says nothing of them."""
     if source in RUNS:
         models = run_models(getattr(settings, source))
     else:
         models = {"": hub.encoder_folder(hub.find_model(settings.model))}
-    return {seed: hub.weights_digest(folder) for seed, folder in models.items()}
+    return {seed: hub.encoder_digest(folder) for seed, folder in models.items()}
 
 
 def sources(settings: StsTable) -> dict[str, dict[str, Callable[[], SentenceEncoder]]]:
@@ -239,7 +253,7 @@ def measure_all(
     encoders = sources(settings)
     measured: dict[str, dict[str, Any]] = {}
     missing: dict[Row, dict[str, Any]] = {}
-    weights = {source: weights_digests(settings, source) for source in encoders}
+    models = {source: digests_of(settings, source) for source in encoders}
     text = {
         "tasks": {task.name: list(map(pairs_digest, task.subsets)) for task in tasks},
         "nli": TrainingText((tuple(nli),)).fingerprint if nli else None,
@@ -247,7 +261,7 @@ def measure_all(
     for row in rows(settings.pooling):
         if row.source not in encoders or (row.fit == "NLI" and not nli):
             continue
-        file, key = row_file(settings, row), row_key(settings, row, text, weights[row.source])
+        file, key = row_file(settings, row), row_key(settings, row, text, models[row.source])
         if (known := known_row(file)) is not None and known["key"] == key:
             measured[row.label] = known
         else:
@@ -275,13 +289,15 @@ def known_row(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     found = read_json(file)
-    if not isinstance(found, dict) or not {"key", "hardware", "runs"} <= found.keys():
+    known = isinstance(found, dict) and {"key", "hardware", "runs"} <= found.keys()
+    runs = list(found["runs"].values()) if known and isinstance(found["runs"], dict) else []
+    if not runs or not all(isinstance(run, dict) and run.get("tasks") for run in runs):
         raise ValueError(f"{file} is no row that this script wrote; move it away")
     return found
 
 
 def row_key(
-    settings: StsTable, row: Row, text: Mapping[str, Any], weights: Mapping[str, str]
+    settings: StsTable, row: Row, text: Mapping[str, Any], models: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what a row's numbers depend on.
 
@@ -289,7 +305,7 @@ def row_key(
         settings: of the table.
         row: one of its rows.
         text: digests of the tasks' pairs and of the NLI sentences.
-        weights: those of the row's models by seed.
+        models: digests of the row's models by seed.
     """
     key: dict[str, Any] = {"model": settings.model, "num_layers": settings.num_layers}
     if row.source in RUNS:
@@ -297,7 +313,7 @@ def row_key(
             str(seed): read_results(model.parent / "results.json")["settings"]
             for seed, model in run_models(getattr(settings, row.source)).items()
         }
-    key["weights"] = dict(weights)
+    key["models"] = dict(models)
     if row.method is not None:
         key = {"of": key, "fit": row.fit}
         key["nli"] = text["nli"] if row.fit == "NLI" else None
@@ -376,7 +392,7 @@ def main(settings: StsTable) -> None:
     check_seeds(settings.seeds)
     for name in RUNS:  # before hours of encoding
         if (run := getattr(settings, name)) is not None:
-            check_objective(name, run_models(run))
+            check_objective(name, run_models(run), settings.num_layers)
     nli = read_sentences(settings.nli) if settings.nli else []
     tasks = list(read_sts(settings.eval_data).values())
     measured = measure_all(settings, tasks, nli)

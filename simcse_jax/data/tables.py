@@ -9,8 +9,8 @@
   so that none of these libraries is imported.
 
 Lines with nothing on them are no rows. Every other oddity is an error that says where. Columns that
-are asked for by name are the only ones read: then others may hold anything, the objects of a
-`.jsonl` file may have other keys beside them, and a name may have spaces.
+are asked for by name are the only ones read: then others may hold anything (but a key twice), the
+objects of a `.jsonl` file may have other keys beside them, and a name may have spaces.
 """
 
 from __future__ import annotations

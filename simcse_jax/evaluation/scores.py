@@ -148,6 +148,11 @@ def pair_scores(file: Path, columns: Sequence[str]) -> Scores:
         columns: of it, by name: first sentence, second sentence, score.
     """
     pairs = read_pairs(file, columns)
+    if not np.ptp(pairs.scores):
+        raise ValueError(
+            f"{file}: all scores are {pairs.scores[0]:g}, which rank nothing; give pairs whose "
+            "scores differ"
+        )
 
     def test(encoder: SentenceEncoder, folder: Path | None) -> dict[str, Any]:
         return results_to_json(evaluate_sts(encoder.encode, [StsTask(pairs.name, (pairs,))]))

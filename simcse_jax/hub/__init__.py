@@ -17,7 +17,7 @@ from simcse_jax.hub.card import (
     read_origin,
     write_card,
 )
-from simcse_jax.hub.find import find_model, weight_files, weights_digest
+from simcse_jax.hub.find import encoder_digest, find_model, weight_files
 from simcse_jax.hub.push import upload
 from simcse_jax.hub.save import is_whole, model_facts, model_folder, save_model
 from simcse_jax.hub.settings import (
@@ -49,6 +49,7 @@ __all__ = [
     "Score",
     "Training",
     "check_settings",
+    "encoder_digest",
     "encoder_folder",
     "expected_shapes",
     "find_model",
@@ -68,6 +69,5 @@ __all__ = [
     "to_torch_names",
     "upload",
     "weight_files",
-    "weights_digest",
     "write_card",
 ]

@@ -90,12 +90,25 @@ def weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(f"{folder} has no weights: {', '.join(missing)} is missing")
 
 
-def weights_digest(folder: Path) -> str:
-    """Return a digest of the bytes of a folder's weights; errors as of `weight_files`."""
+# What an encoder is made of beside its weights.
+_PARTS = (
+    *("config.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt"),
+)
+
+
+def encoder_digest(folder: Path) -> str:
+    """Return a digest of the files of an encoder: weights, architecture, tokenizer.
+
+    Raises:
+        OSError, ValueError: as of `weight_files`.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for path in weight_files(folder):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    for path in (*weight_files(folder), *(folder / name for name in _PARTS)):
+        if path.is_file():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import weakref
@@ -95,16 +96,33 @@ def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dic
     # Nobody knows a text or a model by its digest.
     digests = {
         "text": "the training text has changed",
-        "start": "the weights of the model to start from have changed",
+        "start": "the model to start from has changed",
         "scored_on": "what is scored, by eval_data or test_files, has changed",
+        "embeddings": "the vectors that the flow is fitted to have changed",
     }
     return {
-        name: digests[name]
-        if name in digests and name in saved and name in wanted
-        else f"{name} was {quoted(saved.get(name))} and is {quoted(wanted.get(name))}"
+        name: digests.get(name)
+        or f"{name} was {quoted(saved.get(name))} and is {quoted(wanted.get(name))}"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     }
+
+
+# orbax and tensorstore take these in a path for patterns, for other separators, or for a scheme.
+_NO_PATH = re.compile(r"\[.*\]|[\\\n\r]|:(?=/|$)")
+
+
+def check_path(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder of whose name the library that writes checkpoints would make another.
+
+    Raises:
+        ValueError: the path has brackets, a backslash or a line break, or a name ends in a colon.
+    """
+    if found := _NO_PATH.search(str(Path(folder).absolute())):
+        raise ValueError(
+            f"checkpoints cannot be kept in {quoted(str(folder), 200)}, for {quoted(found[0])} in "
+            "its path; give a folder without brackets, backslashes, line breaks and final colons"
+        )
 
 
 class RunCheckpoints:
@@ -135,6 +153,7 @@ class RunCheckpoints:
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least 1 checkpoint must be kept")
+        check_path(folder)
         self.folder, self.keep = Path(folder).absolute(), keep
         self._failed: list[int] = []
         self._writer = futures.ThreadPoolExecutor(1, "checkpoint")

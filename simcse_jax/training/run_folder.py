@@ -21,7 +21,12 @@ from jax.experimental import multihost_utils
 
 from simcse_jax import io
 from simcse_jax.process import is_alive, start_time
-from simcse_jax.training.checkpoint import ChangedSettings, changed_settings, latest_step
+from simcse_jax.training.checkpoint import (
+    ChangedSettings,
+    changed_settings,
+    check_path,
+    latest_step,
+)
 from simcse_jax.training.writers import WANDB
 
 LOCK = "run.lock"
@@ -49,8 +54,10 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         FileExistsError: another process holds it.
         OSError: it cannot be made or written.
+        ValueError: checkpoints could not be kept under that name.
     """
     folder = Path(os.path.realpath(folder))
+    check_path(folder)
     made = on_first_process(lambda: _take(folder))
     try:
         on_first_process(lambda: _tidy(folder))

@@ -1,6 +1,7 @@
 """What a run's scores are called in its model card."""
 
 import numpy as np
+import pytest
 
 from simcse_jax.config import CONFIGS
 from simcse_jax.evaluation.scores import card_scores, pair_scores, triplet_scores
@@ -38,6 +39,12 @@ def test_own_pairs_are_no_published_test_whatever_the_file_is_called(tmp_path):
     )
     headings = [column.heading for column in of_sections.columns(best, best)]
     assert [h for h in headings if h][2:] == ["STS-B;.csv, best", "STS-B;.csv, last"]
+
+
+def test_pairs_of_one_score_rank_nothing(tmp_path):
+    (tmp_path / "p.csv").write_text("sentence1,sentence2,score\na,b,3\nc,d,3\n")
+    with pytest.raises(ValueError, match=r"p\.csv: all scores are 3, which rank nothing"):
+        pair_scores(tmp_path / "p.csv", ("sentence1", "sentence2", "score"))
 
 
 def test_senteval_s_test_is_called_what_it_is():

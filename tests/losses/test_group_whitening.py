@@ -133,3 +133,17 @@ def test_groups_that_do_not_fit_are_refused():
         group_whitening(jnp.asarray(X, jnp.float32), 5)
     with pytest.raises(ValueError, match="groups"):
         group_whitening(jnp.asarray(X, jnp.float32), 0)
+
+
+def test_what_is_constant_does_not_depend_on_the_devices():
+    """A deviation of sixteen roundings of the mean is rounding in a batch of forty rows."""
+    x = np.array(X, np.float32)
+    x[:, 5] = 1
+    x[::2, 5] += 32 * np.finfo(np.float32).eps
+    alone = group_whitening(jnp.asarray(x), 3)
+    on_devices = jax.vmap(
+        lambda rows: group_whitening(rows, 3, axis_name="devices"), axis_name="devices"
+    )
+    shared = on_devices(jnp.asarray(x).reshape(8, 5, WIDTH))
+    np.testing.assert_allclose(np.asarray(alone)[:, 5], 0, atol=2e-6)
+    np.testing.assert_allclose(shared.reshape(x.shape), alone, atol=2e-5)

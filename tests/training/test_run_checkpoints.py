@@ -442,5 +442,12 @@ def test_digests_are_said_in_words():
     assert changed_settings(digests, digests) == {}
     assert list(changed_settings(digests, {"start": "x", "scored_on": "y"}).values()) == [
         "what is scored, by eval_data or test_files, has changed",
-        "the weights of the model to start from have changed",
+        "the model to start from has changed",
     ]
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a\nb", "a:/b", "a:"])
+def test_paths_that_orbax_would_read_otherwise(tmp_path, name):
+    with pytest.raises(ValueError, match="checkpoints cannot be kept in .* in its path; give"):
+        RunCheckpoints(tmp_path / name)
+    assert not list(tmp_path.iterdir())

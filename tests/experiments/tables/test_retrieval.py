@@ -1,5 +1,6 @@
 """Retrieval by whitened vectors: what counts as found, and the command from text to picture."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -81,3 +82,5 @@ def test_too_many_dimensions(articles, golden, tmp_path):
     )
     with pytest.raises(ValueError, match="--dimensions 10000: of these vectors 1 to .* vary"):
         retrieval.main(settings)
+    with pytest.raises(ValueError, match="repeats is 0; it must be at least 1"):
+        retrieval.main(dataclasses.replace(settings, repeats=0))

@@ -84,6 +84,12 @@ def test_what_is_there_is_measured_and_the_rest_marked(
     main(settings)
     assert (tmp_path / "out" / "table.md").read_text() == text
     assert_other_pairs_are_measured_again(settings, tmp_path / "other data", monkeypatch)
+    weights = finished / "seed-1" / "best" / "model.safetensors"
+    told = weights.read_bytes()
+    weights.write_bytes((golden / "tiny-bert" / "model.safetensors").read_bytes())
+    with pytest.raises(AssertionError, match="measured again"):
+        main(settings)
+    weights.write_bytes(told)
     (finished / "seed-1" / "results.json").write_text('{"settings": {"seed": 1, "steps": 9}}')
     with pytest.raises(AssertionError, match="measured again"):
         main(settings)
@@ -126,6 +132,11 @@ def test_what_is_no_row_or_no_finished_seed_is_refused_and_kept(
     with pytest.raises(ValueError, match=r"cls\.json is no row that this script wrote"):
         main(settings)
     assert row.read_text() == '{"mine": 1}'
+    row.write_text('{"key": {}, "hardware": "", "runs": {}}')
+    with pytest.raises(ValueError, match=r"cls\.json is no row that this script wrote"):
+        main(settings)
+    with pytest.raises(ValueError, match="seeds has 1 more than once"):
+        main(dataclasses.replace(settings, seeds=(1, 1)))
     (finished / "seed-7").mkdir()
     with pytest.raises(FileNotFoundError, match=r"seed-7 has no results\.json; end its run"):
         sts.run_models(finished)
@@ -154,6 +165,15 @@ def test_a_run_of_another_method_is_refused(tiny_data, finished, tmp_path):
     file.write_text(json.dumps({"settings": {"seed": 0, "type": "simcse"}}))
     with pytest.raises(ValueError, match="is a run of simcse; --esimcse needs one of esimcse"):
         main(StsTable(tiny_data, esimcse=finished, output_dir=tmp_path / "out"))
+    file.write_text(json.dumps({"settings": {"seed": 0, "num_layers": 2}}))
+    with pytest.raises(ValueError, match="is of num_layers 2; the table is of None"):
+        main(StsTable(tiny_data, unsup=finished, output_dir=tmp_path / "out"))
+    file.write_text(json.dumps({"settings": {"seed": 0, "text_columns": 3}}))
+    with pytest.raises(ValueError, match="trained on 3 columns; --unsup needs a run on sentences"):
+        main(StsTable(tiny_data, unsup=finished, output_dir=tmp_path / "out"))
+    file.write_text(json.dumps({"settings": {}}))
+    with pytest.raises(ValueError, match="is no training's; give the folder of a run"):
+        main(StsTable(tiny_data, unsup=finished, output_dir=tmp_path / "out"))
     settings = {"seed": 0, "type": "sbert", "kind": "regression"}
     file.write_text(json.dumps({"settings": settings}))
     with pytest.raises(ValueError, match="of Sentence-BERT's regression; --sbert needs one of its"):
