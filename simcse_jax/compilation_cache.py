@@ -31,7 +31,7 @@ def enable_compilation_cache() -> None:
 
 @dataclasses.dataclass
 class Compilations:
-    """What compiling, or reading what was compiled, took since the first call of `compilations`.
+    """What compiling, or reading what was compiled, took.
 
     Attributes:
         seconds: of all programs together.

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from simcse_jax import hosts, hub, io
 from simcse_jax.checks import check_finite, counted, quoted
-from simcse_jax.compilation_cache import compilations, enable_compilation_cache
+from simcse_jax.compilation_cache import Compilations, compilations, enable_compilation_cache
 from simcse_jax.config import (
     OBJECTIVES,
     Config,
@@ -166,7 +166,7 @@ def train_seeds(
     config = join_others(config)
     keep_freed_memory()
     enable_compilation_cache()
-    compiled = compilations()
+    compiled_before = compilations().seconds
     run = config.run
     check_label_columns(config)
     if run.wandb is not None:
@@ -200,6 +200,7 @@ def train_seeds(
         ]
         if jax.process_index() == 0:
             close(config, scores, results)
+    compiled = Compilations(compilations().seconds - compiled_before)
     say(f"everything of the run: {run.output_dir}; {compiled}")
     return results
 

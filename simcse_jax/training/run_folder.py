@@ -242,10 +242,10 @@ def _refuse_run(folder: Path, there: list[str]) -> None:
     """Refuse a folder that holds more of a run than its beginning."""
     mend = "go on with it by --resume (in Python resume=True), or choose another folder"
     if RESULTS in there:
+        last = f"go on from its end by --model {folder}/last in another folder, or "
         raise FileExistsError(
-            f"{folder} holds a finished run, {RESULTS}; go on from its end by --model "
-            f"{folder}/last in another folder, or read its results by --resume (in Python "
-            "resume=True)"
+            f"{folder} holds a finished run, {RESULTS}; {last if 'last' in there else ''}read its "
+            "results by --resume (in Python resume=True)"
         )
     if (step := latest_step(folder / CHECKPOINTS)) is not None:
         raise FileExistsError(f"{folder} holds a run at step {step}; {mend}")
