@@ -165,7 +165,12 @@ SEEDS = {"summary.json": {"settings": {**FIXED, "seed": None}}}
         ({"thesis.txt": "mine"}, False, None),
         ({"thesis.txt": "mine"}, True, None),
         ({"run.json": RUN, "metrics.jsonl": "", "tensorboard/x": ""}, False, None),
-        (FINISHED, False, "holds a finished run, results.json; go on from its end by --model"),
+        (FINISHED, False, "holds a finished run, results.json; read its results by --resume"),
+        (
+            FINISHED | {"last/simcse_jax.json": {}},
+            False,
+            "holds a finished run, results.json; go on from its end by --model .*, or read its",
+        ),
         (FINISHED, True, None),
         (STEP, False, "holds a run at step 7; go on with it by --resume"),
         (STEP, True, None),
