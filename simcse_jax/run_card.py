@@ -143,7 +143,7 @@ def _method(config: Config, columns: int) -> tuple[str, str, tuple[str, ...]]:
         positive = "itself under each of two other dropout masks" if two else one
         said = (
             "Contrastive learning by in-batch InfoNCE of vectors that are whitened in the batch, "
-            f"in shuffled groups of their channels (Zhuo et al. 2023). The positive "
+            "in shuffled groups of their channels (Zhuo et al. 2023). The positive "
             f"of a sentence is {positive}."
         )
         return "WhitenedCSE", said, ("whitened_cse",)

@@ -194,8 +194,9 @@ def train_seeds(
             say(f"NLI accuracy is measured on: {data.held_out['nli'].description}")
         check_all_labels(config, data)
         before: Before = {}
+        started_from = start_digest(config)
         results = [
-            train_one(one, data, scores, before) | {"folder": str(one.run.output_dir)}
+            train_one(one, data, scores, started_from, before) | {"folder": str(one.run.output_dir)}
             for one in own
         ]
         if jax.process_index() == 0:
@@ -413,7 +414,11 @@ def checked(evaluate: Evaluate) -> Evaluate:
 
 
 def train_seed(
-    config: Config, data: TrainingData, scores: Scores, before: Before
+    config: Config,
+    data: TrainingData,
+    scores: Scores,
+    started_from: dict[str, str],
+    before: Before,
 ) -> dict[str, Any]:
     """Train one seed, or reuse its finished run.
 
@@ -421,6 +426,7 @@ def train_seed(
         config: of this seed and its folder, which is claimed and checked.
         data: what is trained on.
         scores: how the models are scored.
+        started_from: the digest of the model to start from, as `start_digest` gives it.
         before: the scores before training that other seeds have found.
 
     Returns:
@@ -432,7 +438,7 @@ def train_seed(
     columns = len(text.rows([0])[0])
     objective.check_text(columns, getattr(text, "labels", None) is not None)
     objective.check_rows(len(text), config.data.batch_size)
-    fixed = fixed_fields(config, text.fingerprint) | start_digest(config) | scores.fixed()
+    fixed = fixed_fields(config, text.fingerprint) | started_from | scores.fixed()
     fixed["text_columns"] = len(data.text.rows([0])[0])  # of made positives not counted
     with naming_text(config):
         finished = finished_results(config, fixed)
@@ -749,12 +755,16 @@ def check_flow(config: Config) -> None:
 
 
 def train_flow_seed(
-    config: Config, data: TrainingData, scores: Scores, before: Before
+    config: Config,
+    data: TrainingData,
+    scores: Scores,
+    started_from: dict[str, str],
+    before: Before,
 ) -> dict[str, Any]:
     """Fit a flow to the frozen encoder's vectors, or reuse its finished run; see `train_seed`."""
     run, objective = config.run, config.objective
     assert isinstance(objective, FlowConfig)
-    fixed = fixed_fields(config, data.text.fingerprint) | start_digest(config) | scores.fixed()
+    fixed = fixed_fields(config, data.text.fingerprint) | started_from | scores.fixed()
     with naming_text(config):
         finished = finished_results(config, fixed)
     if finished is not None:

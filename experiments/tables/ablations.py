@@ -347,16 +347,11 @@ def of_sentences(config: Config) -> bool:
     return not needs_nli(config.data) and config.data.dataset != "stsb"
 
 
-def read_sentences(settings: AblationTable, filled: bool) -> tuple[str, ...]:
+def read_sentences(settings: AblationTable) -> tuple[str, ...]:
     """Read the sentences that the rows without labels train on.
 
-    Args:
-        settings: of the table.
-        filled: whether a row wants their masked words filled in.
-
     Raises:
-        ValueError: the files hold pairs or triplets, or a file of other sentences' filled-in
-            positives lies where theirs would.
+        ValueError: the files hold pairs or triplets.
     """
     data = replace(SENTENCES, train_files=settings.train_files).data
     text = load_training_data(data, NLI_SEED).text
@@ -365,13 +360,16 @@ def read_sentences(settings: AblationTable, filled: bool) -> tuple[str, ...]:
             f"{text.description}; rows without labels need one column of sentences: give a file of "
             "those as --train-files, and NLI or triplets as --nli"
         )
-    (sentences,) = text.columns
+    return text.columns[0]
+
+
+def check_filled(settings: AblationTable, sentences: Sequence[str]) -> None:
+    """Raise ValueError where filled-in positives of other sentences lie in these ones' place."""
     file = settings.output_dir / FILLED
-    if filled and file.is_file():
+    if file.is_file():
         rows = read_json_lines(file)
         if [row.get("sentence") if isinstance(row, dict) else row for row in rows] != [*sentences]:
             raise ValueError(f"{file} is not of this training text; move it away")
-    return sentences
 
 
 def nli_has(files: tuple[Path, ...]) -> tuple[int, bool]:
@@ -562,8 +560,9 @@ def main(settings: AblationTable) -> None:
     all_rows = [found for rows in configs.values() for found in rows]
     check_effect(settings, all_rows)
     with_sentences = any(of_sentences(config) for _, config in all_rows)
-    filled = any(row.filled for row, _ in all_rows)
-    sentences = read_sentences(settings, filled) if with_sentences else ()
+    sentences = read_sentences(settings) if with_sentences else ()
+    if any(row.filled for row, _ in all_rows):
+        check_filled(settings, sentences)
     of_nli = nli_has(settings.nli)
     tables: dict[str, list[dict[str, Any]]] = {preset: [] for preset in configs}
     for preset, rows in configs.items():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,15 @@ def check_objective(name: str, models: Mapping[str, Path], num_layers: int | Non
             )
 
 
-def digests_of(settings: StsTable, source: str) -> dict[str, str]:
-    """Return a digest of each of a source's models by seed: a path says nothing of them."""
-    if source in RUNS:
-        models = run_models(getattr(settings, source))
-    else:
-        models = {"": hub.encoder_folder(hub.find_model(settings.model))}
-    return {seed: hub.encoder_digest(folder) for seed, folder in models.items()}
+def digests_of(settings: StsTable, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return digests of the models by source and seed: a path says nothing of them."""
+    base = {"": hub.encoder_digest(hub.encoder_folder(hub.find_model(settings.model)))}
+
+    def of_run(name: str) -> dict[str, str]:
+        models = run_models(getattr(settings, name))
+        return {seed: hub.encoder_digest(folder) for seed, folder in models.items()}
+
+    return {name: of_run(name) if name in RUNS else base for name in names}
 
 
 def sources(settings: StsTable) -> dict[str, dict[str, Callable[[], SentenceEncoder]]]:
@@ -253,7 +255,7 @@ def measure_all(
     encoders = sources(settings)
     measured: dict[str, dict[str, Any]] = {}
     missing: dict[Row, dict[str, Any]] = {}
-    models = {source: digests_of(settings, source) for source in encoders}
+    models = digests_of(settings, encoders)
     text = {
         "tasks": {task.name: list(map(pairs_digest, task.subsets)) for task in tasks},
         "nli": TrainingText((tuple(nli),)).fingerprint if nli else None,

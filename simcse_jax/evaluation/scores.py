@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from simcse_jax.evaluation.sts import (
 )
 from simcse_jax.evaluation.triplets import triplet_accuracy
 from simcse_jax.hub import Score
+from simcse_jax.io import json_digest
 from simcse_jax.losses.geometry import unit_rows
 from simcse_jax.losses.nli_softmax import feature_width
 from simcse_jax.losses.triplet import Distance
@@ -136,7 +137,7 @@ def sts_scores(
         "STS-B dev",
         test,
         _sts_columns,
-        scored_on=_joined(map(pairs_digest, (pairs, *tasks["STS-B"].subsets))),
+        scored_on=json_digest([*map(pairs_digest, (pairs, *tasks["STS-B"].subsets))]),
     )
 
 
@@ -175,11 +176,6 @@ def pairs_digest(pairs: Pairs) -> str:
     """Return a digest of pairs and their scores."""
     rows = [pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]
     return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
-
-
-def _joined(digests: Iterable[str | None]) -> str:
-    """Return one digest of several, of which some may be missing."""
-    return hashlib.blake2b(json.dumps([*digests]).encode(), digest_size=8).hexdigest()
 
 
 def _spearman(encoder: SentenceEncoder, pairs: Pairs) -> float:
@@ -250,7 +246,7 @@ def with_nli(scores: Scores, pairs: TrainingText, chosen: bool = True) -> Scores
         return [*scores.columns(best, last), *accuracy]
 
     measure = "NLI accuracy" if scores.best_metric is None else "Spearman and NLI accuracy"
-    scored_on = _joined((scores.scored_on, pairs.fingerprint))
+    scored_on = json_digest([scores.scored_on, pairs.fingerprint])
     return scores._replace(test=test, columns=columns, measure=measure, scored_on=scored_on)
 
 
@@ -295,7 +291,7 @@ def triplet_scores(
         test,
         columns,
         "section-triplet accuracy",
-        scored_on=_joined((*digests, None if sts is None else sts.scored_on)),
+        scored_on=json_digest([*digests, None if sts is None else sts.scored_on]),
         pairs_file=own,
     )
 

@@ -80,7 +80,7 @@ def test_the_ablation_trains_on_them(model, tiny_data, tmp_path):
         tiny_data, model=str(model), train_files=(tiny_data / "text.txt",), output_dir=tmp_path
     )
     (row,) = (r for r in ablations.ABLATIONS["augmentation"].rows if r.filled)
-    text = ablations.read_sentences(settings, filled=True)
+    text = ablations.read_sentences(settings)
     assert ablations.write_filled(settings, text) is None
     lines = [json.loads(line) for line in (tmp_path / "filled.jsonl").read_text().splitlines()]
     assert list(text) == (tiny_data / "text.txt").read_text().splitlines()
@@ -89,7 +89,7 @@ def test_the_ablation_trains_on_them(model, tiny_data, tmp_path):
     (tmp_path / "other.txt").write_text("a dog\na cat\n")
     other = dataclasses.replace(settings, train_files=(tmp_path / "other.txt",), resume=True)
     with pytest.raises(ValueError, match=r"filled\.jsonl is not of this training text"):
-        ablations.read_sentences(other, filled=True)
-    assert ablations.read_sentences(other, filled=False) == ("a dog", "a cat")
+        ablations.check_filled(other, ablations.read_sentences(other))
+    assert ablations.read_sentences(other) == ("a dog", "a cat")
     config = ablations.configuration(settings, "augmentation", row)
     assert config.data.train_files == (tmp_path / "filled.jsonl",)
